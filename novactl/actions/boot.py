@@ -1,0 +1,272 @@
+"""boot: claim, base image, overlays, config drive, domain, start, ACTIVE."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from novactl.actions import guest
+from novactl.actions.steps.domains import DefineDomain, StartDomain
+from novactl.actions.steps.files import CheckHost, MakeDirectory
+from novactl.actions.steps.records import ClaimHost, MarkActive, RecordInstance
+from novactl.actions.world import World
+from novactl.db import catalogue, hosts, instances
+from novactl.db.session import Tx
+from novactl.engine.operation import Lock, Mode, Operation, Plan
+from novactl.engine.step import Step
+from novactl.errors import Refused, UsageError
+from novactl.objects.flavor import Flavor, check_flavor
+from novactl.objects.host import Host
+from novactl.objects.image import Image
+from novactl.objects.instance import Instance
+from novactl.objects.names import check_name, check_text, mac_address, port_id, tap_name
+from novactl.objects.network import Network, Port, free_addresses
+from novactl.objects.request import BootRequest, NetworkRequest
+from novactl.objects.states import TaskState, VmState
+from novactl.scheduler.filters import Spec
+from novactl.scheduler.select import candidates, no_valid_host
+from novactl.virt.domain import Marks, check_properties
+
+ATTEMPTS = 3  # as Nova's scheduler max_attempts
+USER_DATA_LIMIT = 65535  # bytes, as Nova's (before base64)
+METADATA_LIMIT = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boot:
+    """One instance to boot; index tells it from the others of `--count`."""
+
+    request: BootRequest
+    name: str
+    index: int = 0
+    kind: str = "boot"
+
+    @property
+    def target(self) -> str:
+        return self.name
+
+    def check(self, world: World) -> None:
+        """What needs no database: names, values, sizes. Raises UsageError or Refused."""
+        request = self.request
+        check_name(self.name, "instance name")
+        if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT:
+            raise Refused(
+                f"user-data has {len(request.user_data)} bytes, the limit is {USER_DATA_LIMIT}",
+                hint="put the bulk where the guest can fetch it",
+            )
+        if len(request.metadata) > METADATA_LIMIT or len(request.tags) > METADATA_LIMIT:
+            raise Refused(f"more than {METADATA_LIMIT} metadata items or tags")
+        for tag in request.tags:
+            check_text(tag, "tag", limit=60)
+
+    def existing(self, tx: Tx) -> Instance | None:
+        """The instance of that name, when there is one."""
+        row = tx.one(
+            "SELECT uuid FROM instances WHERE live_name = :live", live=f"{self.request.project}/{self.name}"
+        )
+        return instances.get(tx, row["uuid"]) if row else None
+
+    def plan(self, world: World, tx: Tx, op_id: str, _: None) -> Plan | None:
+        """Resolve the names, give it name, addresses and a host, and decide every step: all in the
+        transaction that journals it. None when it exists and `--if-not-exists` was given."""
+        request = self.request
+        if found := self.existing(tx):
+            if request.if_not_exists:
+                return None
+            raise Refused(
+                f"instance {self.name} exists already", hint=f"novactl show {found.uuid}; or --if-not-exists"
+            )
+        instance, networks = self._instance(world, tx, op_id)
+        spec = _spec(instance, request.host, request.zone)
+        if request.host:
+            hosts.get(tx, request.host)
+        chosen, alternates = _claim(tx, instance, spec)
+        instance = replace(instance, host=chosen.name)
+        instances.add(tx, replace(instance, ports=()))
+        for port, network in zip(instance.ports, networks, strict=True):
+            instances.add_port(tx, instance.uuid, network.id, port)
+        hosts.claim(tx, chosen.name, instance.uuid, instance.resources)
+        if request.user_data is not None:
+            reference = world.secrets.seal(tx, world.ids.uuid(), instance.uuid, request.user_data)
+            instances.update(tx, instance.uuid, user_data=reference)
+            instance = replace(instance, user_data=reference)
+        assert instance.image
+        return Plan(
+            kind=self.kind,
+            target=self.name,
+            target_uuid=instance.uuid,
+            project=request.project,
+            request={"host": request.host, "zone": request.zone},
+            locks=frozenset(
+                {
+                    Lock("instance", instance.uuid, Mode.EXCLUSIVE),
+                    Lock("image", instance.image.id, Mode.SHARED),
+                    *(Lock("network", network.id, Mode.SHARED) for network in networks),
+                    *(Lock("host", host.name, Mode.SHARED) for host in (chosen, *alternates[: ATTEMPTS - 1])),
+                }
+            ),
+            common=(RecordInstance(uuid=instance.uuid, name=self.name),),
+            attempt=tuple(_steps(world, op_id, instance, chosen)),
+            applied=frozenset({RecordInstance.type, ClaimHost.type}),
+            epoch=instance.epoch,
+            host=chosen.name,
+            alternates=tuple(host.name for host in alternates),
+            changes={
+                "addresses": {port.network: port.ip for port in instance.ports},
+                "vcpus": instance.resources.vcpus,
+                "memory_mib": instance.resources.memory_mib,
+                "disk_gib": instance.resources.disk_gib,
+            },
+        )
+
+    def _instance(self, world: World, tx: Tx, op_id: str) -> tuple[Instance, list[Network]]:
+        request = self.request
+        image = catalogue.image(tx, request.image)
+        flavor = self._flavor(catalogue.flavor(tx, request.flavor))
+        _check_fit(flavor, image)
+        key = catalogue.keypair(tx, request.project, request.key) if request.key else None
+        uuid = world.ids.uuid()
+        networks = [catalogue.network(tx, wanted.network) for wanted in request.networks]
+        return Instance(
+            uuid=uuid,
+            name=self.name,
+            project=request.project,
+            vm_state=VmState.BUILDING,
+            task_state=TaskState.SPAWNING,
+            flavor=flavor,
+            image=image,
+            ports=tuple(_ports(tx, uuid, request.networks, networks)),
+            key_name=key.name if key else None,
+            public_key=key.public_key if key else None,
+            metadata=request.metadata,
+            tags=tuple(sorted(set(request.tags))),
+            launch_index=self.index,
+            created_at=world.clock.now(),
+            epoch=1,
+        ), networks
+
+    def _flavor(self, flavor: Flavor) -> Flavor:
+        request = self.request
+        if request.ephemeral_gib is not None:
+            flavor = replace(flavor, ephemeral_gib=request.ephemeral_gib)
+        if request.swap_mib is not None:
+            flavor = replace(flavor, swap_mib=request.swap_mib)
+        return check_flavor(flavor)
+
+
+def _check_fit(flavor: Flavor, image: Image) -> None:
+    """Raises Refused when the flavor is too small for the image (Nova's FlavorDiskSmallerThanImage)."""
+    check_properties(image.properties)
+    if image.status != "active":
+        raise Refused(f"image {image.name} is {image.status}")
+    if flavor.disk_gib and flavor.disk_gib < image.needs_gib:
+        raise Refused(
+            f"flavor {flavor.name} has a disk of {flavor.disk_gib} GiB, image {image.name} needs {image.needs_gib}",
+            hint="choose a larger flavor, or one with --disk 0 (the image's own size)",
+        )
+    if flavor.memory_mib < image.min_memory_mib:
+        raise Refused(
+            f"flavor {flavor.name} has {flavor.memory_mib} MiB of memory, image {image.name} needs"
+            f" {image.min_memory_mib}"
+        )
+
+
+def _ports(
+    tx: Tx, uuid: str, wanted: Sequence[NetworkRequest], networks: Sequence[Network]
+) -> Iterator[Port]:
+    """A port for each network asked for, with the first free address. Raises Refused."""
+    given: list[tuple[str, str]] = []
+    for index, (request, network) in enumerate(zip(wanted, networks, strict=True)):
+        taken = instances.taken_addresses(tx, network.id) + [ip for of, ip in given if of == network.id]
+        ip = next(free_addresses(network, taken, request.ip), None)
+        if ip is None:
+            raise Refused(f"network {network.name} ({network.cidr}) has no free address")
+        given.append((network.id, ip))
+        port = port_id(uuid, index)
+        yield Port(
+            id=port,
+            index=index,
+            network=network.name,
+            bridge=network.bridge,
+            mac=next(
+                mac for salt in range(64) if not instances.mac_is_taken(tx, mac := mac_address(port, salt))
+            ),
+            ip=ip,
+            prefix=int(network.cidr.rpartition("/")[2]),
+            gateway=network.gateway,
+            dns=network.dns,
+            mtu=network.mtu,
+            tap=tap_name(port),
+        )
+
+
+def _spec(
+    instance: Instance, host: str | None, zone: str | None, tried: frozenset[str] = frozenset()
+) -> Spec:
+    assert instance.image
+    arch = instance.image.properties.get("hw_architecture", "x86_64")
+    return Spec(resources=instance.resources, arch=arch, zone=zone, host=host, not_hosts=tried)
+
+
+def _claim(tx: Tx, instance: Instance, spec: Spec) -> tuple[Host, list[Host]]:
+    """(the best host, the others that pass). Raises NoValidHost with every host's reasons."""
+    passed, explained = candidates(hosts.everything(tx), spec)
+    if not passed:
+        raise no_valid_host(instance.name, explained)
+    return passed[0], passed[1:]
+
+
+def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator[Step]:
+    """One attempt on one host."""
+    uuid, name, image = instance.uuid, host.name, instance.image
+    assert image
+    amounts = instance.resources
+    yield ClaimHost(
+        host=name, uuid=uuid, vcpus=amounts.vcpus, memory_mib=amounts.memory_mib, disk_gib=amounts.disk_gib
+    )
+    yield CheckHost(
+        host=name,
+        uuid=uuid,
+        bridges=sorted({port.bridge for port in instance.ports}),
+        memory_mib=amounts.memory_mib if host.memory_ratio <= 1 else 0,
+        fetch_bytes=image.size_bytes + (image.virtual_size_bytes if image.disk_format != "raw" else 0),
+        base=image.sha256,
+    )
+    yield from guest.base_steps(instance, name)
+    yield MakeDirectory(host=name, uuid=uuid)
+    yield from guest.disk_steps(instance, name)
+    yield guest.config_drive_step(instance, host)
+    marks = Marks(fleet=world.fleet, operation=op_id, epoch=instance.epoch, generation=1)
+    xml = guest.domain_xml(instance, host, marks, world.template("domain.xml"))
+    yield DefineDomain(host=name, uuid=uuid, xml=xml)
+    yield StartDomain(host=name, uuid=uuid)
+    yield MarkActive(uuid=uuid)
+
+
+def next_attempt(
+    world: World, tx: Tx, op: Operation, failure: str
+) -> tuple[Sequence[Step], frozenset[str]] | None:
+    """Claim another host for a boot whose host failed, and its steps; None when none is left."""
+    tried = frozenset(r.step.host for r in op.records if isinstance(r.step, ClaimHost) and r.step.host)
+    if op.attempt >= ATTEMPTS or op.request["host"] is not None:
+        return None
+    assert op.target_uuid
+    instance = instances.get(tx, op.target_uuid)
+    spec = _spec(instance, None, op.request["zone"], tried)
+    passed, _ = candidates(hosts.everything(tx), spec)
+    for host in passed:
+        if hosts.claim(tx, host.name, instance.uuid, instance.resources):
+            instances.update(tx, instance.uuid, host=host.name)
+            world.tell(f"{op.target}: {failure}; trying {host.name}")
+            steps = tuple(_steps(world, op.id, replace(instance, host=host.name), host))
+            return steps, frozenset({ClaimHost.type})
+    return None
+
+
+def names_of(request: BootRequest) -> list[str]:
+    """NAME, or NAME-1 … NAME-N with `--count N`. Raises UsageError."""
+    if not 1 <= request.count <= 10000:
+        raise UsageError(f"--count {request.count} is not within 1 to 10000")
+    if request.count == 1:
+        return [request.name]
+    if any(network.ip for network in request.networks):
+        raise UsageError("ip= asks for one address, --count for several instances")
+    return [f"{request.name}-{n}" for n in range(1, request.count + 1)]

@@ -1,0 +1,117 @@
+"""What boot and start plan alike: the steps that put a guest's parts on a host. Pure."""
+
+from typing import Any
+
+from novactl.actions.steps.files import CreateDisk, WriteConfigDrive
+from novactl.actions.steps.images import FetchBase, MakeBlank
+from novactl.engine.step import Step
+from novactl.objects.host import Host
+from novactl.objects.image import GIB, MIB
+from novactl.objects.instance import Instance
+from novactl.objects.names import ephemeral_base, instance_dir, swap_base
+from novactl.virt import domain
+from novactl.virt.config_drive import hostname_for
+
+
+def base_steps(instance: Instance, host: str) -> list[Step]:
+    """Image, kernel, initrd and blank base files."""
+    steps: list[Step] = []
+    image = instance.image
+    if image is not None:
+        source_format = image.disk_format if image.disk_format in ("qcow2", "vmdk") else "raw"
+        sizes = (image.size_bytes, image.virtual_size_bytes)
+        wanted = [(f"image {image.name}", image.sha256, source_format, *sizes)]
+        wanted += [
+            (f"{part} of image {image.name}", sha256, "file", size, size)
+            for part, sha256, size in (
+                ("kernel", image.kernel_sha256, image.kernel_size_bytes),
+                ("initrd", image.initrd_sha256, image.initrd_size_bytes),
+            )
+            if sha256
+        ]
+        steps += [
+            FetchBase(
+                host=host,
+                what=what,
+                sha256=sha256,
+                source_format=form,
+                size_bytes=size,
+                virtual_size_bytes=virtual,
+            )
+            for what, sha256, form, size, virtual in wanted
+        ]
+    flavor = instance.flavor
+    if flavor.ephemeral_gib:
+        name, size = ephemeral_base(flavor.ephemeral_gib), flavor.ephemeral_gib * GIB
+        steps.append(MakeBlank(host=host, name=name, size_bytes=size, filesystem="ext4"))
+    if flavor.swap_mib:
+        name, size = swap_base(flavor.swap_mib), flavor.swap_mib * MIB
+        steps.append(MakeBlank(host=host, name=name, size_bytes=size, filesystem="swap"))
+    return steps
+
+
+def disk_steps(instance: Instance, host: str) -> list[Step]:
+    """The overlays: disk, disk.local, disk.swap."""
+    assert instance.image
+    flavor = instance.flavor
+    root = max(instance.root_gib * GIB if flavor.disk_gib else 0, instance.image.virtual_size_bytes)
+    wanted = [("disk", instance.image.sha256, root)]
+    if flavor.ephemeral_gib:
+        wanted.append(("disk.local", ephemeral_base(flavor.ephemeral_gib), flavor.ephemeral_gib * GIB))
+    if flavor.swap_mib:
+        wanted.append(("disk.swap", swap_base(flavor.swap_mib), flavor.swap_mib * MIB))
+    return [
+        CreateDisk(host=host, uuid=instance.uuid, file=file, base=base, size_bytes=size)
+        for file, base, size in wanted
+    ]
+
+
+def config_drive_step(instance: Instance, host: Host) -> WriteConfigDrive:
+    """The config drive as the record has it; user-data only as a reference."""
+    metadata: dict[str, Any] = {
+        "uuid": instance.uuid,
+        "name": instance.name,
+        "hostname": hostname_for(instance.name),
+        "launch_index": instance.launch_index,
+        "availability_zone": host.zone,
+        "project_id": instance.project,
+        "public_keys": {instance.key_name: instance.public_key} if instance.key_name else {},
+        "meta": instance.metadata,
+        "nics": [
+            {
+                "id": port.id,
+                "device": port.tap,
+                "mac": port.mac,
+                "network_id": port.network,
+                "mtu": port.mtu,
+                "ip": port.ip,
+                "prefixlen": port.prefix,
+                "gateway": port.gateway,
+                "dns": list(port.dns),
+            }
+            for port in instance.ports
+        ],
+    }
+    return WriteConfigDrive(
+        host=host.name,
+        uuid=instance.uuid,
+        metadata=metadata,
+        user_data=instance.user_data,
+        disks=[[file, format_] for file, format_ in domain.disks_of(instance)],
+    )
+
+
+def domain_xml(instance: Instance, host: Host, marks: domain.Marks, skeleton: str) -> str:
+    """The domain of the instance on this host."""
+    return domain.build(
+        domain.DomainSpec(
+            instance=instance,
+            directory=instance_dir(host.instances_path, instance.uuid),
+            base_directory=f"{host.instances_path}/_base",
+            virt_type=host.virt_type,
+            arch=host.facts.get("arch", "x86_64"),
+            cache="none" if host.facts.get("odirect") else "writeback",
+            marks=marks,
+        ),
+        skeleton,
+    )

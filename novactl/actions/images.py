@@ -1,0 +1,129 @@
+"""image add, set, delete."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from novactl.actions.world import World
+from novactl.db import catalogue
+from novactl.errors import Refused, UsageError
+from novactl.objects.image import Image
+from novactl.objects.names import SHA256, check_name, check_pattern, check_text
+from novactl.virt.domain import check_properties
+
+FORMATS = ("raw", "qcow2", "vmdk", "iso")
+
+
+class FileStore(Protocol):
+    """images.store.LocalStore."""
+
+    def path(self, sha256: str) -> Path: ...
+    def add(
+        self, source: Path, *, declared: str | None, expected_sha256: str | None, progress: Any
+    ) -> Any: ...
+    def add_blob(self, source: Path) -> tuple[str, int]: ...
+    def delete(self, sha256: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest:
+    """`novactl image add`."""
+
+    name: str
+    file: Path
+    disk_format: str | None = None
+    sha256: str | None = None
+    properties: dict[str, str]
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str | None = None
+    min_disk_gib: int = 0
+    min_memory_mib: int = 0
+
+
+def add(world: World, store: FileStore, request: ImageRequest, progress: Callable[[int, int], None]) -> Image:
+    """The file is inspected, hashed and in the store; the image is in the catalogue.
+
+    Raises ImageRefused for a file that is not what it must be; then nothing is left behind."""
+    _check(request)
+    with world.db.read() as tx:
+        catalogue.refuse_taken(tx, "image", request.name)
+    stored = store.add(
+        request.file, declared=request.disk_format, expected_sha256=request.sha256, progress=progress
+    )
+    try:
+        kernel, kernel_size = store.add_blob(request.kernel) if request.kernel else (None, 0)
+        initrd, initrd_size = store.add_blob(request.initrd) if request.initrd else (None, 0)
+        image = Image(
+            id=world.ids.uuid(),
+            name=request.name,
+            sha256=stored.sha256,
+            disk_format=stored.info.format,
+            size_bytes=stored.size_bytes,
+            virtual_size_bytes=stored.info.virtual_size_bytes,
+            min_disk_gib=request.min_disk_gib,
+            min_memory_mib=request.min_memory_mib,
+            properties=request.properties,
+            locations=(f"file:{store.path(stored.sha256)}",),
+            kernel_sha256=kernel,
+            kernel_size_bytes=kernel_size,
+            initrd_sha256=initrd,
+            initrd_size_bytes=initrd_size,
+            cmdline=request.cmdline,
+            created_at=world.clock.now(),
+        )
+        with world.db.write() as tx:
+            catalogue.add_image(tx, image)
+    except BaseException:
+        sweep(world, store, {stored.sha256})
+        raise
+    return image
+
+
+def _check(request: ImageRequest) -> None:
+    check_name(request.name, "image name")
+    if request.disk_format is not None and request.disk_format not in FORMATS:
+        raise UsageError(f"--format {request.disk_format!r} is not one of {', '.join(FORMATS)}")
+    if request.sha256 is not None:
+        check_pattern(request.sha256, SHA256, "--sha256", "64 hex digits in lower case")
+    if (request.initrd or request.cmdline) and not request.kernel:
+        raise UsageError("--initrd and --cmdline need --kernel")
+    if request.cmdline:
+        check_text(request.cmdline, "--cmdline", limit=2000)
+    check_properties(request.properties)
+
+
+def set_properties(world: World, name: str, new_name: str | None, properties: dict[str, str]) -> Image:
+    """Properties given are set; an empty value removes one."""
+    check_properties({key: value for key, value in properties.items() if value})
+    with world.db.write() as tx:
+        image = catalogue.image(tx, name)
+        if new_name and new_name != image.name:
+            check_name(new_name, "image name")
+            catalogue.refuse_taken(tx, "image", new_name)
+        merged = {k: v for k, v in {**image.properties, **properties}.items() if v}
+        image = replace(image, name=new_name or image.name, properties=merged)
+        catalogue.update_image(tx, image)
+    return image
+
+
+def delete(world: World, store: FileStore, name: str) -> Image:
+    """Out of the catalogue; its files stay in the store while an instance still needs them."""
+    with world.db.write() as tx:
+        image = catalogue.image(tx, name)
+        held = tx.all("SELECT operation FROM op_locks WHERE kind = 'image' AND id = :id", id=image.id)
+        if held:
+            raise Refused(f"image {name} is in use by operation {held[0]['operation']}")
+        catalogue.remove_image(tx, image.id)
+    files = {image.sha256, image.kernel_sha256, image.initrd_sha256} - {None}
+    sweep(world, store, {str(sha256) for sha256 in files})
+    return image
+
+
+def sweep(world: World, store: FileStore, files: set[str]) -> None:
+    """Remove those files of the store that nothing needs."""
+    with world.db.read() as tx:
+        used = catalogue.stored_files_in_use(tx)
+    for sha256 in files - used:
+        store.delete(sha256)

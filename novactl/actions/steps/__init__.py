@@ -1,0 +1,6 @@
+"""Reusable steps, grouped by what they touch; importing this package fills the registry."""
+
+from novactl.actions.steps import domains, files, images, records
+from novactl.actions.steps.registry import REGISTRY
+
+__all__ = ["REGISTRY", "domains", "files", "images", "records"]

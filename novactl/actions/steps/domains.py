@@ -1,0 +1,130 @@
+"""Steps on an instance's domain."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from novactl.actions.steps.registry import REGISTRY
+from novactl.engine.step import Answer, Kind, Step
+from novactl.objects.states import PowerState
+
+OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE})
+ASK_AGAIN = 10.0  # seconds: a guest that is still booting ignores the first ACPI request (Nova: 10)
+POLL = 0.5
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class DefineDomain(Step):
+    """libvirt knows the domain; libvirt.xml holds a copy."""
+
+    type: ClassVar[str] = "define-domain"
+    uuid: str
+    xml: str
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, self.xml)
+
+    def undo(self, ctx: Any) -> None:
+        """No longer defined, if the domain carries this operation's mark."""
+        ctx.world.hypervisor(self.host).undefine_if_made_by(self.uuid, ctx.epoch, ctx.operation_id)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RedefineDomain(Step):
+    """The domain is defined anew from the instance's record."""
+
+    type: ClassVar[str] = "redefine-domain"
+    uuid: str
+    xml: str
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, self.xml)
+
+    def undo(self, ctx: Any) -> None:
+        """Nothing: it says what the record says, before and after."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class StartDomain(Step):
+    """The guest runs for the first time."""
+
+    type: ClassVar[str] = "start-domain"
+    uuid: str
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).start(self.uuid, ctx.epoch)
+
+    def undo(self, ctx: Any) -> None:
+        """Powered off."""
+        ctx.world.hypervisor(self.host).destroy(self.uuid, ctx.epoch)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class PowerOn(Step):
+    """The guest runs."""
+
+    type: ClassVar[str] = "power-on"
+    kind: ClassVar[Kind] = Kind.PIVOT
+    uuid: str
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).start(self.uuid, ctx.epoch)
+
+    def happened(self, ctx: Any) -> Answer:
+        state = ctx.world.hypervisor(self.host).power_state(self.uuid)
+        return Answer.NO if state in OFF else Answer.YES
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class ShutOff(Step):
+    """The guest is off: asked by ACPI again and again, powered off when its time is over."""
+
+    type: ClassVar[str] = "shut-off"
+    kind: ClassVar[Kind] = Kind.PIVOT
+    uuid: str
+    timeout: float
+    force: bool
+
+    def summary(self) -> str:
+        return (
+            "the guest is powered off"
+            if self.force
+            else f"the guest shut down, or is off after {self.timeout:.0f} s"
+        )
+
+    def do(self, ctx: Any) -> dict[str, Any]:
+        host = ctx.world.hypervisor(self.host)
+        clock = ctx.world.clock
+        began = clock.monotonic()
+        asked = -ASK_AGAIN
+        while host.power_state(self.uuid) not in OFF:
+            waited = clock.monotonic() - began
+            if self.force or waited >= self.timeout:
+                host.destroy(self.uuid, ctx.epoch)
+                return {"forced": True}
+            if waited - asked >= ASK_AGAIN:
+                host.shutdown(self.uuid, ctx.epoch)
+                asked = waited
+            ctx.pause(POLL)
+        return {"forced": False}
+
+    def happened(self, ctx: Any) -> Answer:
+        state = ctx.world.hypervisor(self.host).power_state(self.uuid)
+        return Answer.YES if state in OFF else Answer.NO
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RemoveDomain(Step):
+    """The guest is off and libvirt no longer knows it."""
+
+    type: ClassVar[str] = "remove-domain"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).remove_domain(self.uuid, ctx.epoch)

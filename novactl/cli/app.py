@@ -1,0 +1,173 @@
+"""The root command, the global options, and the one place where an error becomes words."""
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from novactl.cli import catalogue, hosts, instances, lab, operations
+from novactl.cli.render import FORMATS
+from novactl.cli.session import Session
+from novactl.errors import NovactlError, OperationIncomplete, UsageError
+from novactl.version import __version__
+
+app = typer.Typer(
+    name="novactl",
+    help="Nova without the control plane: run a fleet of KVM hosts over SSH.",
+    epilog="Global options may stand before or after the verb. Exit codes: docs/cli.md.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for module in (instances, hosts, catalogue, operations, lab):
+    module.register(app)
+
+VALUED = {"-o": "--output", "-c": "--column"}
+FLAGS = {"-q", "--quiet", "-v", "-vv", "--verbose", "--debug", "-y", "--yes", "--version"}
+LONG_VALUED = {"--output", "--column", "--db", "--config", "--project"}
+
+
+def hoist(argv: list[str]) -> list[str]:
+    """Global options moved to the front, wherever they stand before `--`."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in FLAGS:
+            front.append(word)
+        elif word in VALUED or word in LONG_VALUED:
+            front += [VALUED.get(word, word), *([value] if (value := next(words, None)) is not None else [])]
+        elif word.partition("=")[0] in LONG_VALUED or (word[:2] in VALUED and not word.startswith("--")):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"novactl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    output: Annotated[str, typer.Option("-o", "--output", help="|".join(FORMATS))] = "table",
+    column: Annotated[list[str] | None, typer.Option("-c", "--column", help="Show only these.")] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No hints, no progress.")] = False,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Each step; -vv: each call.")
+    ] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.")] = False,
+    db: Annotated[str | None, typer.Option("--db", metavar="URL", help="Database ($NOVACTL_DB).")] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="DIR", help="Configuration ($NOVACTL_CONFIG).")
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Project ($NOVACTL_PROJECT).")] = None,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Answer yes to every question.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Nova without the control plane: run a fleet of KVM hosts over SSH."""
+    if output not in FORMATS:
+        raise UsageError(f"-o {output!r} is not one of {', '.join(FORMATS)}")
+    session: Session = ctx.obj
+    session.output, session.columns, session.quiet = output, list(column or []), quiet
+    session.verbose, session.debug, session.yes = verbose, debug, yes
+    session.db, session.config, session.project = db, config, project
+    if verbose > 1 or debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, stream=sys.stderr)
+        for noisy in ("paramiko", "fabric", "invoke"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("novactl").setLevel(logging.DEBUG)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of one command line."""
+    session = Session()
+    _catch_signals(session)
+    try:
+        code = app(args=hoist(argv), prog_name="novactl", standalone_mode=False, obj=session)
+        return code if isinstance(code, int) else 0
+    except NovactlError as error:
+        return _told(session, error)
+    except typer.Exit as done:
+        return done.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            return UsageError.code
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
+            context = getattr(error, "ctx", None)
+            hint = f"{context.command_path} --help" if context else "novactl --help"
+            return _told(session, UsageError(_lower(error.format_message()), hint=hint))
+        if session.debug:
+            raise
+        return _told(session, _unexpected(error))
+    finally:
+        session.close()
+
+
+def _unexpected(error: Exception) -> NovactlError:
+    return NovactlError(
+        f"{type(error).__name__}: {error}",
+        hint="this is a fault of novactl: --debug shows where; please report it",
+    )
+
+
+def _told(session: Session, error: NovactlError) -> int:
+    if session.debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    if session.output in ("json", "jsonl"):
+        import json
+
+        print(json.dumps({"error": error.as_dict()}, ensure_ascii=False), file=sys.stderr)
+    sys.stderr.flush()
+    return error.code
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _catch_signals(session: Session) -> None:
+    """The first Ctrl-C, SIGTERM or SIGHUP: finish the step and undo. The second: stop now."""
+
+    def caught(number: int, frame: Any) -> None:
+        cloud = session.opened
+        if cloud is None or not cloud.interrupt.armed:
+            raise KeyboardInterrupt
+        if cloud.interrupt.is_set():
+            session.tell("stopped; novactl op list --active shows what is left")
+            os._exit(OperationIncomplete.code)
+        session.tell("interrupted: undoing (once more to stop at once)")
+        cloud.interrupt.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, caught)

@@ -1,0 +1,332 @@
+"""novactl flavor, image, keypair, network …"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from novactl.cli import render, views
+from novactl.cli.options import Properties
+from novactl.errors import UsageError
+
+flavor = typer.Typer(help="Sizes of instances.", no_args_is_help=True, rich_markup_mode=None)
+image = typer.Typer(help="What root disks are made from.", no_args_is_help=True, rich_markup_mode=None)
+keypair = typer.Typer(help="Public keys for the guests' users.", no_args_is_help=True, rich_markup_mode=None)
+network = typer.Typer(help="Networks of instances.", no_args_is_help=True, rich_markup_mode=None)
+
+FLAVOR_COLUMNS = ("name", "vcpus", "memory_mib", "disk_gib", "ephemeral_gib", "swap_mib")
+IMAGE_COLUMNS = ("name", "status", "disk_format", "size_bytes", "virtual_size_bytes", "sha256")
+KEYPAIR_COLUMNS = ("name", "fingerprint")
+NETWORK_COLUMNS = ("name", "cidr", "gateway", "segment", "mtu", "used", "free")
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(flavor, name="flavor")
+    root.add_typer(image, name="image")
+    root.add_typer(keypair, name="keypair")
+    root.add_typer(network, name="network")
+
+
+# --- flavor ---
+
+
+@flavor.command("create")
+def flavor_create(
+    ctx: typer.Context,
+    name: str,
+    vcpus: Annotated[int, typer.Option("--vcpus", metavar="N")],
+    memory: Annotated[int, typer.Option("--memory", metavar="MIB")],
+    disk: Annotated[int, typer.Option("--disk", metavar="GIB", help="0: the image's own size.")],
+    ephemeral: Annotated[int, typer.Option("--ephemeral", metavar="GIB", help="A second, empty disk.")] = 0,
+    swap: Annotated[int, typer.Option("--swap", metavar="MIB")] = 0,
+    property_: Properties = None,
+) -> None:
+    """Make a flavor.
+
+    novactl flavor create small --vcpus 1 --memory 512 --disk 4
+    """
+    from novactl.db import catalogue
+    from novactl.objects.flavor import Flavor, check_flavor
+    from novactl.objects.names import key_values
+
+    session = ctx.obj
+    made = check_flavor(
+        Flavor(
+            id=session.cloud.world.ids.uuid(),
+            name=name,
+            vcpus=vcpus,
+            memory_mib=memory,
+            disk_gib=disk,
+            ephemeral_gib=ephemeral,
+            swap_mib=swap,
+            extra_specs=key_values(property_ or (), "--property"),
+        )
+    )
+    with session.cloud.db.write() as tx:
+        catalogue.add_flavor(tx, made)
+    render.show(session, views.flavor(made))
+
+
+@flavor.command("list")
+def flavor_list(ctx: typer.Context) -> None:
+    """List flavors."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        items = [views.flavor(found) for found in catalogue.flavors(tx)]
+    render.listing(ctx.obj, items, FLAVOR_COLUMNS)
+
+
+@flavor.command("show")
+def flavor_show(ctx: typer.Context, name: str) -> None:
+    """Show a flavor."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        render.show(ctx.obj, views.flavor(catalogue.flavor(tx, name)))
+
+
+@flavor.command("delete")
+def flavor_delete(ctx: typer.Context, name: str) -> None:
+    """Delete a flavor; instances keep their own copy of it."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.write() as tx:
+        catalogue.remove_flavor(tx, name)
+    ctx.obj.tell(f"flavor {name} deleted")
+
+
+# --- image ---
+
+
+@image.command("add")
+def image_add(
+    ctx: typer.Context,
+    name: str,
+    file: Annotated[Path, typer.Option("--file", metavar="PATH", help="raw, qcow2, vmdk or iso.")],
+    disk_format: Annotated[
+        str | None, typer.Option("--format", metavar="raw|qcow2|vmdk|iso", help="What the file must be.")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", metavar="HEX", help="What it must hash to.")
+    ] = None,
+    property_: Properties = None,
+    kernel: Annotated[Path | None, typer.Option("--kernel", metavar="FILE", help="Boot this kernel.")] = None,
+    initrd: Annotated[Path | None, typer.Option("--initrd", metavar="FILE")] = None,
+    cmdline: Annotated[
+        str | None, typer.Option("--cmdline", metavar="TEXT", help="The kernel's command line.")
+    ] = None,
+    min_disk: Annotated[int, typer.Option("--min-disk", metavar="GIB")] = 0,
+    min_memory: Annotated[int, typer.Option("--min-memory", metavar="MIB")] = 0,
+) -> None:
+    """Inspect a file and take it into the store.
+
+    novactl image add debian --file debian-12.qcow2 --property os_distro=debian
+    """
+    from novactl.actions import images
+    from novactl.objects.names import key_values
+
+    session = ctx.obj
+    request = images.ImageRequest(
+        name=name,
+        file=file,
+        disk_format=disk_format,
+        sha256=sha256,
+        properties=key_values(property_ or (), "--property"),
+        kernel=kernel,
+        initrd=initrd,
+        cmdline=cmdline,
+        min_disk_gib=min_disk,
+        min_memory_mib=min_memory,
+    )
+    made = images.add(session.cloud.world, session.cloud.store, request, lambda done, total: None)
+    render.show(session, views.image(made))
+
+
+@image.command("list")
+def image_list(ctx: typer.Context) -> None:
+    """List images."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        items = [views.image(found) for found in catalogue.images(tx)]
+    if ctx.obj.output == "table":
+        items = [{**item, "sha256": item["sha256"][:12]} for item in items]
+    render.listing(ctx.obj, items, IMAGE_COLUMNS)
+
+
+@image.command("show")
+def image_show(ctx: typer.Context, name: str) -> None:
+    """Show an image."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        render.show(ctx.obj, views.image(catalogue.image(tx, name)))
+
+
+@image.command("set")
+def image_set(
+    ctx: typer.Context,
+    name: str,
+    new_name: Annotated[str | None, typer.Option("--name", metavar="N")] = None,
+    property_: Properties = None,
+) -> None:
+    """Rename an image or set properties (K= removes one); instances keep their own copy."""
+    from novactl.actions import images
+    from novactl.objects.names import key_values
+
+    if new_name is None and not property_:
+        raise UsageError("nothing to set is given")
+    session = ctx.obj
+    changed = images.set_properties(
+        session.cloud.world, name, new_name, key_values(property_ or (), "--property")
+    )
+    render.show(session, views.image(changed))
+
+
+@image.command("delete")
+def image_delete(ctx: typer.Context, name: str) -> None:
+    """Delete an image; what instances still need of it stays."""
+    from novactl.actions import images
+    from novactl.db import catalogue
+
+    session = ctx.obj
+    with session.cloud.db.read() as tx:
+        catalogue.image(tx, name)
+    session.confirm(f"delete image {name}?")
+    images.delete(session.cloud.world, session.cloud.store, name)
+    session.tell(f"image {name} deleted")
+
+
+# --- keypair ---
+
+
+@keypair.command("add")
+def keypair_add(
+    ctx: typer.Context,
+    name: str,
+    public_key: Annotated[
+        Path, typer.Option("--public-key", metavar="FILE", help="As ~/.ssh/id_ed25519.pub.")
+    ],
+) -> None:
+    """Take in a public key.
+
+    novactl keypair add me --public-key ~/.ssh/id_ed25519.pub
+    """
+    from novactl.db import catalogue
+    from novactl.objects.keypair import parse_public_key
+    from novactl.objects.names import check_name
+
+    check_name(name, "keypair name")
+    try:
+        text = public_key.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--public-key {public_key}: {getattr(error, 'strerror', None) or 'is not text'}"
+        ) from error
+    made = parse_public_key(name, text)
+    with ctx.obj.cloud.db.write() as tx:
+        catalogue.add_keypair(tx, ctx.obj.settings.project, made)
+    render.show(ctx.obj, vars(made))
+
+
+@keypair.command("list")
+def keypair_list(ctx: typer.Context) -> None:
+    """List keypairs."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        items = [dict(vars(found)) for found in catalogue.keypairs(tx, ctx.obj.settings.project)]
+    render.listing(ctx.obj, items, KEYPAIR_COLUMNS)
+
+
+@keypair.command("show")
+def keypair_show(ctx: typer.Context, name: str) -> None:
+    """Show a keypair."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        render.show(ctx.obj, dict(vars(catalogue.keypair(tx, ctx.obj.settings.project, name))))
+
+
+@keypair.command("delete")
+def keypair_delete(ctx: typer.Context, name: str) -> None:
+    """Delete a keypair; guests that have it keep it."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.write() as tx:
+        catalogue.remove_keypair(tx, ctx.obj.settings.project, name)
+    ctx.obj.tell(f"keypair {name} deleted")
+
+
+# --- network ---
+
+
+@network.command("create")
+def network_create(
+    ctx: typer.Context,
+    name: str,
+    cidr: Annotated[str, typer.Option("--cidr", metavar="CIDR", help="Its IPv4 addresses.")],
+    bridge: Annotated[str, typer.Option("--bridge", metavar="BR", help="The hosts' bridge it is on.")],
+    gateway: Annotated[str | None, typer.Option("--gateway", metavar="IP")] = None,
+    dns: Annotated[list[str] | None, typer.Option("--dns", metavar="IP", help="Repeatable.")] = None,
+    mtu: Annotated[int, typer.Option("--mtu", metavar="N")] = 1500,
+) -> None:
+    """Make a network on a bridge that the hosts have.
+
+    novactl network create lan --cidr 192.0.2.0/24 --gateway 192.0.2.1 --bridge br0
+    """
+    from novactl.db import catalogue
+    from novactl.objects.network import Network, check_network
+
+    session = ctx.obj
+    made = check_network(
+        Network(
+            id=session.cloud.world.ids.uuid(),
+            name=name,
+            cidr=cidr,
+            gateway=gateway,
+            dns=tuple(dns or ()),
+            mtu=mtu,
+            bridge=bridge,
+            project=session.settings.project,
+        )
+    )
+    with session.cloud.db.write() as tx:
+        catalogue.add_network(tx, made)
+    render.show(session, views.network(made, 0))
+
+
+@network.command("list")
+def network_list(ctx: typer.Context) -> None:
+    """List networks with how many addresses are in use."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        items = [views.network(n, catalogue.addresses_used(tx, n.id)) for n in catalogue.networks(tx)]
+    render.listing(ctx.obj, items, NETWORK_COLUMNS)
+
+
+@network.command("show")
+def network_show(ctx: typer.Context, name: str) -> None:
+    """Show a network."""
+    from novactl.db import catalogue
+
+    with ctx.obj.cloud.db.read() as tx:
+        found = catalogue.network(tx, name)
+        item: dict[str, Any] = views.network(found, catalogue.addresses_used(tx, found.id))
+    render.show(ctx.obj, item)
+
+
+@network.command("delete")
+def network_delete(ctx: typer.Context, name: str) -> None:
+    """Delete a network that no instance uses; the hosts' bridge stays."""
+    from novactl.db import catalogue
+
+    session = ctx.obj
+    with session.cloud.db.read() as tx:
+        catalogue.network(tx, name)
+    session.confirm(f"delete network {name}?")
+    with session.cloud.db.write() as tx:
+        catalogue.remove_network(tx, name)
+    session.tell(f"network {name} deleted")

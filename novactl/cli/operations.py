@@ -1,0 +1,87 @@
+"""novactl op, event, db …"""
+
+from typing import Annotated
+
+import typer
+
+from novactl.cli import render, views
+
+op = typer.Typer(
+    help="Operations: what was done, and what is left.", no_args_is_help=True, rich_markup_mode=None
+)
+event = typer.Typer(help="What happened to instances.", no_args_is_help=True, rich_markup_mode=None)
+db = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
+
+OP_COLUMNS = ("id", "kind", "target", "state", "steps_done", "steps_total", "owner", "started_at", "error")
+STEP_COLUMNS = ("n", "attempt", "name", "kind", "host", "state", "started_at", "error")
+EVENT_COLUMNS = ("time", "action", "result", "user", "operation", "message")
+
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(op, name="op")
+    root.add_typer(event, name="event")
+    root.add_typer(db, name="db")
+
+
+@op.command("list")
+def op_list(
+    ctx: typer.Context,
+    active: Annotated[bool, typer.Option("--active", help="Only those that have not ended.")] = False,
+) -> None:
+    """List operations, newest first."""
+    from novactl.db import journal
+
+    with ctx.obj.cloud.db.read() as tx:
+        items = [views.operation(*row) for row in journal.listed(tx, active=active)]
+    render.listing(ctx.obj, items, OP_COLUMNS)
+
+
+@op.command("show")
+def op_show(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Show an operation with its steps."""
+    from novactl.db import journal
+
+    session = ctx.obj
+    found = session.cloud.journal.load(id_)
+    with session.cloud.db.read() as tx:
+        children = [views.operation(*row) for row in journal.listed(tx, parent=id_)]
+    item = views.operation_in_full(found, children)
+    if session.output != "table":
+        render.show(session, item)
+        return
+    render.show(session, {key: item[key] for key in item if key not in ("steps", "children")})
+    render.listing(session, item["steps"], STEP_COLUMNS)
+    render.listing(session, children, OP_COLUMNS)
+
+
+@op.command("resume")
+def op_resume(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Finish an operation whose owner is gone."""
+    ctx.obj.tell(f"{ctx.obj.cloud.operator.take_over(id_, back=False).id}: done")
+
+
+@op.command("rollback")
+def op_rollback(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Undo an operation whose owner is gone; past its point of no return: 5."""
+    ctx.obj.tell(f"{ctx.obj.cloud.operator.take_over(id_, back=True).id}: undone")
+
+
+@event.command("list")
+def event_list(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME|UUID")]) -> None:
+    """What was done to an instance, by whom and how it ended; a deleted one by its uuid."""
+    from novactl.db import instances, journal
+
+    session = ctx.obj
+    with session.cloud.db.read() as tx:
+        found = instances.find(tx, name, session.settings.project, prefix=True, deleted=True)
+        items = [views.event(row) for row in journal.events(tx, found.uuid)]
+    render.listing(session, items, EVENT_COLUMNS)
+
+
+@db.command("init")
+def db_init(ctx: typer.Context) -> None:
+    """Create the database and this fleet's uuid; one that is there stays as it is."""
+    session = ctx.obj
+    database, made = session.cloud.init()
+    session.tell(f"{database.path}: {'created' if made else 'unchanged'}")
+    render.show(session, {"path": str(database.path), "fleet": database.fleet()})

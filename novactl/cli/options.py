@@ -1,0 +1,14 @@
+"""Arguments and options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Names = Annotated[list[str], typer.Argument(metavar="NAME…", help="Names or uuids of instances.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name or uuid of an instance; a uuid's first 8 digits do.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
+Properties = Annotated[
+    list[str] | None, typer.Option("--property", metavar="K=V", help="A property; repeatable.")
+]

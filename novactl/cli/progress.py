@@ -1,0 +1,43 @@
+"""What a person at a terminal sees while operations run."""
+
+import sys
+import threading
+import time
+from typing import Any
+
+from novactl.engine.operation import Operation, Record
+
+
+class Progress:
+    """An engine observer: one line rewritten on a TTY, lines with -v elsewhere, else nothing."""
+
+    def __init__(self, session: Any) -> None:
+        self._verbose = session.verbose > 0
+        self._live = sys.stderr.isatty() and not session.quiet and not self._verbose
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+
+    def __call__(self, op: Operation, record: Record, event: str, detail: str = "") -> None:
+        if not self._live and not self._verbose:
+            return
+        text = f"{op.target}: {record.n}/{len(op.records)} {record.step.summary()}"
+        words = {"started": "…", "done": "done", "undone": "undone", "failed": f"failed: {detail}"}
+        state = words.get(event, detail)
+        with self._lock:
+            if self._verbose:
+                if event != "progress":
+                    print(
+                        f"{time.monotonic() - self._began:7.3f} {text}: {state}", file=sys.stderr, flush=True
+                    )
+            else:
+                sys.stderr.write(f"\r\033[K{_fit(f'{text} {state}')}")
+                if event == "failed" or (record is op.records[-1] and event == "done"):
+                    sys.stderr.write("\r\033[K")
+                sys.stderr.flush()
+
+
+def _fit(text: str) -> str:
+    import shutil
+
+    width = shutil.get_terminal_size().columns - 1
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,75 @@
+"""How instance verbs run: a plan with --dry-run, else outcomes and the exit code they make."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from novactl.cli import render, views
+from novactl.errors import NovactlError, PartlyDone
+
+PLAN_COLUMNS = ("n", "name", "kind", "host", "summary")
+OUTCOME_COLUMNS = ("target", "result", "operation")
+
+
+def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
+    """Print what would be done."""
+    plans = [session.cloud.operator.show(action) for action in actions]
+    if session.output != "table":
+        if many:
+            render.listing(session, plans, ("kind", "target", "host"))
+        else:
+            render.show(session, plans[0])
+        return
+    for plan in plans:
+        where = f" on {plan['host']}" if plan["host"] else ""
+        others = f" (else {', '.join(plan['alternates'][:3])})" if plan["alternates"] else ""
+        session.tell(f"{plan['kind']} {plan['target']}{where}{others}:")
+        if plan["steps"]:
+            render.listing(session, plan["steps"], PLAN_COLUMNS)
+        else:
+            session.tell("nothing to do")
+
+
+def run(session: Any, actions: Sequence[Any], *, many: bool, together: bool = False) -> list[Any]:
+    """Carry the actions out and render how they ended. Raises the error of a single target; several that
+    ended alike give that code, mixed ones 3."""
+    outcomes = session.cloud.operator.run(actions, together=together)
+    if not many:
+        (outcome,) = outcomes
+        if outcome.error is not None:
+            raise outcome.error
+        return list(outcomes)
+    render.listing(session, [views.outcome(outcome) for outcome in outcomes], OUTCOME_COLUMNS)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            tell_error(outcome.target, outcome.error, hint=len(outcomes) == 1)
+    codes = {outcome.code for outcome in outcomes}
+    if codes != {0} and codes:
+        error = _summary(outcomes, codes)
+        if len(outcomes) == 1 and session.output not in ("json", "jsonl"):
+            raise typer.Exit(error.code if not isinstance(error, PartlyDone) else 3)
+        raise error
+    return list(outcomes)
+
+
+def tell_error(target: str, error: NovactlError, *, hint: bool) -> None:
+    """One target's error, on stderr."""
+    message = error.message if error.message.startswith(target) else f"{target}: {error.message}"
+    print(f"error: {message}", file=sys.stderr)
+    if hint and error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _summary(outcomes: Sequence[Any], codes: set[int]) -> NovactlError:
+    failed = [outcome for outcome in outcomes if outcome.code]
+    if len(outcomes) == 1:
+        assert failed[0].error is not None
+        return failed[0].error  # type: ignore[no-any-return]
+    targets = [views.outcome(outcome) for outcome in outcomes]
+    message = f"{len(failed)} of {len(outcomes)} failed: {', '.join(outcome.target for outcome in failed)}"
+    if len(codes) == 1:
+        error: NovactlError = type(failed[0].error)(message, targets=targets)
+        return error
+    return PartlyDone(message, targets=targets)

@@ -1,0 +1,185 @@
+"""Objects as the contract shows them (docs/cli.md, JSON). Fields are only ever added."""
+
+import re
+from typing import Any
+
+from novactl.engine.operation import Operation
+from novactl.objects.flavor import Flavor
+from novactl.objects.host import Host
+from novactl.objects.image import Image
+from novactl.objects.instance import Instance
+from novactl.objects.network import Network, capacity
+
+
+def time(stamp: str | None) -> str | None:
+    """RFC 3339 UTC in whole seconds."""
+    return re.sub(r"\.\d+Z$", "Z", stamp) if stamp else None
+
+
+def instance(found: Instance) -> dict[str, Any]:
+    addresses: dict[str, list[dict[str, str]]] = {}
+    for port in found.ports:
+        addresses.setdefault(port.network, []).append({"ip": port.ip, "mac": port.mac})
+    return {
+        "uuid": found.uuid,
+        "name": found.name,
+        "status": found.status,
+        "vm_state": found.vm_state,
+        "task_state": found.task_state,
+        "power_state": found.power_state,
+        "host": found.host,
+        "flavor": found.flavor.name,
+        "image": found.image.name if found.image else None,
+        "project": found.project,
+        "created_at": time(found.created_at),
+        "launched_at": time(found.launched_at),
+        "addresses": addresses,
+        "vcpus": found.flavor.vcpus,
+        "memory_mib": found.flavor.memory_mib,
+        "disk_gib": found.root_gib,
+        "ephemeral_gib": found.flavor.ephemeral_gib,
+        "swap_mib": found.flavor.swap_mib,
+        "metadata": found.metadata,
+        "tags": list(found.tags),
+        "key_name": found.key_name,
+        "volumes": [],
+        "security_groups": [],
+        "locked": found.locked,
+        "fault": found.fault,
+        "deleted_at": time(found.deleted_at),
+    }
+
+
+def ips(found: dict[str, Any]) -> str:
+    """Addresses of an instance in one cell."""
+    return ", ".join(entry["ip"] for entries in found["addresses"].values() for entry in entries)
+
+
+def host(found: Host) -> dict[str, Any]:
+    facts = found.facts
+    return {
+        "name": found.name,
+        "address": found.address,
+        "state": found.state,
+        "enabled": found.enabled,
+        "disabled_reason": found.disabled_reason,
+        "vcpus": found.vcpus,
+        "vcpus_used": found.vcpus_used,
+        "memory_mib": found.memory_mib,
+        "memory_mib_used": found.memory_mib_used,
+        "disk_gib": found.disk_gib,
+        "disk_gib_used": found.disk_gib_used,
+        "reserved_vcpus": found.reserved_vcpus,
+        "reserved_memory_mib": found.reserved_memory_mib,
+        "reserved_disk_gib": found.reserved_disk_gib,
+        "foreign_vcpus": found.foreign_vcpus,
+        "foreign_memory_mib": found.foreign_memory_mib,
+        "cpu_ratio": found.cpu_ratio,
+        "memory_ratio": found.memory_ratio,
+        "disk_ratio": found.disk_ratio,
+        "instances": found.instances,
+        "cpu_model": facts.get("cpu_model"),
+        "virt_type": found.virt_type,
+        "libvirt_version": facts.get("libvirt_version"),
+        "qemu_version": facts.get("qemu_version"),
+        "aggregates": [],
+        "zone": found.zone,
+        "labels": found.labels,
+        "port": found.port,
+        "user": found.user,
+        "jump": found.jump,
+        "instances_path": found.instances_path,
+        "host_keys": list(found.host_keys),
+        "checked_at": time(found.checked_at),
+    }
+
+
+def flavor(found: Flavor) -> dict[str, Any]:
+    return found.as_dict()
+
+
+def image(found: Image) -> dict[str, Any]:
+    return {**found.as_dict(), "created_at": time(found.created_at)}
+
+
+def network(found: Network, used: int) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "name": found.name,
+        "cidr": found.cidr,
+        "gateway": found.gateway,
+        "dns": list(found.dns),
+        "mtu": found.mtu,
+        "segment": found.segment,
+        "project": found.project,
+        "used": used,
+        "free": capacity(found) - used,
+    }
+
+
+def operation(op: Operation, done: int, total: int) -> dict[str, Any]:
+    current = next((r.name for r in op.records if r.state not in ("done", "undone")), None)
+    return {
+        "id": op.id,
+        "kind": op.kind,
+        "target": op.target,
+        "target_uuid": op.target_uuid,
+        "state": op.state,
+        "step": current,
+        "steps_done": done,
+        "steps_total": total,
+        "owner": op.owner,
+        "user": op.user,
+        "started_at": time(op.started_at),
+        "finished_at": time(op.finished_at),
+        "error": op.error,
+    }
+
+
+def operation_in_full(op: Operation, children: list[dict[str, Any]]) -> dict[str, Any]:
+    steps = [
+        {
+            "n": record.n,
+            "attempt": record.attempt,
+            "name": record.name,
+            "kind": record.kind,
+            "host": record.step.host,
+            "state": record.state,
+            "summary": record.step.summary(),
+            "started_at": record.started_at,
+            "finished_at": record.finished_at,
+            "error": record.error,
+            "result": record.result,
+        }
+        for record in op.records
+    ]
+    return {
+        **operation(op, op.steps_done, len(op.records)),
+        "attempts": op.attempt,
+        "children": children,
+        "steps": steps,
+    }
+
+
+def event(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "time": time(row["time"]),
+        "action": row["action"],
+        "operation": row["operation"],
+        "result": row["result"],
+        "message": row["message"],
+        "user": row["user"],
+    }
+
+
+def outcome(found: Any) -> dict[str, Any]:
+    """`{target, uuid, result, code, operation, instance, error}`."""
+    return {
+        "target": found.target,
+        "uuid": found.uuid,
+        "result": found.result,
+        "code": found.code,
+        "operation": found.operation,
+        "instance": instance(found.instance) if found.instance else None,
+        "error": found.error.as_dict() if found.error else None,
+    }

@@ -1,0 +1,221 @@
+"""The composition root: opens database, hosts and store, and hands actions what they need."""
+
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from novactl import owner, resources
+from novactl.db.session import Database
+from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints, Observer, RandomIds, SystemClock
+from novactl.errors import DatabaseError, UsageError
+from novactl.objects.host import Host
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line and the environment say."""
+
+    config: Path
+    db: str | None = None
+    project: str = "default"
+
+    @classmethod
+    def resolve(cls, config: str | None, db: str | None, project: str | None) -> "Settings":
+        """Options first, then $NOVACTL_CONFIG, $NOVACTL_DB and $NOVACTL_PROJECT, then the XDG directory."""
+        directory = config or os.environ.get("NOVACTL_CONFIG")
+        if directory is None:
+            base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+            directory = str(Path(base) / "novactl")
+        return cls(
+            config=Path(directory).expanduser().absolute(),
+            db=db or os.environ.get("NOVACTL_DB"),
+            project=project or os.environ.get("NOVACTL_PROJECT") or "default",
+        )
+
+
+def database_path(settings: Settings) -> Path:
+    """The SQLite file. Raises UsageError for a URL that holds a password or is of another kind."""
+    if settings.db is None:
+        return settings.config / "novactl.db"
+    parts = urlsplit(settings.db)
+    if parts.password is not None:
+        raise UsageError(
+            "--db holds a password", hint="use a password file or the environment of the database"
+        )
+    if parts.scheme in ("", "sqlite"):
+        return Path(unquote(parts.path)) if parts.scheme else Path(settings.db).absolute()
+    raise UsageError(f"--db {parts.scheme}: this version keeps its state in SQLite", hint="sqlite:///PATH")
+
+
+class Cloud:
+    """Everything of one invocation, opened when first used."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tell: Callable[[str], None],
+        observe: Observer | None = None,
+        failpoints: Failpoints | None = None,
+    ) -> None:
+        self.settings = settings
+        self.tell = tell
+        self.interrupt = Interrupt()
+        self._observe = observe or (lambda op, record, event, detail="": None)
+        self._failpoints = failpoints or NoFailpoints()
+        self._hypervisors: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    # --- database ---
+
+    @cached_property
+    def db(self) -> Database:
+        """The database; the default one is created on first use, which is said once."""
+        database = Database(database_path(self.settings))
+        if not database.path.exists():
+            if self.settings.db is not None:
+                raise DatabaseError(f"{database.path}: does not exist", hint="novactl db init creates it")
+            database.create(str(uuid.uuid4()))
+            self.tell(f"created {database.path}")
+        return database
+
+    def init(self) -> tuple[Database, bool]:
+        """`db init`: (the database, whether it was made now)."""
+        database = Database(database_path(self.settings))
+        if database.exists:
+            return database, False
+        database.create(str(uuid.uuid4()))
+        return database, True
+
+    # --- what actions get ---
+
+    @cached_property
+    def world(self) -> Any:
+        from novactl.actions.world import World
+
+        return World(
+            db=self.db,
+            hypervisor=self.hypervisor,
+            store=self.store,
+            secrets=self.secrets,
+            clock=SystemClock(),
+            ids=RandomIds(),
+            interrupt=self.interrupt,
+            fleet=self.db.fleet(),
+            template=lambda name: resources.template(name, self.settings.config / "templates"),
+            tell=self.tell,
+        )
+
+    @cached_property
+    def store(self) -> Any:
+        from novactl.images.store import LocalStore
+
+        return LocalStore(Path(os.environ.get("NOVACTL_IMAGES") or self.settings.config / "images"))
+
+    @cached_property
+    def secrets(self) -> Any:
+        from novactl.db.secrets import Secrets
+
+        return Secrets(self.settings.config / "secret.key")
+
+    @cached_property
+    def journal(self) -> Any:
+        from novactl.actions.steps import REGISTRY
+        from novactl.db.journal import DbJournal
+
+        return DbJournal(self.db, REGISTRY, SystemClock(), owner.this_process())
+
+    @cached_property
+    def operator(self) -> Any:
+        from novactl.actions.operate import Operator
+
+        return Operator(
+            self.world, self.journal, failpoints=self._failpoints, observe=self._observe, alive=owner.alive
+        )
+
+    # --- hosts ---
+
+    @cached_property
+    def ssh(self) -> Any:
+        from novactl.remote.ssh_config import SshDirectory
+
+        directory = self.settings.config / "ssh"
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.getuid() == 0 else str(directory))
+        return SshDirectory(directory, Path(runtime) / "novactl")
+
+    def ssh_files(self, extra: Host | None = None) -> Any:
+        """The generated files, in line with the inventory and `extra` (a host being added)."""
+        from novactl.db import hosts
+
+        with self.db.read() as tx:
+            known = {host.name: host for host in hosts.everything(tx)}
+        if extra is not None:
+            known[extra.name] = extra
+        return self.ssh.write(known.values())
+
+    def hypervisor(self, name: str) -> Any:
+        """The named host, one connection for all of this process. Raises NotFound."""
+        from novactl.db import hosts
+
+        with self._lock:
+            if name not in self._hypervisors:
+                with self.db.read() as tx:
+                    host = hosts.get(tx, name)
+                self._hypervisors[name] = self._connected(host, self.ssh_files())
+            return self._hypervisors[name]
+
+    def hypervisor_of(self, host: Host) -> Any:
+        """A host that may not be in the database yet."""
+        with self._lock:
+            self._hypervisors[host.name] = self._connected(host, self.ssh.files)
+            return self._hypervisors[host.name]
+
+    def _connected(self, host: Host, files: Any) -> Any:
+        from novactl.remote.connection import connect
+        from novactl.remote.shell import HostShell
+        from novactl.virt.hypervisor import Hypervisor
+
+        shell = HostShell(host.name, lambda: connect(host.name, files), sudo=host.user != "root")
+        return Hypervisor(shell, self.db.fleet(), host.instances_path)
+
+    # --- actions.hosts.Reach ---
+
+    def scan(self, address: str, port: int, jump: str | None) -> tuple[str, bytes]:
+        """The host key shown at an address, seen through the jump host if there is one."""
+        from novactl.remote.connection import connect, scan_host_key
+
+        via = connect(jump, self.ssh_files()) if jump else None
+        try:
+            return scan_host_key(address, port, via)
+        finally:
+            if via is not None:
+                via.close()
+
+    def enlist(self, host: Host, identity: Path | None) -> None:
+        """Make the host reachable: identity and pinned key in the generated files."""
+        if identity is not None:
+            self.ssh.set_identity(host.name, identity.absolute())
+        self.ssh_files(extra=host)
+
+    def delist(self, host: str) -> None:
+        """Forget a host's identity and take it out of the generated files."""
+        self.ssh.set_identity(host, None)
+        self.ssh_files()
+
+    def libvirt_facts(self, host: str) -> Any:
+        from novactl.remote.connection import libvirt_uri
+        from novactl.virt.connection import facts
+
+        return facts(host, libvirt_uri(host, self.ssh.files))
+
+    def close(self) -> None:
+        for hypervisor in self._hypervisors.values():
+            hypervisor.shell.close()
+        if "db" in self.__dict__:
+            self.db.close()

@@ -1,0 +1,181 @@
+"""Flavors, images, keypairs and networks: named queries."""
+
+import json
+from typing import Any
+
+from novactl.db.session import Row, Tx, dumps
+from novactl.errors import NotFound, Refused
+from novactl.objects.flavor import Flavor
+from novactl.objects.image import Image
+from novactl.objects.keypair import Keypair
+from novactl.objects.names import near
+from novactl.objects.network import Network
+
+SIZES = ("vcpus", "memory_mib", "disk_gib", "ephemeral_gib", "swap_mib")
+
+
+def missing(tx: Tx, what: str, name: str) -> NotFound:
+    """The error for a name that is not in the catalogue, with near ones."""
+    names = [row["name"] for row in tx.all(f"SELECT name FROM {what}s ORDER BY name")]
+    close = near(name, names)
+    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    known = f"there are {listed}" if names else f"novactl {what} --help shows how to make one"
+    return NotFound(
+        f"{what} {name!r} does not exist",
+        hint=f"did you mean {', '.join(close)}?" if close else known,
+        candidates=close,
+    )
+
+
+def refuse_taken(tx: Tx, what: str, name: str) -> None:
+    """Raises Refused when the name is in use."""
+    if tx.one(f"SELECT 1 AS yes FROM {what}s WHERE name = :name", name=name):
+        raise Refused(f"{what} {name} exists already", hint=f"novactl {what} show {name}")
+
+
+def add_flavor(tx: Tx, flavor: Flavor) -> None:
+    refuse_taken(tx, "flavor", flavor.name)
+    tx.insert("flavors", **{**flavor.as_dict(), "extra_specs": dumps(flavor.extra_specs)})
+
+
+def flavor(tx: Tx, name: str) -> Flavor:
+    row = tx.one("SELECT * FROM flavors WHERE name = :name", name=name)
+    if row is None:
+        raise missing(tx, "flavor", name)
+    return _flavor(row)
+
+
+def flavors(tx: Tx) -> list[Flavor]:
+    return [
+        _flavor(row) for row in tx.all("SELECT * FROM flavors ORDER BY vcpus, memory_mib, disk_gib, name")
+    ]
+
+
+def remove_flavor(tx: Tx, name: str) -> None:
+    if not tx.run("DELETE FROM flavors WHERE name = :name", name=name):
+        raise missing(tx, "flavor", name)
+
+
+def _flavor(row: Row) -> Flavor:
+    return Flavor(**{**row, "extra_specs": json.loads(row["extra_specs"])})
+
+
+def add_image(tx: Tx, image: Image) -> None:
+    refuse_taken(tx, "image", image.name)
+    tx.insert(
+        "images",
+        id=image.id,
+        name=image.name,
+        sha256=image.sha256,
+        body=dumps(image.as_dict()),
+        created_at=image.created_at,
+    )
+
+
+def image(tx: Tx, name: str) -> Image:
+    row = tx.one("SELECT * FROM images WHERE name = :name OR id = :name", name=name)
+    if row is None:
+        raise missing(tx, "image", name)
+    return Image.from_dict(json.loads(row["body"]))
+
+
+def images(tx: Tx) -> list[Image]:
+    return [
+        Image.from_dict(json.loads(row["body"])) for row in tx.all("SELECT body FROM images ORDER BY name")
+    ]
+
+
+def update_image(tx: Tx, image: Image) -> None:
+    tx.run(
+        "UPDATE images SET name = :name, body = :body WHERE id = :id",
+        id=image.id,
+        name=image.name,
+        body=dumps(image.as_dict()),
+    )
+
+
+def remove_image(tx: Tx, image_id: str) -> None:
+    tx.run("DELETE FROM images WHERE id = :id", id=image_id)
+
+
+def stored_files_in_use(tx: Tx) -> set[str]:
+    """SHA-256 of every file of the store that an image or a living instance still needs."""
+    used: set[str] = set()
+    bodies = [row["body"] for row in tx.all("SELECT body FROM images")]
+    living = tx.all("SELECT image AS body FROM instances WHERE deleted_at IS NULL AND image IS NOT NULL")
+    for body in bodies + [row["body"] for row in living]:
+        data = json.loads(body)
+        used.update(data[key] for key in ("sha256", "kernel_sha256", "initrd_sha256") if data[key])
+    return used
+
+
+def add_keypair(tx: Tx, project: str, keypair: Keypair) -> None:
+    key = {"project": project, "name": keypair.name}
+    if tx.one("SELECT 1 AS yes FROM keypairs WHERE project = :project AND name = :name", **key):
+        raise Refused(f"keypair {keypair.name} exists already", hint=f"novactl keypair show {keypair.name}")
+    tx.insert("keypairs", **key, fingerprint=keypair.fingerprint, public_key=keypair.public_key)
+
+
+def keypair(tx: Tx, project: str, name: str) -> Keypair:
+    for known in keypairs(tx, project):
+        if known.name == name:
+            return known
+    raise missing(tx, "keypair", name)
+
+
+def keypairs(tx: Tx, project: str) -> list[Keypair]:
+    rows = tx.all("SELECT * FROM keypairs WHERE project = :project ORDER BY name", project=project)
+    return [
+        Keypair(name=row["name"], fingerprint=row["fingerprint"], public_key=row["public_key"])
+        for row in rows
+    ]
+
+
+def remove_keypair(tx: Tx, project: str, name: str) -> None:
+    if not tx.run(
+        "DELETE FROM keypairs WHERE project = :project AND name = :name", project=project, name=name
+    ):
+        raise missing(tx, "keypair", name)
+
+
+def add_network(tx: Tx, network: Network) -> None:
+    refuse_taken(tx, "network", network.name)
+    tx.insert(
+        "networks",
+        id=network.id,
+        name=network.name,
+        cidr=network.cidr,
+        gateway=network.gateway,
+        dns=dumps(list(network.dns)),
+        mtu=network.mtu,
+        bridge=network.bridge,
+        project=network.project,
+    )
+
+
+def network(tx: Tx, name: str) -> Network:
+    row = tx.one("SELECT * FROM networks WHERE name = :name OR id = :name", name=name)
+    if row is None:
+        raise missing(tx, "network", name)
+    return _network(row)
+
+
+def networks(tx: Tx) -> list[Network]:
+    return [_network(row) for row in tx.all("SELECT * FROM networks ORDER BY name")]
+
+
+def addresses_used(tx: Tx, network_id: str) -> int:
+    row: Any = tx.one("SELECT COUNT(*) AS n FROM ports WHERE network_id = :id", id=network_id)
+    return int(row["n"])
+
+
+def remove_network(tx: Tx, name: str) -> None:
+    """Raises Refused while instances have addresses in it."""
+    found = network(tx, name)
+    if used := addresses_used(tx, found.id):
+        raise Refused(f"network {name}: {used} addresses are in use", hint="delete those instances first")
+    tx.run("DELETE FROM networks WHERE id = :id", id=found.id)
+
+
+def _network(row: Row) -> Network:
+    return Network(**{**row, "dns": tuple(json.loads(row["dns"]))})

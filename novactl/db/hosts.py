@@ -1,0 +1,152 @@
+"""Hosts, and who holds how much of them."""
+
+import json
+from typing import Any
+
+from novactl.db.session import Row, Tx, dumps
+from novactl.errors import NotFound
+from novactl.objects.host import Host, Resources
+from novactl.objects.names import near
+
+PLAIN = [
+    "id",
+    "name",
+    "address",
+    "port",
+    "user",
+    "jump",
+    "instances_path",
+    "virt_type",
+    "zone",
+    "state",
+    "disabled_reason",
+    "vcpus",
+    "memory_mib",
+    "disk_gib",
+    "vcpus_used",
+    "memory_mib_used",
+    "disk_gib_used",
+    "reserved_vcpus",
+    "reserved_memory_mib",
+    "reserved_disk_gib",
+    "foreign_vcpus",
+    "foreign_memory_mib",
+    "foreign_disk_gib",
+    "cpu_ratio",
+    "memory_ratio",
+    "disk_ratio",
+    "checked_at",
+    "version",
+]
+JSON = ("labels", "facts", "host_keys")
+
+SELECT = """
+    SELECT h.*, (SELECT COUNT(*) FROM instances i WHERE i.host = h.name AND i.deleted_at IS NULL) AS instances
+    FROM hosts h
+"""
+
+
+def add(tx: Tx, host: Host) -> None:
+    tx.insert(
+        "hosts",
+        enabled=int(host.enabled),
+        labels=dumps(host.labels),
+        facts=dumps(host.facts),
+        host_keys=dumps(list(host.host_keys)),
+        **{column: getattr(host, column) for column in PLAIN},
+    )
+
+
+def update(tx: Tx, name: str, **values: Any) -> None:
+    """Set columns (dicts and lists become JSON) and count the version up. Raises NotFound."""
+    stored = {key: dumps(value) if key in JSON else value for key, value in values.items()}
+    sets = ", ".join(f'"{column}" = :{column}' for column in stored)
+    if not tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE name = :of", of=name, **stored):
+        raise NotFound(f"host {name} is not in the database")
+
+
+def remove(tx: Tx, name: str) -> None:
+    tx.run("DELETE FROM hosts WHERE name = :name", name=name)
+
+
+def get(tx: Tx, name: str) -> Host:
+    """By name. Raises NotFound with near names."""
+    row = tx.one(f"{SELECT} WHERE h.name = :name", name=name)
+    if row is None:
+        close = near(name, [row["name"] for row in tx.all("SELECT name FROM hosts")])
+        raise NotFound(
+            f"host {name!r} does not exist",
+            hint=f"did you mean {', '.join(close)}?" if close else "novactl host list shows what exists",
+            candidates=close,
+        )
+    return _host(row)
+
+
+def everything(tx: Tx) -> list[Host]:
+    return [_host(row) for row in tx.all(f"{SELECT} ORDER BY h.name")]
+
+
+def claim(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role: str = "instance") -> bool:
+    """Give the instance these amounts of the host, or False and give nothing. One UPDATE decides, so no
+    two callers can be given the same room."""
+    matched = tx.run(
+        """
+        UPDATE hosts SET vcpus_used = vcpus_used + :vcpus, memory_mib_used = memory_mib_used + :memory,
+                         disk_gib_used = disk_gib_used + :disk, version = version + 1
+        WHERE name = :host AND enabled = 1 AND state = 'up'
+          AND vcpus_used + :vcpus <= (vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio
+          AND memory_mib_used + :memory <= (memory_mib - reserved_memory_mib - foreign_memory_mib) * memory_ratio
+          AND disk_gib_used + :disk <= (disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio
+        """,
+        host=host,
+        vcpus=amounts.vcpus,
+        memory=amounts.memory_mib,
+        disk=amounts.disk_gib,
+    )
+    if matched:
+        tx.insert(
+            "holds",
+            instance_uuid=instance_uuid,
+            host=host,
+            role=role,
+            vcpus=amounts.vcpus,
+            memory_mib=amounts.memory_mib,
+            disk_gib=amounts.disk_gib,
+        )
+    return bool(matched)
+
+
+def release(tx: Tx, host: str, instance_uuid: str, role: str = "instance") -> None:
+    """Give back what the hold says; twice gives back once."""
+    key = {"host": host, "uuid": instance_uuid, "role": role}
+    where = "instance_uuid = :uuid AND host = :host AND role = :role"
+    hold = tx.one(f"SELECT * FROM holds WHERE {where}", **key)
+    if hold is None:
+        return
+    tx.run(f"DELETE FROM holds WHERE {where}", **key)
+    tx.run(
+        """
+        UPDATE hosts SET vcpus_used = vcpus_used - :vcpus, memory_mib_used = memory_mib_used - :memory,
+                         disk_gib_used = disk_gib_used - :disk, version = version + 1
+        WHERE name = :host
+        """,
+        host=host,
+        vcpus=hold["vcpus"],
+        memory=hold["memory_mib"],
+        disk=hold["disk_gib"],
+    )
+
+
+def holds_of(tx: Tx, instance_uuid: str) -> list[Row]:
+    return tx.all("SELECT * FROM holds WHERE instance_uuid = :uuid", uuid=instance_uuid)
+
+
+def _host(row: Row) -> Host:
+    return Host(
+        labels=json.loads(row["labels"]),
+        facts=json.loads(row["facts"]),
+        host_keys=tuple(json.loads(row["host_keys"])),
+        enabled=bool(row["enabled"]),
+        instances=row["instances"],
+        **{column: row[column] for column in PLAIN},
+    )

@@ -1,0 +1,218 @@
+"""Instances and their ports: named queries."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from novactl.db.session import Row, Tx, dumps
+from novactl.errors import NotFound, UsageError
+from novactl.objects.flavor import Flavor
+from novactl.objects.image import Image
+from novactl.objects.instance import Instance
+from novactl.objects.names import UUID, near
+from novactl.objects.network import Port
+from novactl.objects.states import PowerState, TaskState, VmState
+
+PORTS = """
+    SELECT p.*, n.name AS network, n.cidr, n.gateway, n.dns, n.mtu, n.bridge
+    FROM ports p JOIN networks n ON n.id = p.network_id
+"""
+
+
+def add(tx: Tx, instance: Instance) -> None:
+    """A new row with its ports. The unique live name refuses a second one."""
+    tx.insert(
+        "instances",
+        uuid=instance.uuid,
+        live_name=f"{instance.project}/{instance.name}",
+        image=dumps(instance.image.as_dict()) if instance.image else None,
+        flavor=dumps(instance.flavor.as_dict()),
+        metadata=dumps(instance.metadata),
+        tags=dumps(list(instance.tags)),
+        locked=int(instance.locked),
+        fault=None,
+        **{
+            column: getattr(instance, column)
+            for column in [
+                "name",
+                "project",
+                "vm_state",
+                "task_state",
+                "power_state",
+                "host",
+                "key_name",
+                "public_key",
+                "user_data",
+                "launch_index",
+                "created_at",
+                "launched_at",
+                "deleted_at",
+                "epoch",
+                "version",
+            ]
+        },
+    )
+
+
+def add_port(tx: Tx, instance_uuid: str, network_id: str, port: Port) -> None:
+    tx.insert(
+        "ports",
+        id=port.id,
+        network_id=network_id,
+        instance_uuid=instance_uuid,
+        idx=port.index,
+        ip=port.ip,
+        mac=port.mac,
+        tap=port.tap,
+    )
+
+
+def update(tx: Tx, uuid: str, **values: Any) -> None:
+    """Set columns and count the version up. Raises NotFound."""
+    sets = ", ".join(f"{column} = :{column}" for column in values)
+    if not tx.run(
+        f"UPDATE instances SET {sets}, version = version + 1 WHERE uuid = :uuid", uuid=uuid, **values
+    ):
+        raise NotFound(f"instance {uuid} is not in the database")
+
+
+def bury(tx: Tx, uuid: str, now: str, fault: str | None) -> None:
+    """Soft-delete: the name and the addresses are free, the row and its fault remain. Twice is fine."""
+    tx.run("DELETE FROM ports WHERE instance_uuid = :uuid", uuid=uuid)
+    tx.run("DELETE FROM secrets WHERE owner = :uuid", uuid=uuid)
+    update(
+        tx,
+        uuid,
+        live_name=None,
+        vm_state=VmState.DELETED,
+        task_state=None,
+        power_state=PowerState.NOSTATE,
+        host=None,
+        user_data=None,
+        deleted_at=now,
+        **({"fault": dumps({"message": fault, "time": now})} if fault else {}),
+    )
+
+
+def raise_epoch(tx: Tx, uuid: str) -> int:
+    """The next epoch: whoever has it may act on the instance, older ones no longer."""
+    update_count = tx.run("UPDATE instances SET epoch = epoch + 1 WHERE uuid = :uuid", uuid=uuid)
+    row = tx.one("SELECT epoch FROM instances WHERE uuid = :uuid", uuid=uuid)
+    if not update_count or row is None:
+        raise NotFound(f"instance {uuid} is not in the database")
+    return int(row["epoch"])
+
+
+def get(tx: Tx, uuid: str) -> Instance:
+    """By uuid, deleted ones too. Raises NotFound."""
+    rows = tx.all("SELECT * FROM instances WHERE uuid = :uuid", uuid=uuid)
+    if not rows:
+        raise NotFound(f"instance {uuid} is not in the database")
+    return _with_ports(tx, rows)[0]
+
+
+def find(tx: Tx, name: str, project: str, *, prefix: bool = False, deleted: bool = False) -> Instance:
+    """The instance a person means: an exact uuid, else the exact name in the project, else (`prefix`)
+    a unique uuid prefix of 8 hex digits or more. Raises NotFound with near names, UsageError when the
+    prefix is ambiguous (docs/cli.md, Grammar)."""
+    if UUID.fullmatch(name.lower()):
+        rows = tx.all("SELECT * FROM instances WHERE uuid = :uuid", uuid=name.lower())
+        rows = [row for row in rows if deleted or row["deleted_at"] is None]
+    else:
+        rows = tx.all("SELECT * FROM instances WHERE live_name = :live", live=f"{project}/{name}")
+        if not rows and prefix and len(name) >= 8 and set(name.lower()) <= set("0123456789abcdef-"):
+            rows = tx.all(
+                "SELECT * FROM instances WHERE uuid LIKE :start AND deleted_at IS NULL",
+                start=f"{name.lower()}%",
+            )
+    if len(rows) == 1:
+        return _with_ports(tx, rows)[0]
+    if rows:
+        raise UsageError(f"{name!r} is ambiguous", candidates=[row["uuid"] for row in rows])
+    names = [row["name"] for row in tx.all("SELECT name FROM instances WHERE live_name IS NOT NULL")]
+    close = near(name, names)
+    raise NotFound(
+        f"instance {name!r} does not exist",
+        hint=f"did you mean {', '.join(close)}?" if close else "novactl list shows what exists",
+        candidates=close,
+    )
+
+
+def everything(
+    tx: Tx, *, project: str | None = None, host: str | None = None, deleted: bool = False
+) -> list[Instance]:
+    """All instances, oldest first."""
+    where = ["deleted_at IS NOT NULL" if deleted else "deleted_at IS NULL"]
+    if project is not None:
+        where.append("project = :project")
+    if host is not None:
+        where.append("host = :host")
+    rows = tx.all(
+        f"SELECT * FROM instances WHERE {' AND '.join(where)} ORDER BY created_at, launch_index, name",
+        **{key: value for key, value in (("project", project), ("host", host)) if value is not None},
+    )
+    return _with_ports(tx, rows)
+
+
+def taken_addresses(tx: Tx, network_id: str) -> list[str]:
+    return [row["ip"] for row in tx.all("SELECT ip FROM ports WHERE network_id = :id", id=network_id)]
+
+
+def mac_is_taken(tx: Tx, mac: str) -> bool:
+    return tx.one("SELECT 1 AS yes FROM ports WHERE mac = :mac", mac=mac) is not None
+
+
+def _with_ports(tx: Tx, rows: Iterable[Row]) -> list[Instance]:
+    rows = list(rows)
+    if len(rows) == 1:
+        found = tx.all(f"{PORTS} WHERE p.instance_uuid = :uuid ORDER BY p.idx", uuid=rows[0]["uuid"])
+    else:
+        found = tx.all(f"{PORTS} ORDER BY p.idx")
+    by_instance: dict[str, list[Port]] = {}
+    for row in found:
+        by_instance.setdefault(row["instance_uuid"], []).append(_port(row))
+    return [_instance(row, tuple(by_instance.get(row["uuid"], ()))) for row in rows]
+
+
+def _port(row: Row) -> Port:
+    return Port(
+        id=row["id"],
+        index=row["idx"],
+        network=row["network"],
+        bridge=row["bridge"],
+        mac=row["mac"],
+        ip=row["ip"],
+        prefix=int(row["cidr"].rpartition("/")[2]),
+        gateway=row["gateway"],
+        dns=tuple(json.loads(row["dns"])),
+        mtu=row["mtu"],
+        tap=row["tap"],
+    )
+
+
+def _instance(row: Row, ports: tuple[Port, ...]) -> Instance:
+    return Instance(
+        uuid=row["uuid"],
+        name=row["name"],
+        project=row["project"],
+        vm_state=VmState(row["vm_state"]),
+        task_state=TaskState(row["task_state"]) if row["task_state"] else None,
+        power_state=PowerState(row["power_state"]),
+        host=row["host"],
+        flavor=Flavor(**json.loads(row["flavor"])),
+        image=Image.from_dict(json.loads(row["image"])) if row["image"] else None,
+        ports=ports,
+        key_name=row["key_name"],
+        public_key=row["public_key"],
+        metadata=json.loads(row["metadata"]),
+        tags=tuple(json.loads(row["tags"])),
+        user_data=row["user_data"],
+        launch_index=row["launch_index"],
+        created_at=row["created_at"],
+        launched_at=row["launched_at"],
+        deleted_at=row["deleted_at"],
+        locked=bool(row["locked"]),
+        fault=json.loads(row["fault"]) if row["fault"] else None,
+        epoch=row["epoch"],
+        version=row["version"],
+    )

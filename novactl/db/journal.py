@@ -1,0 +1,346 @@
+"""The operation journal: operations, steps, locks and events. Each method is one transaction."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from novactl.db.session import Database, Row, SqliteTx, Tx, dumps
+from novactl.engine.operation import (
+    ACTIVE,
+    Lock,
+    Mode,
+    Operation,
+    OpState,
+    Plan,
+    Record,
+    StepState,
+)
+from novactl.engine.ports import Clock
+from novactl.engine.step import Registry, Step
+from novactl.errors import Busy, NotFound
+from novactl.version import __version__
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who runs operations: words for people, and what tells whether the process still lives."""
+
+    words: str
+    user: str
+    key: dict[str, Any]
+
+
+class DbJournal:
+    """engine.ports.Journal on the database."""
+
+    def __init__(self, db: Database, registry: Registry, clock: Clock, owner: Owner) -> None:
+        self.db = db
+        self.registry = registry
+        self.clock = clock
+        self.owner = owner
+
+    # --- inside the caller's transaction ---
+
+    def insert(self, tx: Tx, op_id: str, plan: Plan, parent: str | None = None) -> Operation:
+        """Journal a plan with its locks. Raises Busy, naming the holder, when one is taken."""
+        now = self.clock.now()
+        op = Operation(
+            id=op_id,
+            kind=plan.kind,
+            target=plan.target,
+            target_uuid=plan.target_uuid,
+            project=plan.project,
+            request=plan.request,
+            epoch=plan.epoch,
+            parent=parent,
+            owner=self.owner.words,
+            user=self.owner.user,
+            written_by=__version__,
+            started_at=now,
+            records=plan.records(),
+        )
+        self._lock(tx, op, plan.locks)
+        tx.insert(
+            "operations",
+            request=dumps(op.request),
+            owner_key=dumps(self.owner.key),
+            cancel_requested=0,
+            finished_at=None,
+            error=None,
+            **{
+                column: getattr(op, column)
+                for column in [
+                    "id",
+                    "kind",
+                    "target",
+                    "target_uuid",
+                    "project",
+                    "state",
+                    "attempt",
+                    "epoch",
+                    "parent",
+                    "owner",
+                    "user",
+                    "written_by",
+                    "started_at",
+                ]
+            },
+        )
+        for lock in sorted(plan.locks):
+            tx.insert(
+                "op_locks",
+                kind=lock.kind,
+                id=lock.id,
+                operation=op.id,
+                mode=lock.mode,
+                exclusive=f"{lock.kind}/{lock.id}" if lock.mode is Mode.EXCLUSIVE else None,
+            )
+        for record in op.records:
+            self._insert_record(tx, op, record, now)
+        return op
+
+    def _lock(self, tx: Tx, op: Operation, locks: frozenset[Lock]) -> None:
+        for lock in sorted(locks):
+            holder = tx.one(
+                "SELECT o.* FROM op_locks l JOIN operations o ON o.id = l.operation"
+                " WHERE l.kind = :kind AND l.id = :id AND (l.mode = 'X' OR :mode = 'X')",
+                kind=lock.kind,
+                id=lock.id,
+                mode=str(lock.mode),
+            )
+            if holder is not None:
+                raise self._busy(lock, holder)
+
+    def _busy(self, lock: Lock, holder: Row) -> Busy:
+        began = datetime.fromisoformat(holder["started_at"])
+        age = (datetime.now(UTC) - began).total_seconds()
+        return Busy(
+            f"{lock.kind} is held by {holder['kind']} of {holder['target']}: operation {holder['id']},"
+            f" {holder['state']}, of {holder['owner']}, {age:.0f} s old",
+            hint=f"novactl op show {holder['id']}; if its owner is gone: novactl op resume {holder['id']}",
+            operation=holder["id"],
+        )
+
+    def _insert_record(self, tx: Tx, op: Operation, record: Record, now: str) -> None:
+        if record.state is StepState.DONE:
+            record.started_at = record.finished_at = now
+        tx.insert(
+            "steps",
+            operation=op.id,
+            n=record.n,
+            attempt=record.attempt,
+            step=dumps(self.registry.dump(record.step)),
+            state=record.state,
+            started_at=record.started_at,
+            finished_at=record.finished_at,
+            error=None,
+            result=dumps(record.result),
+        )
+
+    def take(self, tx: Tx, op: Operation, epoch: int) -> None:
+        """Make this process its owner, under a new epoch."""
+        op.owner, op.epoch = self.owner.words, epoch
+        tx.run(
+            "UPDATE operations SET owner = :owner, owner_key = :key, epoch = :epoch WHERE id = :id",
+            owner=self.owner.words,
+            key=dumps(self.owner.key),
+            epoch=epoch,
+            id=op.id,
+        )
+
+    # --- engine.ports.Journal ---
+
+    def load(self, op_id: str) -> Operation:
+        """An operation with its steps. Raises NotFound."""
+        with self.db.read() as tx:
+            return self.load_in(tx, op_id)
+
+    def load_in(self, tx: Tx, op_id: str) -> Operation:
+        row = tx.one("SELECT * FROM operations WHERE id = :id", id=op_id)
+        if row is None:
+            raise NotFound(f"operation {op_id!r} does not exist", hint="novactl op list shows what exists")
+        op = _operation(row)
+        for step in tx.all("SELECT * FROM steps WHERE operation = :id ORDER BY n", id=op_id):
+            op.records.append(
+                Record(
+                    n=step["n"],
+                    attempt=step["attempt"],
+                    step=self.registry.load(json.loads(step["step"]), op.written_by),
+                    state=StepState(step["state"]),
+                    started_at=step["started_at"],
+                    finished_at=step["finished_at"],
+                    error=step["error"],
+                    result=json.loads(step["result"]),
+                )
+            )
+        return op
+
+    def refresh_cancel(self, op: Operation) -> bool:
+        with self.db.read() as tx:
+            row = tx.one("SELECT cancel_requested FROM operations WHERE id = :id", id=op.id)
+        op.cancel_requested = bool(row and row["cancel_requested"])
+        return op.cancel_requested
+
+    def started(self, op: Operation, record: Record) -> None:
+        record.started_at = self.clock.now()
+        self._save(op, record, StepState.STARTED)
+
+    def done(self, op: Operation, record: Record, apply: Callable[[Any], None] | None = None) -> None:
+        record.finished_at = self.clock.now()
+        record.started_at = record.started_at or record.finished_at
+        record.error = None
+        self._save(op, record, StepState.DONE, apply)
+
+    def failed(self, op: Operation, record: Record, error: str) -> None:
+        record.finished_at, record.error = self.clock.now(), error
+        record.started_at = record.started_at or record.finished_at
+        self._save(op, record, StepState.FAILED)
+
+    def undone(self, op: Operation, record: Record, revert: Callable[[Any], None] | None = None) -> None:
+        record.finished_at = self.clock.now()
+        self._save(op, record, StepState.UNDONE, revert)
+
+    def stuck(self, op: Operation, record: Record, error: str) -> None:
+        record.finished_at, record.error = self.clock.now(), error
+        self._save(op, record, StepState.STUCK)
+
+    def turn(self, op: Operation, state: OpState, error: str | None = None) -> None:
+        """A new state; ending it frees its locks and leaves an event."""
+        if op.state is state and op.error == error:
+            return
+        op.state = state
+        if error is not None or state is OpState.DONE:
+            op.error = error
+        with self.db.write() as tx:
+            self._turn_in(tx, op)
+
+    def append_attempt(
+        self, op: Operation, plan: Callable[[Any], tuple[Sequence[Step], frozenset[str]] | None]
+    ) -> bool:
+        """The next attempt's claim and steps, in one transaction; False when there is none to try."""
+        with self.db.write() as tx:
+            planned = plan(tx)
+            if planned is None:
+                return False
+            steps, applied = planned
+            op.attempt += 1
+            op.state = OpState.RUNNING
+            now = self.clock.now()
+            first = len(op.records) + 1
+            for n, step in enumerate(steps, start=first):
+                state = StepState.DONE if step.type in applied else StepState.PENDING
+                record = Record(n=n, attempt=op.attempt, step=step, state=state)
+                self._insert_record(tx, op, record, now)
+                op.records.append(record)
+            tx.run(
+                "UPDATE operations SET attempt = :attempt, state = :state WHERE id = :id",
+                attempt=op.attempt,
+                state=op.state,
+                id=op.id,
+            )
+        return True
+
+    def _save(
+        self, op: Operation, record: Record, state: StepState, effect: Callable[[Any], None] | None = None
+    ) -> None:
+        with self.db.write() as tx:
+            if effect is not None:
+                effect(tx)
+            tx.run(
+                "UPDATE steps SET state = :state, started_at = :started, finished_at = :finished, error = :error,"
+                " result = :result WHERE operation = :op AND n = :n",
+                state=state,
+                started=record.started_at,
+                finished=record.finished_at,
+                error=record.error,
+                result=dumps(record.result),
+                op=op.id,
+                n=record.n,
+            )
+        record.state = state
+
+    def _turn_in(self, tx: SqliteTx, op: Operation) -> None:
+        ended = op.state not in ACTIVE
+        now = self.clock.now()
+        op.finished_at = now if ended else None
+        tx.run(
+            "UPDATE operations SET state = :state, error = :error, finished_at = :finished WHERE id = :id",
+            state=op.state,
+            error=op.error,
+            finished=op.finished_at,
+            id=op.id,
+        )
+        if ended:
+            tx.run("DELETE FROM op_locks WHERE operation = :id", id=op.id)
+        if ended or op.state is OpState.INCOMPLETE:
+            tx.insert(
+                "events",
+                time=now,
+                target_uuid=op.target_uuid,
+                target=op.target,
+                action=op.kind,
+                operation=op.id,
+                result=op.state,
+                message=op.error or "",
+                user=op.user,
+            )
+
+
+def listed(
+    tx: Tx, *, active: bool = False, parent: str | None = None, limit: int = 1000
+) -> list[tuple[Operation, int, int]]:
+    """(operation without its steps, steps done, steps in all), newest first."""
+    where, values = [], {}
+    if active:
+        where.append("o.state IN ('planned', 'running', 'undoing', 'incomplete')")
+    if parent is not None:
+        where.append("o.parent = :parent")
+        values["parent"] = parent
+    rows = tx.all(
+        "SELECT o.*, COUNT(s.n) AS steps_total, SUM(CASE WHEN s.state = 'done' THEN 1 ELSE 0 END) AS steps_done"
+        " FROM operations o LEFT JOIN steps s ON s.operation = o.id"
+        + (f" WHERE {' AND '.join(where)}" if where else "")
+        + " GROUP BY o.id ORDER BY o.started_at DESC, o.id DESC LIMIT :limit",
+        limit=limit,
+        **values,
+    )
+    return [(_operation(row), row["steps_done"] or 0, row["steps_total"]) for row in rows]
+
+
+def events(tx: Tx, target_uuid: str) -> list[Row]:
+    """What happened to an instance, oldest first."""
+    return tx.all("SELECT * FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=target_uuid)
+
+
+def owner_key(tx: Tx, op_id: str) -> dict[str, Any]:
+    row = tx.one("SELECT owner_key FROM operations WHERE id = :id", id=op_id)
+    return dict(json.loads(row["owner_key"])) if row else {}
+
+
+def _operation(row: Row) -> Operation:
+    return Operation(
+        request=json.loads(row["request"]),
+        state=OpState(row["state"]),
+        cancel_requested=bool(row["cancel_requested"]),
+        **{
+            column: row[column]
+            for column in [
+                "id",
+                "kind",
+                "target",
+                "target_uuid",
+                "project",
+                "attempt",
+                "epoch",
+                "parent",
+                "owner",
+                "user",
+                "written_by",
+                "started_at",
+                "finished_at",
+                "error",
+            ]
+        },
+    )

@@ -1,0 +1,66 @@
+"""Secret contents as AES-GCM blobs; the key is never in the database."""
+
+import base64
+import os
+from pathlib import Path
+
+from novactl.db.session import Tx
+from novactl.errors import DatabaseError, Refused, UsageError
+
+KEY_BYTES = 32
+
+
+class Secrets:
+    """Seals and opens with the key of `$NOVACTL_KEY` (base64) or of the config directory, made there
+    (0600) when first needed."""
+
+    def __init__(self, key_file: Path) -> None:
+        self._key_file = key_file
+
+    def seal(self, tx: Tx, secret_id: str, owner: str, content: bytes) -> str:
+        """Keep `content`, erased with its owner. Returns the reference that steps may carry."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        nonce = os.urandom(12)
+        sealed = nonce + AESGCM(self._key()).encrypt(nonce, content, secret_id.encode())
+        tx.insert("secrets", id=secret_id, owner=owner, sealed=base64.b64encode(sealed).decode())
+        return f"secret:{secret_id}"
+
+    def open(self, tx: Tx, reference: str) -> bytes:
+        """The content. Raises Refused when this operator has another key."""
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        secret_id = reference.removeprefix("secret:")
+        row = tx.one("SELECT sealed FROM secrets WHERE id = :id", id=secret_id)
+        if row is None:
+            raise DatabaseError(f"secret {secret_id} is not in the database")
+        sealed = base64.b64decode(row["sealed"])
+        try:
+            return AESGCM(self._key()).decrypt(sealed[:12], sealed[12:], secret_id.encode())
+        except InvalidTag as error:
+            raise Refused(
+                "the secret was sealed with another key",
+                hint=f"copy {self._key_file} from the operator who made it, or set $NOVACTL_KEY",
+            ) from error
+
+    def _key(self) -> bytes:
+        text = os.environ.get("NOVACTL_KEY") or self._read_or_make()
+        try:
+            key = base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise UsageError("the secret key is not base64") from error
+        if len(key) != KEY_BYTES:
+            raise UsageError(f"the secret key has {len(key)} bytes instead of {KEY_BYTES}")
+        return key
+
+    def _read_or_make(self) -> str:
+        self._key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(self._key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return self._key_file.read_text().strip()
+        text = base64.b64encode(os.urandom(KEY_BYTES)).decode()
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+        return text

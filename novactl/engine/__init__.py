@@ -1,0 +1,1 @@
+"""The saga: steps, the journal they are written in, and the runner; it knows nothing of VMs."""

@@ -1,0 +1,263 @@
+"""Run an operation's steps, writing each one down before and after it happens."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from novactl.engine.operation import TOUCHED, Operation, OpState, Record, StepState
+from novactl.engine.ports import Clock, Failpoints, Interrupt, Journal, Observer
+from novactl.engine.step import Answer, Kind, RecordStep, Step
+from novactl.errors import (
+    Fenced,
+    HostFault,
+    HostUnreachable,
+    Interrupted,
+    NovactlError,
+    OperationFailed,
+    OperationIncomplete,
+    Refused,
+)
+
+log = logging.getLogger(__name__)
+
+NextAttempt = Callable[[Any, Operation, str], tuple[Sequence[Step], frozenset[str]] | None]
+
+
+@dataclass
+class StepContext:
+    """What one step sees of its operation."""
+
+    world: Any
+    op: Operation
+    record: Record
+    clock: Clock
+    interrupt: Interrupt
+    observe: Observer
+
+    @property
+    def operation_id(self) -> str:
+        return self.op.id
+
+    @property
+    def epoch(self) -> int:
+        return self.op.epoch
+
+    def result(self, step_type: str) -> dict[str, Any]:
+        for record in self.op.records:
+            if record.attempt in (0, self.record.attempt) and record.name == step_type:
+                return record.result
+        return {}
+
+    def pause(self, seconds: float) -> None:
+        self.interrupt.check()
+        self.clock.sleep(seconds)
+        self.interrupt.check()
+
+    def progress(self, done: int, total: int) -> None:
+        self.interrupt.check()
+        self.observe(self.op, self.record, "progress", f"{done * 100 // total if total else 100} %")
+
+
+class Runner:
+    """Carries one operation to an end: done, undone, or left half way with the reason."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        world: Any,
+        *,
+        clock: Clock,
+        interrupt: Interrupt,
+        failpoints: Failpoints,
+        observe: Observer,
+        next_attempt: NextAttempt,
+    ) -> None:
+        self.journal = journal
+        self.world = world
+        self.clock = clock
+        self.interrupt = interrupt
+        self.failpoints = failpoints
+        self.observe = observe
+        self.next_attempt = next_attempt
+
+    def run(self, op: Operation) -> Operation:
+        """Go forward from wherever the journal ends. Returns the operation when it is done; raises
+        OperationFailed or Interrupted when it was undone, OperationIncomplete when it was left."""
+        self.journal.turn(op, OpState.RUNNING)
+        while (failure := self._forward(op)) is not None:
+            self._undo(op, op.attempt, failure)
+            if not self._again(op, failure):
+                self._undo(op, 0, failure)
+                self.journal.turn(op, OpState.UNDONE, str(failure))
+                raise _undone(op, failure) from failure
+        self.journal.turn(op, OpState.DONE)
+        return op
+
+    def roll_back(self, op: Operation) -> Operation:
+        """Undo all that was ever started. Raises Refused past the pivot, OperationIncomplete when
+        something cannot be undone."""
+        self._refuse_past_pivot(op)
+        reason = OperationFailed("rolled back")
+        for attempt in range(op.attempt, -1, -1):
+            self._undo(op, attempt, reason)
+        self.journal.turn(op, OpState.UNDONE, op.error or "rolled back")
+        return op
+
+    def _refuse_past_pivot(self, op: Operation) -> None:
+        refused = Refused(
+            f"{op.id}: {op.kind} of {op.target} is past its point of no return",
+            hint=f"novactl op resume {op.id}",
+            operation=op.id,
+        )
+        if op.past_pivot:
+            raise refused
+        for record in op.records:
+            if record.kind is Kind.PIVOT and record.state in TOUCHED:
+                match self._ask(op, record):
+                    case Answer.NO:
+                        continue
+                    case Answer.UNKNOWN:
+                        raise self._leave(op, record, OperationFailed("its host gives no answer"))
+                    case _:
+                        raise refused
+
+    def _again(self, op: Operation, failure: NovactlError) -> bool:
+        """Whether another host was claimed and its steps appended."""
+        if not isinstance(failure, HostFault | HostUnreachable):
+            return False
+        return self.journal.append_attempt(op, lambda tx: self.next_attempt(tx, op, str(failure)))
+
+    def _forward(self, op: Operation) -> NovactlError | None:
+        """Do what is not done yet. Returns the failure that calls for undoing."""
+        for record in op.records:
+            if record.state is StepState.DONE or record.attempt not in (0, op.attempt):
+                continue
+            try:
+                if not op.past_pivot:
+                    self._may_go_on(op)
+                self._do(op, record)
+            except Fenced:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a step raises must be journaled
+                failure = self._failed(op, record, error)
+                if failure is not None:
+                    return failure
+        return None
+
+    def _may_go_on(self, op: Operation) -> None:
+        self.interrupt.check()
+        if self.journal.refresh_cancel(op):
+            raise Interrupted(f"{op.kind} of {op.target} was cancelled", operation=op.id)
+
+    def _do(self, op: Operation, record: Record) -> None:
+        ctx = self._context(op, record)
+        step = record.step
+        if isinstance(step, RecordStep):
+            self.failpoints.reach("before-intent", record)
+            self.journal.done(op, record, lambda tx: step.apply(tx, ctx))
+            self.failpoints.reach("after-record", record)
+            return
+        if step.kind is Kind.PIVOT and record.state in TOUCHED and self._settled(op, record):
+            return
+        self.failpoints.reach("before-intent", record)
+        self.journal.started(op, record)
+        self.observe(op, record, "started")
+        self.failpoints.reach("after-intent", record)
+        record.result = step.do(ctx) or {}
+        self.failpoints.reach("after-act", record)
+        self.journal.done(op, record)
+        self.observe(op, record, "done")
+        self.failpoints.reach("after-record", record)
+
+    def _settled(self, op: Operation, record: Record) -> bool:
+        """Whether a pivot that was started before us turns out to have happened."""
+        match self._ask(op, record):
+            case Answer.YES:
+                self.journal.done(op, record)
+                return True
+            case Answer.UNKNOWN:
+                raise HostUnreachable(f"{record.step.host}: gives no answer about {record.name}")
+            case _:
+                return False
+
+    def _failed(self, op: Operation, record: Record, error: Exception) -> NovactlError | None:
+        """What a failure means: None to go on, the failure to undo; or raises to leave it half way."""
+        failure = _as_error(error)
+        log.debug("%s: step %s failed", op.id, record.name, exc_info=error)
+        if record.state in TOUCHED or not isinstance(failure, Interrupted):
+            self.journal.failed(op, record, str(failure))
+        self.observe(op, record, "failed", str(failure))
+        if op.past_pivot:
+            raise self._leave(op, record, failure) from error
+        if record.kind is Kind.PIVOT and not isinstance(record.step, RecordStep):
+            match self._ask(op, record):
+                case Answer.YES:
+                    self.journal.done(op, record)
+                    return None
+                case Answer.NO:
+                    return failure
+                case _:
+                    raise self._leave(op, record, failure) from error
+        return failure
+
+    def _ask(self, op: Operation, record: Record) -> Answer:
+        try:
+            return record.step.happened(self._context(op, record))
+        except NovactlError:
+            return Answer.UNKNOWN
+
+    def _undo(self, op: Operation, attempt: int, reason: NovactlError) -> None:
+        """Undo, newest first, every step of the attempt that was ever started. Stops at the first that
+        cannot be undone: what stands below it may still be in use."""
+        touched = [r for r in op.of_attempt(attempt) if r.state in TOUCHED]
+        if touched:
+            self.journal.turn(op, OpState.UNDOING, str(reason))
+        for record in reversed(touched):
+            try:
+                self._undo_one(op, record)
+            except Fenced:
+                raise
+            except Exception as error:
+                failure = _as_error(error)
+                log.debug("%s: undo of %s failed", op.id, record.name, exc_info=error)
+                self.journal.stuck(op, record, str(failure))
+                raise self._leave(op, record, failure) from error
+
+    def _undo_one(self, op: Operation, record: Record) -> None:
+        ctx = self._context(op, record)
+        ctx.interrupt = Interrupt()  # undoing goes on after Ctrl-C
+        step = record.step
+        self.failpoints.reach("before-undo", record)
+        if isinstance(step, RecordStep):
+            self.journal.undone(op, record, lambda tx: step.revert(tx, ctx))
+        else:
+            step.undo(ctx)
+            self.failpoints.reach("after-undo", record)
+            self.journal.undone(op, record)
+        self.observe(op, record, "undone")
+        self.failpoints.reach("after-undo-record", record)
+
+    def _leave(self, op: Operation, record: Record, failure: NovactlError) -> OperationIncomplete:
+        message = f"{op.kind} of {op.target} was left half way at {record.name}: {failure}"
+        self.journal.turn(op, OpState.INCOMPLETE, message)
+        return OperationIncomplete(
+            message,
+            hint=f"novactl op show {op.id}, then novactl op resume {op.id} or novactl op rollback {op.id}",
+            operation=op.id,
+        )
+
+    def _context(self, op: Operation, record: Record) -> StepContext:
+        return StepContext(self.world, op, record, self.clock, self.interrupt, self.observe)
+
+
+def _as_error(error: Exception) -> NovactlError:
+    if isinstance(error, NovactlError):
+        return error
+    return OperationFailed(f"{type(error).__name__}: {error}")
+
+
+def _undone(op: Operation, failure: NovactlError) -> NovactlError:
+    """What the user is told: the code says that all was undone, the words say why."""
+    kind = Interrupted if isinstance(failure, Interrupted) else OperationFailed
+    return kind(f"{op.kind} of {op.target}: {failure}", hint=failure.hint, operation=op.id)

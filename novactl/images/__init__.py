@@ -1,0 +1,1 @@
+"""Images: what a file is (inspector), where its bytes are kept (store)."""

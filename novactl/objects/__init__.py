@@ -1,0 +1,1 @@
+"""Plain data in Nova's words: no I/O, imports only errors."""

@@ -1,0 +1,60 @@
+"""An instance: the record everything else is about."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from novactl.objects.flavor import Flavor
+from novactl.objects.host import Resources
+from novactl.objects.image import Image
+from novactl.objects.network import Port
+from novactl.objects.states import PowerState, TaskState, VmState, status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """An instance keeps its own copy of flavor and image, so deleting those never breaks it."""
+
+    uuid: str
+    name: str
+    project: str
+    vm_state: VmState
+    task_state: TaskState | None = None
+    power_state: PowerState = PowerState.NOSTATE
+    host: str | None = None
+    flavor: Flavor
+    image: Image | None
+    ports: tuple[Port, ...] = ()
+    key_name: str | None = None
+    public_key: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    user_data: str | None = None
+    launch_index: int = 0
+    created_at: str = ""
+    launched_at: str | None = None
+    deleted_at: str | None = None
+    locked: bool = False
+    fault: dict[str, Any] | None = None
+    epoch: int = 0
+    version: int = 0
+
+    @property
+    def status(self) -> str:
+        return status(self.vm_state, self.task_state)
+
+    @property
+    def root_gib(self) -> int:
+        """The root disk in GiB: the flavor's, or with 0 what the image needs."""
+        if self.flavor.disk_gib:
+            return self.flavor.disk_gib
+        return self.image.needs_gib if self.image else 0
+
+    @property
+    def resources(self) -> Resources:
+        """What it claims of its host; swap counts as disk, rounded up."""
+        swap_gib = -(-self.flavor.swap_mib // 1024)
+        return Resources(
+            vcpus=self.flavor.vcpus,
+            memory_mib=self.flavor.memory_mib,
+            disk_gib=self.root_gib + self.flavor.ephemeral_gib + swap_gib,
+        )

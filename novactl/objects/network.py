@@ -1,0 +1,105 @@
+"""Networks that instances are put on, and the ports that put them there."""
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from novactl.errors import Refused, UsageError
+from novactl.objects.names import BRIDGE, check_name, check_pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """An IPv4 network on a bridge that every host of it has."""
+
+    id: str
+    name: str
+    cidr: str
+    gateway: str | None
+    dns: tuple[str, ...] = ()
+    mtu: int = 1500
+    bridge: str
+    project: str = "default"
+
+    @property
+    def segment(self) -> dict[str, str]:
+        return {"type": "flat", "bridge": self.bridge}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """One NIC of one instance: rows with unique address and MAC."""
+
+    id: str
+    index: int
+    network: str
+    bridge: str
+    mac: str
+    ip: str
+    prefix: int
+    gateway: str | None
+    dns: tuple[str, ...]
+    mtu: int
+    tap: str
+
+
+def check_network(network: Network) -> Network:
+    """`network` when all of it makes sense, else UsageError."""
+    check_name(network.name, "network name")
+    check_pattern(network.bridge, BRIDGE, "bridge", "a link name of at most 15 characters")
+    try:
+        net = ipaddress.IPv4Network(network.cidr)
+    except ValueError as error:
+        raise UsageError(f"network {network.name}: {error}", hint="for example --cidr 10.1.0.0/24") from error
+    if net.num_addresses < 4:
+        raise UsageError(f"network {network.name}: {network.cidr} has no room for instances")
+    if network.gateway is not None and parse_ip(network.gateway) not in set_of_hosts(net):
+        raise UsageError(f"network {network.name}: gateway {network.gateway} is not within {network.cidr}")
+    for server in network.dns:
+        parse_ip(server)
+    if not 576 <= network.mtu <= 65535:
+        raise UsageError(f"network {network.name}: mtu {network.mtu} is not within 576 to 65535")
+    return network
+
+
+class set_of_hosts:  # noqa: N801 - reads as the set it is
+    """Membership among a network's assignable addresses, without listing them."""
+
+    def __init__(self, net: ipaddress.IPv4Network) -> None:
+        self.net = net
+
+    def __contains__(self, ip: ipaddress.IPv4Address) -> bool:
+        return ip in self.net and ip not in (self.net.network_address, self.net.broadcast_address)
+
+
+def parse_ip(text: str) -> ipaddress.IPv4Address:
+    """`text` as an IPv4 address, else UsageError."""
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not an IPv4 address") from error
+
+
+def free_addresses(network: Network, taken: Iterable[str], wanted: str | None) -> Iterator[str]:
+    """Addresses to try, lowest first; only `wanted` when one is asked for.
+
+    Raises Refused for a wanted address that is outside, reserved or taken.
+    """
+    net = ipaddress.IPv4Network(network.cidr)
+    used = set(taken)
+    if wanted is not None:
+        if parse_ip(wanted) not in set_of_hosts(net) or wanted == network.gateway:
+            raise Refused(f"address {wanted} is not one of network {network.name} ({network.cidr})")
+        if wanted in used:
+            raise Refused(f"address {wanted} of network {network.name} is taken")
+        yield wanted
+        return
+    for ip in net.hosts():
+        text = str(ip)
+        if text != network.gateway and text not in used:
+            yield text
+
+
+def capacity(network: Network) -> int:
+    """How many addresses instances may have."""
+    return ipaddress.IPv4Network(network.cidr).num_addresses - 2 - (network.gateway is not None)

@@ -1,0 +1,101 @@
+"""Nova's three states of an instance, and what may be done in which.
+
+Source: nova/compute/{vm_states,task_states,power_state}.py and
+nova/api/openstack/common.py (_STATE_MAP).
+"""
+
+from enum import StrEnum
+
+from novactl.errors import Refused
+
+
+class VmState(StrEnum):
+    """What is stable: the last state an operation ended in."""
+
+    BUILDING = "building"
+    ACTIVE = "active"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    RESCUED = "rescued"
+    RESIZED = "resized"
+    SHELVED = "shelved"
+    SHELVED_OFFLOADED = "shelved_offloaded"
+    ERROR = "error"
+    DELETED = "deleted"
+
+
+class TaskState(StrEnum):
+    """What an operation is doing now; None when nothing is."""
+
+    SPAWNING = "spawning"
+    POWERING_OFF = "powering-off"
+    POWERING_ON = "powering-on"
+    REBOOTING = "rebooting"
+    REBOOTING_HARD = "rebooting_hard"
+    RESIZING = "resize_migrating"
+    REVERTING = "resize_reverting"
+    MIGRATING = "migrating"
+    REBUILDING = "rebuilding"
+    DELETING = "deleting"
+
+
+class PowerState(StrEnum):
+    """What the hypervisor says of the domain."""
+
+    NOSTATE = "nostate"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTDOWN = "shutdown"
+    CRASHED = "crashed"
+    SUSPENDED = "suspended"
+
+
+_BY_VM_STATE = {
+    VmState.BUILDING: "BUILD",
+    VmState.ACTIVE: "ACTIVE",
+    VmState.STOPPED: "SHUTOFF",
+    VmState.PAUSED: "PAUSED",
+    VmState.SUSPENDED: "SUSPENDED",
+    VmState.RESCUED: "RESCUE",
+    VmState.RESIZED: "VERIFY_RESIZE",
+    VmState.SHELVED: "SHELVED",
+    VmState.SHELVED_OFFLOADED: "SHELVED_OFFLOADED",
+    VmState.ERROR: "ERROR",
+    VmState.DELETED: "DELETED",
+}
+
+_BY_TASK_STATE = {
+    TaskState.REBOOTING: "REBOOT",
+    TaskState.REBOOTING_HARD: "HARD_REBOOT",
+    TaskState.RESIZING: "RESIZE",
+    TaskState.REVERTING: "REVERT_RESIZE",
+    TaskState.MIGRATING: "MIGRATING",
+    TaskState.REBUILDING: "REBUILD",
+}
+
+ALLOWED: dict[str, frozenset[VmState]] = {
+    "start": frozenset({VmState.STOPPED, VmState.ERROR}),
+    "stop": frozenset({VmState.ACTIVE, VmState.ERROR}),
+    "delete": frozenset(VmState) - {VmState.DELETED},
+}
+"""Which vm_state an action starts from (nova/compute/api.py, check_instance_state).
+
+start from ERROR is ours: Nova asks for a hard reboot there, which does the same."""
+
+
+def status(vm_state: VmState, task_state: TaskState | None) -> str:
+    """The one word users see."""
+    if task_state in _BY_TASK_STATE:
+        return _BY_TASK_STATE[task_state]
+    return _BY_VM_STATE[vm_state]
+
+
+def check_allowed(action: str, name: str, vm_state: VmState) -> None:
+    """Raises Refused, naming the states that allow it."""
+    if vm_state not in ALLOWED[action]:
+        allowed = ", ".join(sorted(status(state, None) for state in ALLOWED[action]))
+        raise Refused(
+            f"{name}: cannot {action} an instance that is {status(vm_state, None)}",
+            hint=f"{action} is possible from {allowed}",
+        )

@@ -1,0 +1,1 @@
+"""Reaching hosts over SSH: the only importer of fabric and paramiko."""

@@ -1,0 +1,113 @@
+"""Opening SSH connections: only to hosts whose key is pinned."""
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from novactl.errors import HostUnreachable
+from novactl.remote.ssh_config import SshFiles
+
+if TYPE_CHECKING:
+    pass
+
+CONNECT_TIMEOUT = 5.0
+
+
+def connect(host: str, files: SshFiles) -> Any:
+    """An open paramiko client for a host of the generated ssh_config.
+
+    Raises HostUnreachable for every way it can fail, saying which. A connection that the server drops
+    before authentication (MaxStartups) is tried again.
+    """
+    import fabric
+    import paramiko
+    import tenacity
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_was_dropped),
+        stop=tenacity.stop_after_attempt(4),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=2),
+        reraise=True,
+    )
+    try:
+        return retrying(_open, fabric, paramiko, host, files)
+    except paramiko.BadHostKeyException as error:
+        raise HostUnreachable(
+            f"{host}: its host key is not the pinned one: somebody may be in between",
+            hint=f"if the host was reinstalled: novactl host remove {host}, then add it again",
+        ) from error
+    except paramiko.AuthenticationException as error:
+        raise HostUnreachable(
+            f"{host}: it accepts none of your keys", hint="novactl host add … --identity FILE names the key"
+        ) from error
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        raise HostUnreachable(f"{host}: {_words(error)}") from error
+
+
+def _open(fabric: Any, paramiko: Any, host: str, files: SshFiles) -> Any:
+    config = fabric.Config(runtime_ssh_path=str(files.config), lazy=True)
+    config.load_ssh_config()
+    lone_identity = "identityfile" in config.base_ssh_config.lookup(host)
+    connection = fabric.Connection(
+        host,
+        config=config,
+        forward_agent=False,
+        connect_timeout=CONNECT_TIMEOUT,
+        connect_kwargs={
+            "allow_agent": not lone_identity,
+            "look_for_keys": not lone_identity,
+            "banner_timeout": 10,
+            "auth_timeout": 10,
+        },
+    )
+    connection.client.load_host_keys(str(files.known_hosts))
+    connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    connection.open()
+    connection.transport.set_keepalive(10)
+    connection.client.novactl_connection = connection  # a jump host's connection lives as long
+    return connection.client
+
+
+def _was_dropped(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, EOFError) or "protocol banner" in text or "connection reset" in text
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    text = str(error) or type(error).__name__
+    return text[0].lower() + text[1:]
+
+
+def scan_host_key(address: str, port: int, via: Any = None) -> tuple[str, bytes]:
+    """The host key a server shows: its known_hosts text ("type base64") and its blob. `via` is an
+    open client of the jump host. Raises HostUnreachable."""
+    import paramiko
+
+    try:
+        transport = paramiko.Transport(_socket_to(address, port, via))
+        try:
+            options = transport.get_security_options()
+            options.key_types = sorted(options.key_types, key=lambda kind: kind != "ssh-ed25519")
+            transport.start_client(timeout=10)
+            key: paramiko.PKey = transport.get_remote_server_key()
+        finally:
+            transport.close()
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        raise HostUnreachable(f"{address}: port {port}: {_words(error)}") from error
+    return f"{key.get_name()} {key.get_base64()}", key.asbytes()
+
+
+def _socket_to(address: str, port: int, via: Any) -> Any:
+    if via is None:
+        return socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
+    return via.get_transport().open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=10)
+
+
+def libvirt_uri(host: str, files: SshFiles) -> str:
+    """The qemu+ssh URI that goes through the same ssh_config and pinned keys."""
+    from urllib.parse import quote
+
+    wrapper = quote(str(Path(files.wrapper).absolute()), safe="")
+    return f"qemu+ssh://{host}/system?command={wrapper}&no_tty=1"

@@ -1,0 +1,394 @@
+# What novactl does on a host, as functions of a POSIX shell. Sent once over a persistent channel and
+# called by name with quoted arguments; data comes on stdin. Nothing of it stays on the host.
+#
+# Exit statuses a caller acts on: 75 a newer epoch was seen, 76 refused (somebody else's), 28 no space,
+# 77 busy on the host; anything else is a plain failure told on stderr.
+
+export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+unset CDPATH
+umask 022
+
+nv_state=/var/lib/novactl
+
+nv_die() { # status message
+    nv_rc=$1
+    shift
+    echo "$*" >&2
+    exit "$nv_rc"
+}
+
+nv_virsh() { timeout -k 5 120 virsh -q -c qemu:///system "$@"; }
+
+nv_image_tool() { # limited in memory (KiB) and CPU seconds: image files may be hostile
+    ( ulimit -v 4194304; ulimit -t 1800; exec timeout -k 5 3600 "$@" )
+}
+
+nv_space() { # file-or-directory: free bytes there
+    df -B1 --output=avail "$1" | tail -n 1 | tr -d ' '
+}
+
+nv_failed() { # message: a full disk is told apart, whatever tool met it
+    if [ "$(nv_space "$nv_where")" -lt 1048576 ]; then
+        nv_die 28 "$1: no space left on $nv_where"
+    fi
+    nv_die 1 "$1"
+}
+
+# --- calls: stdin holds base64 of gzip of the data, both streams end with a mark -------------------
+
+nv_call() { # mark data|none function arguments...
+    nv_mark=$1 nv_data=$2
+    shift 2
+    if [ "$nv_data" = data ]; then
+        base64 -d | gzip -dc | ( set -e; "$@" )
+    else
+        ( set -e; "$@" ) </dev/null
+    fi
+    nv_rc=$?
+    printf '\n%s %d\n' "$nv_mark" "$nv_rc"
+    printf '\n%s\n' "$nv_mark" >&2
+}
+
+# --- fencing: every act on an instance goes through its epoch, under its lock ------------------------
+
+nv_fenced() { # uuid epoch function arguments...
+    nv_uuid=$1 nv_epoch=$2
+    shift 2
+    exec 9>"$nv_state/lock/$nv_uuid"
+    flock -w 60 9 || nv_die 77 "another command works on this instance on this host"
+    nv_seen=0
+    if [ -e "$nv_state/epoch/$nv_uuid" ]; then read -r nv_seen <"$nv_state/epoch/$nv_uuid"; fi
+    if [ "$nv_epoch" -lt "$nv_seen" ]; then
+        nv_die 75 "this host has seen epoch $nv_seen of the instance, newer than ours ($nv_epoch)"
+    fi
+    if [ "$nv_epoch" -gt "$nv_seen" ]; then
+        echo "$nv_epoch" >"$nv_state/epoch/.$nv_uuid.$$"
+        sync "$nv_state/epoch/.$nv_uuid.$$"
+        mv "$nv_state/epoch/.$nv_uuid.$$" "$nv_state/epoch/$nv_uuid"
+    fi
+    "$@"
+}
+
+# --- enrolment ----------------------------------------------------------------------------------------
+
+nv_facts() { # instances-path: what preflight wants to know, one "key value" a line
+    nv_where=$1
+    while [ ! -d "$nv_where" ]; do nv_where=$(dirname "$nv_where"); done
+    echo "uid $(id -u)"
+    echo "hostname $(hostname)"
+    echo "machine_id $(cat /etc/machine-id 2>/dev/null || true)"
+    echo "boot_id $(cat /proc/sys/kernel/random/boot_id)"
+    echo "arch $(uname -m)"
+    echo "cpus $(nproc --all)"
+    echo "memory_kib $(awk '$1 == "MemTotal:" {print $2}' /proc/meminfo)"
+    echo "available_kib $(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)"
+    echo "disk_total $(df -B1 --output=size "$nv_where" | tail -n 1 | tr -d ' ')"
+    echo "disk_free $(nv_space "$nv_where")"
+    echo "clock $(date -u +%s)"
+    if dd if=/dev/zero of="$nv_where/.novactl-odirect" oflag=direct bs=4096 count=1 status=none 2>/dev/null; then
+        echo "odirect yes"
+    fi
+    rm -f "$nv_where/.novactl-odirect"
+    echo "fleet $(cat "$nv_state/fleet" 2>/dev/null || true)"
+    for nv_tool in virsh qemu-img flock base64 gzip sha256sum dd timeout stat df mkfs.ext4 mkswap qemu-system-x86_64; do
+        if command -v "$nv_tool" >/dev/null 2>&1; then echo "tool $nv_tool"; else echo "missing $nv_tool"; fi
+    done
+    echo "qemu_img $(qemu-img --version 2>/dev/null | head -n 1)"
+    echo "sshd $(sshd -V 2>&1 | head -n 1 || true)"
+    echo "streamlocal $(sshd -T 2>/dev/null | awk '$1 == "allowstreamlocalforwarding" {print $2}')"
+    echo "tcpforward $(sshd -T 2>/dev/null | awk '$1 == "allowtcpforwarding" {print $2}')"
+    if [ -d /proc/sys/net/bridge ]; then
+        echo "br_netfilter $(cat /proc/sys/net/bridge/bridge-nf-call-iptables)"
+    fi
+    if [ -e /var/lib/systemd ] && systemctl is-enabled libvirt-guests >/dev/null 2>&1; then
+        echo "libvirt_guests $(sed -n 's/^ON_BOOT=//p' /etc/default/libvirt-guests 2>/dev/null | tail -n 1)"
+    fi
+    for nv_link in /sys/class/net/*/bridge; do
+        if [ -d "$nv_link" ]; then echo "bridge $(basename "$(dirname "$nv_link")")"; fi
+    done
+}
+
+nv_probe_kvm() { # stdin: a boot sector that ends QEMU with status 33. Prints kvm when a guest really ran.
+    if [ ! -c /dev/kvm ]; then echo "none no /dev/kvm"; return 0; fi
+    nv_tmp=$(mktemp -d)
+    trap 'rm -rf "$nv_tmp"' EXIT
+    cat >"$nv_tmp/probe"
+    set +e
+    timeout -k 1 5 qemu-system-x86_64 -machine pc,accel=kvm -nodefaults -display none -no-user-config \
+        -device isa-debug-exit,iobase=0xf4,iosize=1 \
+        -drive "file=$nv_tmp/probe,format=raw,if=ide,readonly=off,snapshot=on" >"$nv_tmp/out" 2>&1
+    nv_rc=$?
+    set -e
+    case $nv_rc in
+        33) echo "kvm a guest ran" ;;
+        124 | 137) echo "none /dev/kvm opens but a guest hangs under it" ;;
+        *) echo "none $(head -n 1 "$nv_tmp/out")" ;;
+    esac
+}
+
+nv_enrol() { # fleet instances-path takeover(yes|no)
+    mkdir -p "$nv_state"
+    exec 8>"$nv_state/.enrol"
+    flock -w 30 8 || nv_die 77 "another enrolment runs on this host"
+    nv_other=$(cat "$nv_state/fleet" 2>/dev/null || true)
+    if [ -n "$nv_other" ] && [ "$nv_other" != "$1" ] && [ "$3" != yes ]; then
+        nv_die 76 "this host belongs to fleet $nv_other"
+    fi
+    mkdir -p "$nv_state/lock" "$nv_state/epoch" "$2/_base"
+    chmod 0711 "$nv_state" "$2" "$2/_base"
+    chmod 0700 "$nv_state/lock" "$nv_state/epoch"
+    if [ "$nv_other" != "$1" ]; then
+        echo "$1" >"$nv_state/.fleet.$$"
+        sync "$nv_state/.fleet.$$"
+        mv "$nv_state/.fleet.$$" "$nv_state/fleet"
+    fi
+}
+
+nv_leave() { # fleet instances-path: forget this fleet; refuses while instances are there
+    if [ "$(cat "$nv_state/fleet" 2>/dev/null || true)" != "$1" ]; then return 0; fi
+    for nv_dir in "$2"/*-*-*-*-*; do
+        if [ -d "$nv_dir" ]; then nv_die 76 "$(basename "$nv_dir") still has files here"; fi
+    done
+    rm -f "$nv_state/fleet"
+}
+
+# --- looking ---------------------------------------------------------------------------------------------
+
+nv_look() { # fleet instances-path uuid bridge...: what boot asks of the host it chose
+    [ "$(cat "$nv_state/fleet" 2>/dev/null || true)" = "$1" ] || nv_die 76 "this host is not enrolled in this fleet"
+    echo "disk_free $(nv_space "$2")"
+    echo "available_kib $(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)"
+    if [ -e "$2/$3" ]; then echo "directory yes"; fi
+    nv_domain=$(nv_virsh domstate "$3" 2>&1) && echo "domain $nv_domain"
+    case $nv_domain in *"failed to connect"*) nv_die 1 "libvirt does not answer: $nv_domain" ;; esac
+    shift 3
+    for nv_bridge in "$@"; do
+        [ -d "/sys/class/net/$nv_bridge/bridge" ] || echo "no_bridge $nv_bridge"
+    done
+}
+
+nv_domain_state() { # uuid: libvirt's word for the state, "none" when there is no such domain
+    if nv_out=$(nv_virsh domstate "$1" 2>&1); then
+        echo "$nv_out"
+    else
+        case $nv_out in
+            *"failed to get domain"* | *"Domain not found"*) echo none ;;
+            *) nv_die 1 "$nv_out" ;;
+        esac
+    fi
+}
+
+nv_route() { # ip: the device a guest's address is reached by, "default" when only by the default route
+    ip -o route get "$1" | awk '{for (i = 1; i < NF; i++) {if ($i == "via") via = 1; if ($i == "dev") dev = $(i + 1)}}
+        END {print (via ? "default" : dev)}'
+}
+
+# --- base files: content-addressed, RAW, under a lock -------------------------------------------------
+
+nv_base_lock() { # base-directory name
+    exec 7>"$1/.lock.$2"
+    flock -w 3600 7 || nv_die 77 "another command fetches this base file"
+}
+
+nv_base_state() { # base-directory name: "ready", or how many bytes of the source are here
+    if [ -e "$1/$2" ] && [ -e "$1/$2.json" ]; then
+        touch -c "$1/$2.json"
+        echo ready
+    elif [ -e "$1/.$2.part" ]; then
+        cat "$1/.$2.pos" 2>/dev/null || echo 0
+    else
+        echo 0
+    fi
+}
+
+nv_base_receive() { # base-directory name size-bytes from: stdin has "offset length" lines, each with its bytes
+    nv_where=$1
+    nv_base_lock "$1" "$2"
+    if [ -e "$1/$2.json" ]; then echo ready; return 0; fi
+    nv_part=$1/.$2.part nv_pos=$1/.$2.pos
+    nv_have=$(cat "$nv_pos" 2>/dev/null || echo 0)
+    if [ "$4" != "$nv_have" ]; then nv_die 77 "the transfer stands at byte $nv_have by now"; fi
+    echo "send $nv_have"
+    : >>"$nv_part"
+    while read -r nv_off nv_len; do
+        if [ "$nv_len" -eq 0 ]; then
+            truncate -s "$3" "$nv_part" || nv_failed "cannot finish the base file"
+            echo "$3" >"$nv_pos"
+            echo received
+            return 0
+        fi
+        dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
+            conv=notrunc status=none || nv_failed "cannot write the base file"
+        nv_end=$((nv_off + nv_len))
+        [ "$(stat -c %s "$nv_part")" -ge "$nv_end" ] || nv_die 1 "the transfer was cut"
+        echo "$nv_end" >"$nv_pos"
+    done
+    nv_die 1 "the transfer was cut"
+}
+
+nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) version virtual-size: hash, make RAW, publish
+    nv_where=$1
+    nv_base_lock "$1" "$2"
+    if [ -e "$1/$2.json" ]; then return 0; fi
+    nv_part=$1/.$2.part nv_raw=$1/.$2.raw
+    nv_sum=$(sha256sum <"$nv_part" | cut -d ' ' -f 1)
+    if [ "$nv_sum" != "$2" ]; then
+        rm -f "$nv_part" "$1/.$2.pos"
+        nv_die 1 "the base file arrived damaged (sha256 $nv_sum); it will be sent again"
+    fi
+    if [ "$3" = qcow2 ] || [ "$3" = vmdk ]; then
+        nv_image_tool qemu-img convert -q -f "$3" -O raw "$nv_part" "$nv_raw" || {
+            rm -f "$nv_raw"
+            nv_failed "qemu-img cannot convert the image to raw"
+        }
+        [ "$(stat -c %s "$nv_raw")" -eq "$5" ] || nv_die 1 "the image did not convert to its stated size"
+        nv_sum=$(sha256sum <"$nv_raw" | cut -d ' ' -f 1)
+    else
+        mv "$nv_part" "$nv_raw"
+    fi
+    chmod 0644 "$nv_raw"
+    sync "$nv_raw"
+    printf '{"source_sha256": "%s", "source_format": "%s", "raw_sha256": "%s", "size_bytes": %s, "converter": "%s"}\n' \
+        "$2" "$3" "$nv_sum" "$(stat -c %s "$nv_raw")" "$4" >"$1/.$2.json"
+    sync "$1/.$2.json"
+    mv "$nv_raw" "$1/$2"
+    mv "$1/.$2.json" "$1/$2.json"
+    rm -f "$nv_part" "$1/.$2.pos"
+    sync "$1"
+}
+
+nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that overlays start from
+    nv_where=$1
+    nv_base_lock "$1" "$2"
+    if [ -e "$1/$2" ]; then return 0; fi
+    nv_raw=$1/.$2.raw
+    rm -f "$nv_raw"
+    truncate -s "$3" "$nv_raw" || nv_failed "cannot make $2"
+    case $4 in
+        ext4) mkfs.ext4 -q -F -L ephemeral0 -E lazy_itable_init=1,lazy_journal_init=1 "$nv_raw" || nv_failed "cannot make $2" ;;
+        swap) mkswap -q "$nv_raw" || nv_failed "cannot make $2" ;;
+    esac
+    chmod 0644 "$nv_raw"
+    sync "$nv_raw"
+    mv "$nv_raw" "$1/$2"
+}
+
+# --- an instance's files: only what carries the mark of this operation is ever taken away ----------
+
+nv_make_directory() { # directory operation
+    nv_where=$(dirname "$1")
+    if [ -d "$1" ]; then
+        [ "$(cat "$1/.made-by" 2>/dev/null || true)" = "$2" ] || nv_die 76 "$1 exists and is not of this operation"
+        return 0
+    fi
+    nv_new=$1.$2
+    mkdir -p "$nv_new" || nv_failed "cannot make the instance directory"
+    chmod 0711 "$nv_new"
+    echo "$2" >"$nv_new/.made-by" || nv_failed "cannot make the instance directory"
+    : >"$nv_new/console.log"
+    mv -T "$nv_new" "$1"
+}
+
+nv_unmake_directory() { # directory operation
+    rm -rf "$1.$2"
+    if [ -d "$1" ] && [ "$(cat "$1/.made-by" 2>/dev/null || true)" = "$2" ]; then nv_remove_directory "$1"; fi
+}
+
+nv_remove_directory() { # directory: gone at once under another name, then file by file
+    if [ -d "$1" ]; then
+        rm -rf "$1.del"
+        mv -T "$1" "$1.del"
+    fi
+    rm -rf "$1.del"
+}
+
+nv_overlay() { # directory file base-name size-bytes: a qcow2 overlay over ../_base/<base-name>
+    nv_where=$1
+    cd "$1"
+    [ -e "../_base/$3" ] || nv_die 1 "base file $3 is not here"
+    if [ -e "$2" ]; then return 0; fi
+    qemu-img create -q -f qcow2 -F raw -b "../_base/$3" "./.$2.new" "$4" >/dev/null || nv_failed "cannot make $2"
+    mv "./.$2.new" "$2"
+}
+
+nv_put() { # directory file mode: stdin becomes the file; a reader sees the old one or the new one
+    nv_where=$1
+    cd "$1"
+    ( umask 077; cat >"./.$2.new" ) || nv_failed "cannot write $2"
+    chmod "$3" "./.$2.new"
+    sync "./.$2.new" || nv_failed "cannot write $2"
+    mv "./.$2.new" "$2"
+}
+
+nv_remove_file() { # directory file
+    rm -f "$1/$2" "$1/.$2.new"
+}
+
+# --- domains -----------------------------------------------------------------------------------------------
+
+nv_define() { # directory uuid: stdin is the domain's XML; a copy stays in libvirt.xml
+    nv_put "$1" libvirt.xml 0600
+    nv_virsh define --validate "$1/libvirt.xml" >/dev/null
+}
+
+nv_undefine_if_made_by() { # uuid operation
+    nv_made=$(nv_virsh metadata "$1" https://novactl.org/xmlns/1 --config 2>/dev/null || true)
+    case $nv_made in
+        *"operation=\"$2\""*) nv_remove_domain "$1" ;;
+    esac
+}
+
+nv_start() { # uuid: running, and still so a moment later
+    if nv_out=$(nv_virsh "start $1; domstate $1" 2>&1); then
+        case $nv_out in *running*) return 0 ;; esac
+    fi
+    case $nv_out in
+        *"already active"* | *"already running"*) return 0 ;;
+    esac
+    nv_die 1 "$nv_out"
+}
+
+nv_shutdown() { # uuid: ask the guest by ACPI
+    nv_virsh shutdown "$1" --mode acpi >/dev/null 2>&1 || true
+}
+
+nv_destroy() { # uuid: power off; not running is fine
+    if nv_out=$(nv_virsh destroy "$1" 2>&1); then return 0; fi
+    case $nv_out in
+        *"not running"* | *"failed to get domain"* | *"Domain not found"*) return 0 ;;
+    esac
+    nv_die 1 "$nv_out"
+}
+
+nv_remove_domain() { # uuid: powered off and no longer defined
+    nv_out=$(nv_virsh "destroy $1; undefine $1 --managed-save --snapshots-metadata --nvram" 2>&1) || true
+    if nv_left=$(nv_virsh domstate "$1" 2>&1); then nv_die 1 "$nv_out"; fi
+    case $nv_left in
+        *"failed to get domain"* | *"Domain not found"*) return 0 ;;
+    esac
+    nv_die 1 "$nv_left"
+}
+
+# --- reading consoles ---------------------------------------------------------------------------------------
+
+nv_console_tail() { # directory lines(0: all): the length of the log on the first line, then its end
+    nv_size=$(stat -c %s "$1/console.log" 2>/dev/null || echo 0)
+    echo "$nv_size"
+    [ "$nv_size" -gt 0 ] || return 0
+    if [ "$2" -eq 0 ]; then
+        head -c "$nv_size" "$1/console.log" | tail -c 1048576
+    else
+        head -c "$nv_size" "$1/console.log" | tail -c 1048576 | tail -n "$2"
+    fi
+}
+
+nv_console_from() { # directory offset: what came after that many bytes (from the start when it shrank)
+    nv_size=$(stat -c %s "$1/console.log" 2>/dev/null || echo 0)
+    nv_from=$2
+    if [ "$nv_size" -lt "$nv_from" ]; then nv_from=0; fi
+    nv_len=$((nv_size - nv_from))
+    if [ "$nv_len" -gt 1048576 ]; then nv_len=1048576; fi
+    echo "$((nv_from + nv_len))"
+    [ "$nv_len" -gt 0 ] || return 0
+    tail -c "+$((nv_from + 1))" "$1/console.log" | head -c "$nv_len"
+}

@@ -1,0 +1,205 @@
+"""A host as a set of shell functions (host.sh), called by name over one SSH connection.
+
+Words are quoted once, here; data goes by stdin. A call costs one round trip: the functions stay loaded
+in a few persistent `sh` channels that threads borrow.
+"""
+
+import base64
+import contextlib
+import logging
+import secrets
+import shlex
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, NovactlError, Refused
+
+log = logging.getLogger(__name__)
+
+CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need some too
+DEADLINE = 180.0
+CHUNK = 1 << 16
+
+
+@cache
+def library() -> str:
+    """The text of host.sh."""
+    return (Path(__file__).parent / "host.sh").read_text()
+
+
+def failure(host: str, status: int, message: str) -> NovactlError:
+    """host.sh's exit statuses as errors."""
+    text = f"{host}: {message.strip() or f'exit status {status}'}"
+    match status:
+        case 75:
+            return Fenced(text, hint="another novactl took this operation over")
+        case 76:
+            return Refused(text)
+        case 77:
+            return Busy(text)
+        case 28:
+            return HostFault(text, hint="free some space there, or choose another host")
+        case _:
+            return HostFault(text)
+
+
+class Channel:
+    """One `sh` with host.sh loaded."""
+
+    def __init__(self, host: str, transport: Any, sudo: bool) -> None:
+        self.host = host
+        self._mark = secrets.token_hex(16)
+        self._channel = transport.open_session(timeout=10)
+        self._channel.exec_command("exec sudo -n sh -s" if sudo else "exec sh -s")
+        self._channel.sendall(library().encode())
+
+    def call(self, words: list[str], data: bytes | None, deadline: float) -> tuple[int, bytes, str]:
+        """Exit status, stdout and stderr of one function. Raises OSError and SSHException when the
+        link or the deadline ends it."""
+        line = shlex.join(["nv_call", self._mark, "none" if data is None else "data", *words])
+        if data is not None:
+            packer = zlib.compressobj(level=1, wbits=31)
+            packed = packer.compress(data) + packer.flush()
+            encoded = base64.encodebytes(packed).decode()
+            line += f" <<'{self._mark}'\n{encoded}{self._mark}"
+        self._channel.settimeout(deadline)
+        self._channel.sendall(line.encode() + b"\n")
+        out, status = self._until_mark(self._channel.recv)
+        err, _ = self._until_mark(self._channel.recv_stderr)
+        return int(status or b"1"), out, err.decode(errors="replace")
+
+    def _until_mark(self, receive: Callable[[int], bytes]) -> tuple[bytes, bytes]:
+        mark = f"\n{self._mark}".encode()
+        buffer = bytearray()
+        while True:
+            start = buffer.find(mark, max(0, len(buffer) - CHUNK - len(mark)))
+            if start >= 0 and (end := buffer.find(b"\n", start + 1)) >= 0:
+                return bytes(buffer[:start]), bytes(buffer[start + len(mark) : end]).strip()
+            piece = receive(CHUNK)
+            if not piece:
+                raise EOFError("the shell on the host ended")
+            buffer += piece
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class HostShell:
+    """Calls host.sh functions on one host, from any number of threads."""
+
+    def __init__(self, host: str, connect: Callable[[], Any], *, sudo: bool) -> None:
+        self.host = host
+        self._connect = connect
+        self._sudo = sudo
+        self._client: Any = None
+        self._idle: list[Channel] = []
+        self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(CHANNELS)
+
+    def call(self, *words: str, data: bytes | None = None, deadline: float = DEADLINE) -> str:
+        """stdout of a function. Raises HostUnreachable when the link fails (the effect may have
+        happened), else what the exit status means (see failure())."""
+        return self.call_bytes(*words, data=data, deadline=deadline).decode(errors="replace")
+
+    def call_bytes(self, *words: str, data: bytes | None = None, deadline: float = DEADLINE) -> bytes:
+        """As call(), for output that need not be text."""
+        started = time.monotonic()
+        with self._borrowed() as channel:
+            status, out, err = channel.call(list(words), data, deadline)
+        log.debug("%s: %s: %d in %.3f s", self.host, words[0], status, time.monotonic() - started)
+        if status != 0:
+            raise failure(self.host, status, err)
+        return out
+
+    def stream(
+        self, *words: str, feed: Callable[[Callable[[], bytes], Callable[[bytes], None]], None]
+    ) -> None:
+        """Run a function on a channel of its own whose stdin is data, never commands. `feed` is given
+        read-a-line and write. Errors as call()."""
+        script = library() + '\nset -e\n"$@"\n'
+        argv = ["sh", "-c", script, "novactl", *words]
+        command = shlex.join(["sudo", "-n", *argv] if self._sudo else argv)
+        with self._link_errors():
+            channel = self.transport().open_session(timeout=10)
+            channel.settimeout(DEADLINE)
+            channel.exec_command("exec " + command)
+            try:
+                self._feed(channel, feed)
+            finally:
+                channel.close()
+
+    def _feed(self, channel: Any, feed: Any) -> None:
+        reader = channel.makefile("rb")
+        try:
+            feed(reader.readline, channel.sendall)
+            channel.shutdown_write()
+        except OSError:
+            if not channel.exit_status_ready():
+                raise  # the link, not the function: a function that ended early says why below
+        reader.read()
+        errors = channel.makefile_stderr("rb").read()
+        status = channel.recv_exit_status()
+        if status < 0:
+            raise EOFError("the connection was cut")
+        if status != 0:
+            raise failure(self.host, status, errors.decode(errors="replace"))
+
+    def open_tunnel(self, address: str, port: int, timeout: float) -> Any:
+        """A socket-like channel from the host to an address it can reach. OSError when refused."""
+        import paramiko
+
+        with self._link_errors():
+            transport = self.transport()
+        try:
+            return transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout)
+        except paramiko.SSHException as error:
+            raise ConnectionRefusedError(str(error)) from error
+
+    def transport(self) -> Any:
+        """The one connection, opened when first needed and again after it was lost."""
+        with self._lock:
+            if self._client is None or not self._client.get_transport().is_active():
+                self._idle.clear()
+                self._client = self._connect()
+            return self._client.get_transport()
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[Channel]:
+        with self._room, self._link_errors():
+            channel = self._take()
+            try:
+                yield channel
+            except BaseException:
+                channel.close()
+                raise
+            with self._lock:
+                self._idle.append(channel)
+
+    def _take(self) -> Channel:
+        transport = self.transport()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return Channel(self.host, transport, self._sudo)
+
+    @contextlib.contextmanager
+    def _link_errors(self) -> Iterator[None]:
+        import paramiko
+
+        try:
+            yield
+        except TimeoutError as error:
+            raise HostUnreachable(f"{self.host}: no answer in time") from error
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise HostUnreachable(f"{self.host}: {error or type(error).__name__}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None

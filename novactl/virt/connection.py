@@ -1,0 +1,120 @@
+"""Reading a host's libvirt over qemu+ssh; every call has a deadline."""
+
+import concurrent.futures
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from xml.etree.ElementTree import fromstring
+
+from novactl.errors import HostUnreachable
+from novactl.virt.domain import NAMESPACE
+
+DEADLINE = 20.0  # seconds
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest:
+    """A domain on a host. `fleet` and `epoch` are from its metadata; None when it is not novactl's."""
+
+    uuid: str
+    name: str
+    active: bool
+    vcpus: int
+    memory_mib: int
+    fleet: str | None
+    epoch: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibvirtFacts:
+    """What libvirt says of itself and of its guests."""
+
+    libvirt_version: str
+    qemu_version: str
+    arch: str
+    cpu_model: str
+    guests: tuple[Guest, ...]
+
+
+def facts(host: str, uri: str) -> LibvirtFacts:
+    """Ask a host's libvirt. Raises HostUnreachable when it does not answer in time."""
+    return _within(DEADLINE, host, lambda: _facts(uri))
+
+
+def _within(seconds: float, host: str, call: Callable[[], T]) -> T:
+    import libvirt
+
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    try:
+        return pool.submit(call).result(timeout=seconds)
+    except TimeoutError as error:
+        raise HostUnreachable(f"{host}: libvirt gave no answer in {seconds:.0f} s") from error
+    except libvirt.libvirtError as error:
+        raise HostUnreachable(f"{host}: {_words(error)}", hint=_hint(str(error))) from error
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _words(error: Any) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return f"libvirt: {text}"
+
+
+def _hint(text: str) -> str:
+    if "Host key verification failed" in text:
+        return "its host key is not the pinned one"
+    if "libvirt-sock" in text or "end of file" in text.lower() or "Connection refused" in text:
+        return "is libvirtd (or virtqemud) running there?"
+    return ""
+
+
+@contextlib.contextmanager
+def _open(uri: str) -> Iterator[Any]:
+    import libvirt
+
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    connection = libvirt.open(uri)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _facts(uri: str) -> LibvirtFacts:
+    with _open(uri) as connection:
+        capabilities = fromstring(connection.getCapabilities())  # noqa: S314 - from the host's libvirt
+        model = capabilities.findtext("host/cpu/model") or capabilities.findtext("host/cpu/arch") or "unknown"
+        return LibvirtFacts(
+            libvirt_version=_version(connection.getLibVersion()),
+            qemu_version=_version(connection.getVersion()),
+            arch=capabilities.findtext("host/cpu/arch") or "unknown",
+            cpu_model=model,
+            guests=tuple(_guest(domain) for domain in connection.listAllDomains()),
+        )
+
+
+def _guest(domain: Any) -> Guest:
+    import libvirt
+
+    info = domain.info()
+    try:
+        mark = fromstring(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE))  # noqa: S314
+    except (libvirt.libvirtError, SyntaxError):
+        mark = None
+    return Guest(
+        uuid=domain.UUIDString(),
+        name=domain.name(),
+        active=bool(domain.isActive()),
+        vcpus=info[3],
+        memory_mib=info[1] // 1024,
+        fleet=None if mark is None else mark.get("fleet"),
+        epoch=None if mark is None else int(mark.get("epoch", "0")),
+    )
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,239 @@
+"""The XML of an instance's domain, from the record of the instance. Pure: text in, text out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree.ElementTree import Element, XMLParser, fromstring, register_namespace
+
+from novactl.errors import UsageError
+from novactl.objects.image import Image
+from novactl.objects.instance import Instance
+from novactl.objects.names import domain_name
+from novactl.objects.network import Port
+from novactl.virt.xml import el, render
+
+NAMESPACE = "https://novactl.org/xmlns/1"
+ORDER = [
+    "name",
+    "uuid",
+    "metadata",
+    "memory",
+    "currentMemory",
+    "vcpu",
+    "os",
+    "features",
+    "cpu",
+    "clock",
+    "on_poweroff",
+    "on_reboot",
+    "on_crash",
+    "devices",
+]
+
+register_namespace("novactl", NAMESPACE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """One disk as QEMU gets it; the format is always stated (CVE-2008-2004, CVE-2026-24708)."""
+
+    path: str
+    format: str
+    serial: str
+    readonly: bool = False
+
+    def element(self, letter: str, bus: str, cache: str) -> Element:
+        return el(
+            "disk",
+            el("driver", name="qemu", type=self.format, cache=cache, discard="unmap"),
+            el("source", file=self.path),
+            el("target", dev=f"{'vd' if bus == 'virtio' else 'sd'}{letter}", bus=bus),
+            el("readonly") if self.readonly else None,
+            el("serial", text=self.serial),
+            type="file",
+            device="disk",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What a domain's metadata says of whose it is."""
+
+    fleet: str
+    operation: str
+    epoch: int
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainSpec:
+    """Everything a domain is made from."""
+
+    instance: Instance
+    directory: str
+    base_directory: str
+    virt_type: str
+    arch: str
+    cache: str
+    marks: Marks
+
+
+def disks_of(instance: Instance) -> list[tuple[str, str]]:
+    """(file, format) of an instance's disks in the guest's order; also the content of disk.info."""
+    found = [("disk", "qcow2")]
+    if instance.flavor.ephemeral_gib:
+        found.append(("disk.local", "qcow2"))
+    if instance.flavor.swap_mib:
+        found.append(("disk.swap", "qcow2"))
+    found.append(("disk.config", "raw"))
+    return found
+
+
+def build(spec: DomainSpec, skeleton: str) -> str:
+    """The domain's XML; `skeleton` is templates/domain.xml as the operator has it.
+
+    Raises UsageError when the skeleton is not XML or an image property is not acceptable.
+    """
+    domain = _parse(skeleton)
+    instance, flavor = spec.instance, spec.instance.flavor
+    domain.set("type", spec.virt_type)
+    computed = [
+        el("name", text=domain_name(instance.uuid)),
+        el("uuid", text=instance.uuid),
+        el("metadata", _metadata(spec)),
+        el("memory", text=flavor.memory_mib, unit="MiB"),
+        el("vcpu", text=flavor.vcpus),
+        _os(spec),
+        el("cpu", mode="host-model") if spec.virt_type == "kvm" else None,
+    ]
+    for element in computed:
+        if element is not None:
+            _replace(domain, element)
+    devices = domain.find("devices")
+    if devices is None:
+        devices = el("devices")
+        domain.append(devices)
+    for position, device in enumerate(_devices(spec)):
+        devices.insert(position, device)
+    domain[:] = sorted(domain, key=lambda child: ORDER.index(child.tag) if child.tag in ORDER else 99)
+    return render(domain)
+
+
+def _parse(skeleton: str) -> Element:
+    try:
+        root = fromstring(skeleton, parser=XMLParser())  # noqa: S314 - the operator's own template
+    except SyntaxError as error:
+        raise UsageError(f"templates/domain.xml is not XML: {error}") from error
+    if root.tag != "domain":
+        raise UsageError("templates/domain.xml does not hold a <domain>")
+    return root
+
+
+def _replace(domain: Element, element: Element) -> None:
+    for old in domain.findall(element.tag):
+        domain.remove(old)
+    domain.append(element)
+
+
+def _metadata(spec: DomainSpec) -> Element:
+    marks = spec.marks
+    return el(
+        f"{{{NAMESPACE}}}instance",
+        text=json.dumps(record(spec.instance), sort_keys=True),
+        fleet=marks.fleet,
+        operation=marks.operation,
+        epoch=marks.epoch,
+        generation=marks.generation,
+    )
+
+
+def record(instance: Instance) -> dict[str, Any]:
+    """What the domain remembers of the instance, enough to rebuild its row; never a secret."""
+    return {
+        "uuid": instance.uuid,
+        "name": instance.name,
+        "project": instance.project,
+        "flavor": instance.flavor.as_dict(),
+        "image": instance.image.as_dict() if instance.image else None,
+        "ports": [{"network": p.network, "ip": p.ip, "mac": p.mac, "index": p.index} for p in instance.ports],
+        "key_name": instance.key_name,
+        "public_key": instance.public_key,
+        "metadata": instance.metadata,
+        "tags": list(instance.tags),
+        "created_at": instance.created_at,
+        "launch_index": instance.launch_index,
+    }
+
+
+def _os(spec: DomainSpec) -> Element:
+    image = spec.instance.image
+    machine = _property(image, "hw_machine_type", "q35")
+    direct: Sequence[Element | None] = ()
+    if image and image.kernel_sha256:
+        base = spec.base_directory
+        direct = (
+            el("kernel", text=f"{base}/{image.kernel_sha256}"),
+            el("initrd", text=f"{base}/{image.initrd_sha256}") if image.initrd_sha256 else None,
+            el("cmdline", text=image.cmdline or "console=ttyS0"),
+        )
+    boot = None if direct else el("boot", dev="hd")
+    return el("os", el("type", text="hvm", arch=spec.arch, machine=machine), *direct, boot)
+
+
+def _devices(spec: DomainSpec) -> list[Element]:
+    instance = spec.instance
+    bus = _property(instance.image, "hw_disk_bus", "virtio")
+    devices = [
+        Disk(
+            path=f"{spec.directory}/{file}",
+            format=format_,
+            serial=f"{instance.uuid[:8]}-{file.replace('.', '-')}",
+            readonly=file == "disk.config",
+        ).element("abcdefgh"[position], bus, spec.cache)
+        for position, (file, format_) in enumerate(disks_of(instance))
+    ]
+    if bus == "scsi":
+        devices.append(el("controller", type="scsi", model="virtio-scsi"))
+    model = _property(instance.image, "hw_vif_model", "virtio")
+    devices.extend(_interface(port, model) for port in instance.ports)
+    devices.append(
+        el(
+            "serial",
+            el("log", file=f"{spec.directory}/console.log", append="on"),
+            el("target", port=0),
+            type="pty",
+        )
+    )
+    return devices
+
+
+def _interface(port: Port, model: str) -> Element:
+    return el(
+        "interface",
+        el("mac", address=port.mac),
+        el("source", bridge=port.bridge),
+        el("target", dev=port.tap),
+        el("model", type=model),
+        el("mtu", size=port.mtu) if port.mtu != 1500 else None,
+        type="bridge",
+    )
+
+
+PROPERTIES = {
+    "hw_machine_type": ("q35", "pc"),
+    "hw_disk_bus": ("virtio", "scsi", "sata"),
+    "hw_vif_model": ("virtio", "e1000", "e1000e", "rtl8139"),
+}
+"""Image properties that act on the domain, and the values each may have (Nova's names)."""
+
+
+def check_properties(properties: dict[str, str]) -> None:
+    """Raises UsageError for an acting property with a value it cannot have."""
+    for name, values in PROPERTIES.items():
+        if properties.get(name, values[0]) not in values:
+            raise UsageError(f"image property {name}={properties[name]!r}: one of {', '.join(values)}")
+
+
+def _property(image: Image | None, name: str, default: str) -> str:
+    return image.properties.get(name, default) if image else default

@@ -1,0 +1,248 @@
+"""One host as its instances see it: typed calls to the functions of remote/host.sh.
+
+Every act on an instance carries its uuid and epoch; the host compares epochs under the instance's lock
+before it acts, libvirt's acts (virsh) included.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Protocol
+
+from novactl.errors import HostFault, UsageError
+from novactl.objects.names import UUID, instance_dir
+from novactl.objects.states import PowerState
+from novactl.version import __version__
+
+POWER_STATES = {
+    "running": PowerState.RUNNING,
+    "idle": PowerState.RUNNING,
+    "paused": PowerState.PAUSED,
+    "in shutdown": PowerState.SHUTDOWN,
+    "shut off": PowerState.SHUTDOWN,
+    "crashed": PowerState.CRASHED,
+    "pmsuspended": PowerState.SUSPENDED,
+    "none": PowerState.NOSTATE,
+}
+"""libvirt's words (virsh domstate) as Nova's power states; "none" is ours for no domain at all."""
+
+Feed = Callable[[Callable[[], bytes], Callable[[bytes], None]], None]
+
+
+class Shell(Protocol):
+    """What a hypervisor needs of remote/."""
+
+    host: str
+
+    def call(self, *words: str, data: bytes | None = None, deadline: float = 180.0) -> str: ...
+    def call_bytes(self, *words: str, data: bytes | None = None, deadline: float = 180.0) -> bytes: ...
+    def stream(self, *words: str, feed: Feed) -> None: ...
+    def open_tunnel(self, address: str, port: int, timeout: float) -> Any: ...
+
+
+@dataclass
+class Look:
+    """What the chosen host says of itself just before it is used."""
+
+    disk_free: int = 0
+    memory_available_mib: int = 0
+    directory: bool = False
+    domain: str | None = None
+    missing_bridges: list[str] = field(default_factory=list)
+
+
+class Hypervisor:
+    """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure)."""
+
+    def __init__(self, shell: Shell, fleet: str, instances_path: str) -> None:
+        self.shell = shell
+        self.fleet = fleet
+        self.instances_path = instances_path
+        self._guards: dict[str, threading.Lock] = {}
+        self.base_path = str(PurePosixPath(instances_path) / "_base")
+
+    @property
+    def name(self) -> str:
+        return self.shell.host
+
+    # --- the host ---
+
+    def enrol(self, *, takeover: bool) -> None:
+        """Our directories and the fleet's mark are there. Refused when another fleet's mark is."""
+        self.shell.call("nv_enrol", self.fleet, self.instances_path, "yes" if takeover else "no")
+
+    def leave(self) -> None:
+        """The fleet's mark is gone; Refused while instances have files there."""
+        self.shell.call("nv_leave", self.fleet, self.instances_path)
+
+    def probe_kvm(self, sector: bytes) -> tuple[bool, str]:
+        """Whether a guest really ran under KVM, and what was seen."""
+        verdict, _, reason = self.shell.call("nv_probe_kvm", data=sector, deadline=30).strip().partition(" ")
+        return verdict == "kvm", reason
+
+    def facts(self) -> dict[str, Any]:
+        """What preflight wants to know; the keys of nv_facts, with tool, missing and bridge as lists."""
+        found: dict[str, Any] = {"tool": [], "missing": [], "bridge": []}
+        for line in self.shell.call("nv_facts", self.instances_path).splitlines():
+            key, _, value = line.partition(" ")
+            if isinstance(found.get(key), list):
+                found[key].append(value)
+            elif key:
+                found[key] = value
+        return found
+
+    def look(self, uuid: str, bridges: list[str]) -> Look:
+        """What boot must know of the host it chose; Refused when it is not enrolled in this fleet."""
+        seen = Look()
+        words = ["nv_look", self.fleet, self.instances_path, _uuid(uuid), *bridges]
+        for line in self.shell.call(*words).splitlines():
+            key, _, value = line.partition(" ")
+            match key:
+                case "disk_free":
+                    seen.disk_free = int(value)
+                case "available_kib":
+                    seen.memory_available_mib = int(value) // 1024
+                case "directory":
+                    seen.directory = True
+                case "domain":
+                    seen.domain = value
+                case "no_bridge":
+                    seen.missing_bridges.append(value)
+        return seen
+
+    def power_state(self, uuid: str) -> PowerState:
+        """What libvirt says of the domain now; NOSTATE when there is none."""
+        word = self.shell.call("nv_domain_state", _uuid(uuid)).strip()
+        if word not in POWER_STATES:
+            raise HostFault(f"{self.name}: libvirt reports an unknown state {word!r}")
+        return POWER_STATES[word]
+
+    def route_device(self, address: str) -> str:
+        """The device an address is reached by from the host; "default" when only by its default route."""
+        return self.shell.call("nv_route", address).strip()
+
+    # --- base files ---
+
+    def base_guard(self, name: str) -> AbstractContextManager[bool]:
+        """Held by the one thread of this process that fetches the base file; the host's own lock keeps
+        other processes out."""
+        return self._guards.setdefault(name, threading.Lock())
+
+    def base_state(self, name: str) -> tuple[bool, int]:
+        """(ready, how many bytes of the source are already there)."""
+        answer = self.shell.call("nv_base_state", self.base_path, name).strip()
+        return (True, 0) if answer == "ready" else (False, int(answer))
+
+    def base_receive(self, name: str, size: int, start: int, feed: Feed) -> None:
+        """The source's bytes from `start` on are there; `feed` sends extents (see images/transfer)."""
+        self.shell.stream("nv_base_receive", self.base_path, name, str(size), str(start), feed=feed)
+
+    def base_finish(self, name: str, source_format: str, virtual_size: int) -> None:
+        """The received bytes were hashed, made RAW and published with their sidecar."""
+        words = [self.base_path, name, source_format, f"novactl {__version__}", str(virtual_size)]
+        self.shell.call("nv_base_finish", *words, deadline=3600)
+
+    def base_blank(self, name: str, size: int, kind: str) -> None:
+        """An empty base file of `size` bytes, ext4 or swap."""
+        self.shell.call("nv_base_blank", self.base_path, name, str(size), kind)
+
+    # --- an instance's files ---
+
+    def directory(self, uuid: str) -> str:
+        return instance_dir(self.instances_path, _uuid(uuid))
+
+    def make_directory(self, uuid: str, epoch: int, operation: str) -> None:
+        self._fenced(uuid, epoch, "nv_make_directory", self.directory(uuid), operation)
+
+    def unmake_directory(self, uuid: str, epoch: int, operation: str) -> None:
+        """Gone if this operation made it."""
+        self._fenced(uuid, epoch, "nv_unmake_directory", self.directory(uuid), operation)
+
+    def remove_directory(self, uuid: str, epoch: int) -> None:
+        self._fenced(uuid, epoch, "nv_remove_directory", self.directory(uuid))
+
+    def overlay(self, uuid: str, epoch: int, file: str, base: str, size: int) -> None:
+        """A qcow2 overlay of `size` bytes over the RAW base file."""
+        self._fenced(uuid, epoch, "nv_overlay", self.directory(uuid), file, base, str(size))
+
+    def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
+        self._fenced(uuid, epoch, "nv_put", self.directory(uuid), file, mode, data=content)
+
+    def remove_file(self, uuid: str, epoch: int, file: str) -> None:
+        self._fenced(uuid, epoch, "nv_remove_file", self.directory(uuid), file)
+
+    # --- its domain ---
+
+    def define(self, uuid: str, epoch: int, xml: str) -> None:
+        self._fenced(uuid, epoch, "nv_define", self.directory(uuid), uuid, data=xml.encode())
+
+    def undefine_if_made_by(self, uuid: str, epoch: int, operation: str) -> None:
+        self._fenced(uuid, epoch, "nv_undefine_if_made_by", uuid, operation)
+
+    def start(self, uuid: str, epoch: int) -> None:
+        """Running. HostFault with QEMU's words when the guest dies at start."""
+        try:
+            self._fenced(uuid, epoch, "nv_start", uuid)
+        except HostFault as error:
+            raise HostFault(_start_failure(self.name, error.message)) from error
+
+    def shutdown(self, uuid: str, epoch: int) -> None:
+        """The guest was asked to power off (ACPI); it may take its time or ignore it."""
+        self._fenced(uuid, epoch, "nv_shutdown", uuid)
+
+    def destroy(self, uuid: str, epoch: int) -> None:
+        """Powered off."""
+        self._fenced(uuid, epoch, "nv_destroy", uuid)
+
+    def remove_domain(self, uuid: str, epoch: int) -> None:
+        """Powered off and no longer defined, its saved state and NVRAM with it."""
+        self._fenced(uuid, epoch, "nv_remove_domain", uuid)
+
+    # --- consoles ---
+
+    def console_tail(self, uuid: str, lines: int) -> tuple[int, bytes]:
+        """(offset where the log ends, its last lines; 0 lines: all, 1 MiB at most)."""
+        return _offset(self.shell.call_bytes("nv_console_tail", self.directory(uuid), str(lines)))
+
+    def console_from(self, uuid: str, offset: int) -> tuple[int, bytes]:
+        """(offset reached, what came after `offset`)."""
+        return _offset(self.shell.call_bytes("nv_console_from", self.directory(uuid), str(offset)))
+
+    def banner(self, address: str, port: int, timeout: float) -> bytes:
+        """What a server in a guest says first, asked for from this host; OSError when it does not."""
+        channel = self.shell.open_tunnel(address, port, timeout)
+        try:
+            channel.settimeout(timeout)
+            answer: bytes = channel.recv(255)
+            return answer
+        finally:
+            channel.close()
+
+    def _fenced(self, uuid: str, epoch: int, *words: str, data: bytes | None = None) -> str:
+        return self.shell.call("nv_fenced", _uuid(uuid), str(epoch), *words, data=data)
+
+
+def disk_info(directory: str, disks: list[tuple[str, str]]) -> bytes:
+    """disk.info: every disk's format, pinned for ever (Nova's resolve_driver_format)."""
+    return json.dumps({f"{directory}/{file}": format_ for file, format_ in disks}, indent=1).encode() + b"\n"
+
+
+def _uuid(value: str) -> str:
+    if not UUID.fullmatch(value):
+        raise UsageError(f"{value!r} is not a uuid")
+    return value
+
+
+def _offset(answer: bytes) -> tuple[int, bytes]:
+    first, _, rest = answer.partition(b"\n")
+    return int(first), rest
+
+
+def _start_failure(host: str, text: str) -> str:
+    """QEMU's own words out of libvirt's, in one line."""
+    words = re.sub(r"\s+", " ", text.removeprefix(f"{host}: ")).replace("error: ", "")
+    return f"{host}: the guest does not start: {words}"
