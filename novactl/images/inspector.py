@@ -397,8 +397,7 @@ def _read_vmdk(image: _Image) -> int:
     _check_descriptor(image, h)
     if h.directory == _AT_END:
         footer = _vmdk_header(image, image.size - 2 * SECTOR)
-        own = {"directory": footer.directory, "redundant_directory": footer.redundant_directory}
-        same = footer == h._replace(**own, overhead=footer.overhead)
+        same = (footer.capacity, footer.grain, footer.flags) == (h.capacity, h.grain, h.flags)
         image.check(same and footer.directory != _AT_END, "footer does not agree with the header")
         h = footer
     _check_grains(image, h)

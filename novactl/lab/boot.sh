@@ -4,6 +4,7 @@
 # LAB/HOST/disk is what the host keeps from boot to boot, laid out like its file system.
 set -eu
 umask 022
+: "${NOVACTL_LAB:?run by novactl lab only: outside new namespaces it would ruin the machine}"
 lab=$1 host=$2
 
 # Everything of the lab is reached through here, because the mounts below may hide LAB itself.

@@ -30,6 +30,21 @@ DOMAIN = """
 </domain>
 """
 VIRSH = ["virsh", "--connect", "qemu:///system"]
+NAMES_IN = (
+    "/",
+    "/etc",
+    "/mnt",
+    "/root/.ssh",
+    "/run",
+    "/run/netns",
+    "/srv",
+    "/var/lib",
+    "/var/cache",
+    "/var/log",
+)
+WHOLE_TREES = tuple(f"/{top}/libvirt" for top in ("etc", "var/lib", "var/cache", "var/log", "run")) + (
+    "/etc/ssh",
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")
 
@@ -102,28 +117,10 @@ def lab_processes(root: Path, foreign: set[str]) -> frozenset[str]:
 
 
 def files() -> Iterator[str]:
-    for top in (
-        "/",
-        "/etc",
-        "/mnt",
-        "/root/.ssh",
-        "/run",
-        "/run/netns",
-        "/srv",
-        "/var/lib",
-        "/var/cache",
-        "/var/log",
-    ):
+    for top in NAMES_IN:
         if Path(top).is_dir():
-            yield from (f"{top}/{name}" for name in os.listdir(top) if not name.startswith("novactl-lab"))
-    for top in (
-        "/etc/libvirt",
-        "/etc/ssh",
-        "/var/lib/libvirt",
-        "/var/cache/libvirt",
-        "/var/log/libvirt",
-        "/run/libvirt",
-    ):
+            yield from (f"{top}/{name}" for name in os.listdir(top) if not name.startswith("novactl"))
+    for top in WHOLE_TREES:
         for directory, _, names in os.walk(top):
             yield from (f"{directory}/{name} {Path(directory, name).lstat().st_mtime_ns}" for name in names)
     for name in ("passwd", "shadow", "hosts", "hostname", "machine-id", "resolv.conf"):
@@ -271,12 +268,10 @@ def test_hosts_are_different_machines(three: Lab) -> None:
         )
         for host in three.fleet.hosts
     ]
-    machine_itself = [
-        (os.uname().nodename, *["-"] * 2, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    ]
-    for column in range(6):
-        values = [row[column] for row in [*seen, *machine_itself] if column < len(row)]
-        assert len(set(values)) == len(values)
+    for values in zip(*seen, strict=True):
+        assert len(set(values)) == 3
+    assert os.uname().nodename not in [row[0] for row in seen]
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() not in [row[3] for row in seen]
     assert all(host.fingerprint.startswith("SHA256:") for host in three.fleet.hosts)
 
 

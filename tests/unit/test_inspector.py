@@ -153,7 +153,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
         inspect(tmp_path / "empty", "raw")
     (tmp_path / "loop").symlink_to("loop")
     for path in (tmp_path / "loop", Path("a\0b"), tmp_path / "empty" / "below"):
-        with pytest.raises(ImageRefused, match="cannot be opened: (Too many|embedded null|Not a directory)"):
+        with pytest.raises(ImageRefused, match=r"cannot be opened: (Too many|embedded null|Not a dir)"):
             inspect(path)
 
 
@@ -314,7 +314,6 @@ def test_truncated_image_of_qemu_is_refused_or_as_good(options: str, disk: Path,
     path = tmp_path / "image"
     kind = "vmdk" if "subformat" in options or options == "vmdk" else "qcow2"
     qemu_img("convert", *([] if options == "vmdk" else [options]), "-f", "raw", "-O", kind, disk, path)
-    accepted = 0
     for cut in (1, 100, 511, 513, 700, 3000, 5000, 70_000, 100_000, path.stat().st_size - 100):
         shorter = tmp_path / "shorter"
         shutil.copy(path, shorter)
@@ -324,9 +323,8 @@ def test_truncated_image_of_qemu_is_refused_or_as_good(options: str, disk: Path,
         except ImageRefused as refusal:
             assert "truncated" in refusal.message
         else:
-            accepted += 1
+            assert cut < 100_000
             qemu_img("compare", "-f", "raw", "-F", kind, disk, shorter)
-    assert accepted <= 6
 
 
 @needs_qemu
