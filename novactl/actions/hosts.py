@@ -213,7 +213,7 @@ def examine(world: World, reach: Reach, host: Host, virt_type: str) -> tuple[lis
     hypervisor = reach.hypervisor_of(host)
     began = time.time()
     seen = hypervisor.facts()
-    skew = int(seen["clock"]) - (began + time.time()) / 2
+    skew = float(seen["clock"]) - (began + time.time()) / 2
     rows = [_row(host.name, "reachable", "ok", f"{host.user}@{host.address}:{host.port}")]
     rows += _check_tools(host.name, seen)
     libvirt: LibvirtFacts | None = None
@@ -373,4 +373,5 @@ def remove(world: World, reach: Reach, name: str) -> None:
 
 
 def _row(host: str, check: str, result: str, message: str, hint: str = "") -> dict[str, Any]:
-    return {"host": host, "check": check, "result": result, "message": message, "hint": hint}
+    told = "" if result == "ok" else hint
+    return {"host": host, "check": check, "result": result, "message": message, "hint": told}

@@ -258,8 +258,9 @@ def console_log(
     if lines < 0:
         raise UsageError("--lines is negative")
     found = _find(session, name, prefix=True)
+    terminal = sys.stdout.isatty()
     for piece in watch.console(session.cloud.world, found, lines=lines, follow=follow):
-        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.write(render.harmless(piece) if terminal else piece)
         sys.stdout.buffer.flush()
 
 

@@ -105,6 +105,14 @@ def _flat(value: Any, wide: bool = False) -> str:
     return "".join(ch if ch.isprintable() or (wide and ch == "\n") else f"\\x{ord(ch):02x}" for ch in text)
 
 
+def harmless(text: bytes) -> bytes:
+    """A guest's output for a terminal: its control characters shown, so that it cannot drive yours."""
+    kept = b"\n\t\r"
+    return b"".join(
+        bytes([byte]) if byte in kept or 32 <= byte != 127 else f"\\x{byte:02x}".encode() for byte in text
+    )
+
+
 def _csv(items: Sequence[Item], columns: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

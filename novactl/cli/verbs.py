@@ -67,7 +67,8 @@ def _summary(outcomes: Sequence[Any], codes: set[int]) -> NovactlError:
     if len(outcomes) == 1:
         assert failed[0].error is not None
         return failed[0].error  # type: ignore[no-any-return]
-    targets = [views.outcome(outcome) for outcome in outcomes]
+    brief = ("target", "uuid", "result", "code", "operation")
+    targets = [{key: getattr(outcome, key) for key in brief} for outcome in outcomes]
     message = f"{len(failed)} of {len(outcomes)} failed: {', '.join(outcome.target for outcome in failed)}"
     if len(codes) == 1:
         error: NovactlError = type(failed[0].error)(message, targets=targets)

@@ -15,6 +15,7 @@ from novactl.lab.processes import (
     init_of,
     kill_all,
     kill_marked,
+    marked,
     spawn,
     wait_until,
 )
@@ -101,7 +102,7 @@ class LabHost:
         inside = ["unshare", *_NAMESPACES, "--fork", "--mount-proc", "--kill-child"]
         init = ["tini", "--", "/bin/sh", str(_BOOT), str(self.directory.parent), self.name]
         spawn(["setsid", "--fork", *outside, *inside, *init], mark, self._console)
-        wait_until(self.alive, _BOOT_TIMEOUT, f"lab host {self.name} to start")
+        self._wait_for(self.alive, "init")
         network.plug(self.lab, self.name)
         self._wait_for(self._ssh_answers, "ssh")
         self._wait_for(self._libvirt_answers, "libvirt")
@@ -111,9 +112,12 @@ class LabHost:
         return self.directory / "console.log"
 
     def _wait_for(self, answers: Callable[[], bool], what: str) -> None:
+        def ended() -> bool:
+            return all(process.member != self.name for process in marked(self.lab.token))
+
         # A host whose boot failed is off again: there is nothing to wait for.
-        wait_until(lambda: answers() or not self.alive(), _BOOT_TIMEOUT, f"{what} on lab host {self.name}")
-        if not self.alive():
+        wait_until(lambda: answers() or ended(), _BOOT_TIMEOUT, f"{what} on lab host {self.name}")
+        if ended():
             said = self._console.read_text(errors="replace").strip().splitlines()[-5:]
             raise LabError(f"lab host {self.name} did not boot", hint="its console: " + " / ".join(said))
 

@@ -84,7 +84,7 @@ nv_facts() { # instances-path: what preflight wants to know, one "key value" a l
     echo "available_kib $(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)"
     echo "disk_total $(df -B1 --output=size "$nv_where" | tail -n 1 | tr -d ' ')"
     echo "disk_free $(nv_space "$nv_where")"
-    echo "clock $(date -u +%s)"
+    echo "clock $(date -u +%s.%N)"
     if dd if=/dev/zero of="$nv_where/.novactl-odirect" oflag=direct bs=4096 count=1 status=none 2>/dev/null; then
         echo "odirect yes"
     fi
@@ -201,6 +201,11 @@ nv_base_state() { # base-directory name: "ready", or how many bytes of the sourc
     fi
 }
 
+nv_base_stands_at() { # position-file bytes: written in one step, since others read it without the lock
+    echo "$2" >"$1.new"
+    mv "$1.new" "$1"
+}
+
 nv_base_receive() { # base-directory name size-bytes from: stdin has "offset length" lines, each with its bytes
     nv_where=$1
     nv_base_lock "$1" "$2"
@@ -213,7 +218,7 @@ nv_base_receive() { # base-directory name size-bytes from: stdin has "offset len
     while read -r nv_off nv_len; do
         if [ "$nv_len" -eq 0 ]; then
             truncate -s "$3" "$nv_part" || nv_failed "cannot finish the base file"
-            echo "$3" >"$nv_pos"
+            nv_base_stands_at "$nv_pos" "$3"
             echo received
             return 0
         fi
@@ -221,7 +226,7 @@ nv_base_receive() { # base-directory name size-bytes from: stdin has "offset len
             conv=notrunc status=none || nv_failed "cannot write the base file"
         nv_end=$((nv_off + nv_len))
         [ "$(stat -c %s "$nv_part")" -ge "$nv_end" ] || nv_die 1 "the transfer was cut"
-        echo "$nv_end" >"$nv_pos"
+        nv_base_stands_at "$nv_pos" "$nv_end"
     done
     nv_die 1 "the transfer was cut"
 }

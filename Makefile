@@ -1,0 +1,40 @@
+# Two commands do all the set-up on a fresh Debian 12 clone: make demo, make test.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
+PYTEST := $(SUDO) .venv/bin/python -m pytest
+
+.PHONY: help setup demo test check unit lab bench clean
+
+help:
+	@echo "make demo    set everything up, boot an instance on two real hypervisors, clean up"
+	@echo "make test    set everything up, run the whole suite (root)"
+	@echo "make check   ruff, mypy, shellcheck"
+	@echo "make unit    the tests that need no lab"
+	@echo "make bench   measure, write docs/performance figures to bench.json"
+	@echo "make clean   remove .venv and caches"
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@$(SUDO) .venv/bin/novactl demo
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	shellcheck -s sh scripts/setup novactl/remote/host.sh
+
+test: check
+	$(PYTEST) tests
+
+unit: setup
+	.venv/bin/python -m pytest tests/unit tests/db tests/cli tests/sim
+
+lab: setup
+	$(PYTEST) tests/lab
+
+bench: setup
+	$(PYTEST) tests/bench -s --bench-json=bench.json
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

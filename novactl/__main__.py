@@ -1,0 +1,5 @@
+"""python -m novactl."""
+
+from novactl.cli.app import main
+
+main()
