@@ -159,7 +159,8 @@ def _check_fit(flavor: Flavor, image: Image) -> None:
         raise Refused(f"image {image.name} is {image.status}")
     if flavor.disk_gib and flavor.disk_gib < image.needs_gib:
         raise Refused(
-            f"flavor {flavor.name} has a disk of {flavor.disk_gib} GiB, image {image.name} needs {image.needs_gib}",
+            f"flavor {flavor.name} has a disk of {flavor.disk_gib} GiB,"
+            f" image {image.name} needs {image.needs_gib}",
             hint="choose a larger flavor, or one with --disk 0 (the image's own size)",
         )
     if flavor.memory_mib < image.min_memory_mib:

@@ -159,7 +159,7 @@ def _pinned_keys(
         return (line,)
     raise NeedsConfirmation(
         f"{request.name}: host key {seen} is not pinned yet",
-        hint="compare it with ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there, then give --fingerprint",
+        hint="compare it with ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there, then --fingerprint",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import catalogue, demo, hosts, instances, lab, operations
+from novactl.cli import boot, catalogue, consoles, demo, hosts, instances, lab, lifecycle, operations
 from novactl.cli.render import FORMATS
 from novactl.cli.session import Session
 from novactl.errors import NovactlError, OperationIncomplete, UsageError
@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (instances, hosts, catalogue, operations, lab, demo):
+for module in (boot, instances, lifecycle, consoles, hosts, catalogue, operations, lab, demo):
     module.register(app)
 
 VALUED = {"-o": "--output", "-c": "--column"}

@@ -4,7 +4,15 @@ from typing import Annotated
 
 import typer
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME…", help="Names or uuids of instances.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME…", help="Names or uuids of instances.", show_default=False)
+]
+Selector = Annotated[
+    list[str] | None,
+    typer.Option("-l", "--selector", metavar="K=V", help="Those with this metadata or tag; repeatable."),
+]
+On = Annotated[str | None, typer.Option("--on", metavar="HOST", help="Those on this host.")]
+All = Annotated[bool, typer.Option("--all", help="All of the project.")]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name or uuid of an instance; a uuid's first 8 digits do.")
 ]

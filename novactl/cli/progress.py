@@ -16,6 +16,15 @@ class Progress:
         self._live = sys.stderr.isatty() and not session.quiet and not self._verbose
         self._lock = threading.Lock()
         self._began = time.monotonic()
+        self._shown = False
+
+    def clear(self) -> None:
+        """Take the line away before anything else is printed."""
+        with self._lock:
+            if self._shown:
+                sys.stderr.write("\r\033[K")
+                sys.stderr.flush()
+                self._shown = False
 
     def __call__(self, op: Operation, record: Record, event: str, detail: str = "") -> None:
         if not self._live and not self._verbose:
@@ -31,8 +40,7 @@ class Progress:
                     )
             else:
                 sys.stderr.write(f"\r\033[K{_fit(f'{text} {state}')}")
-                if event == "failed" or (record is op.records[-1] and event == "done"):
-                    sys.stderr.write("\r\033[K")
+                self._shown = True
                 sys.stderr.flush()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from novactl.errors import NeedsConfirmation
 
 if TYPE_CHECKING:
+    from novactl.cli.progress import Progress
     from novactl.cloud import Cloud, Settings
 
 
@@ -34,13 +35,16 @@ class Session:
 
     @cached_property
     def cloud(self) -> "Cloud":
-        from novactl.cli.progress import Progress
         from novactl.cloud import Cloud
 
-        progress = Progress(self)
-        cloud = Cloud(self.settings, tell=self.tell, observe=progress)
-        self.opened = cloud
-        return cloud
+        self.opened = Cloud(self.settings, tell=self.tell, observe=self.progress)
+        return self.opened
+
+    @cached_property
+    def progress(self) -> "Progress":
+        from novactl.cli.progress import Progress
+
+        return Progress(self)
 
     opened: "Cloud | None" = field(default=None, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
@@ -49,6 +53,7 @@ class Session:
         """A hint or warning for people: stderr, unless --quiet."""
         if not self.quiet:
             with self._lock:
+                self.progress.clear()
                 print(text, file=sys.stderr, flush=True)
 
     @property

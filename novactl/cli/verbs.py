@@ -13,6 +13,14 @@ PLAN_COLUMNS = ("n", "name", "kind", "host", "summary")
 OUTCOME_COLUMNS = ("target", "result", "operation")
 
 
+def find(session: Any, name: str, *, prefix: bool = False, deleted: bool = False) -> Any:
+    """The instance a person means (docs/cli.md, Grammar)."""
+    from novactl.db import instances
+
+    with session.cloud.db.read() as tx:
+        return instances.find(tx, name, session.settings.project, prefix=prefix, deleted=deleted)
+
+
 def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
     """Print what would be done."""
     plans = [session.cloud.operator.show(action) for action in actions]
@@ -35,7 +43,10 @@ def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
 def run(session: Any, actions: Sequence[Any], *, many: bool, together: bool = False) -> list[Any]:
     """Carry the actions out and render how they ended. Raises the error of a single target; several that
     ended alike give that code, mixed ones 3."""
-    outcomes = session.cloud.operator.run(actions, together=together)
+    try:
+        outcomes = session.cloud.operator.run(actions, together=together) if actions else []
+    finally:
+        session.progress.clear()
     if not many:
         (outcome,) = outcomes
         if outcome.error is not None:

@@ -95,7 +95,8 @@ def claim(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role: str =
                          disk_gib_used = disk_gib_used + :disk, version = version + 1
         WHERE name = :host AND enabled = 1 AND state = 'up'
           AND vcpus_used + :vcpus <= (vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio
-          AND memory_mib_used + :memory <= (memory_mib - reserved_memory_mib - foreign_memory_mib) * memory_ratio
+          AND memory_mib_used + :memory
+              <= (memory_mib - reserved_memory_mib - foreign_memory_mib) * memory_ratio
           AND disk_gib_used + :disk <= (disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio
         """,
         host=host,

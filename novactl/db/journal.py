@@ -249,8 +249,8 @@ class DbJournal:
             if effect is not None:
                 effect(tx)
             tx.run(
-                "UPDATE steps SET state = :state, started_at = :started, finished_at = :finished, error = :error,"
-                " result = :result WHERE operation = :op AND n = :n",
+                "UPDATE steps SET state = :state, started_at = :started, finished_at = :finished,"
+                " error = :error, result = :result WHERE operation = :op AND n = :n",
                 state=state,
                 started=record.started_at,
                 finished=record.finished_at,
@@ -299,7 +299,8 @@ def listed(
         where.append("o.parent = :parent")
         values["parent"] = parent
     rows = tx.all(
-        "SELECT o.*, COUNT(s.n) AS steps_total, SUM(CASE WHEN s.state = 'done' THEN 1 ELSE 0 END) AS steps_done"
+        "SELECT o.*, COUNT(s.n) AS steps_total,"
+        " SUM(CASE WHEN s.state = 'done' THEN 1 ELSE 0 END) AS steps_done"
         " FROM operations o LEFT JOIN steps s ON s.operation = o.id"
         + (f" WHERE {' AND '.join(where)}" if where else "")
         + " GROUP BY o.id ORDER BY o.started_at DESC, o.id DESC LIMIT :limit",

@@ -156,6 +156,7 @@ class Runner:
         if isinstance(step, RecordStep):
             self.failpoints.reach("before-intent", record)
             self.journal.done(op, record, lambda tx: step.apply(tx, ctx))
+            self.observe(op, record, "done")
             self.failpoints.reach("after-record", record)
             return
         if step.kind is Kind.PIVOT and record.state in TOUCHED and self._settled(op, record):

@@ -55,7 +55,8 @@ def capacity(host: Host, spec: Spec) -> str | None:
     """Ratio, reservation, foreign guests and claims leave room for all it needs."""
     limit, used = host.capacity(), host.used()
     short = [
-        f"{resource}: {wanted} wanted, {max(0, limit[resource] - used[resource]):.0f} free of {limit[resource]:.0f}"
+        f"{resource}: {wanted} wanted, {max(0, limit[resource] - used[resource]):.0f} free"
+        f" of {limit[resource]:.0f}"
         for resource, wanted in vars(spec.resources).items()
         if used[resource] + wanted > limit[resource]
     ]

@@ -43,7 +43,8 @@ class CheckHost(Step):
         needed = SPARE_BYTES + (0 if cached else self.fetch_bytes)
         if seen.disk_free < needed:
             raise HostFault(
-                f"{self.host}: {seen.disk_free >> 20} MiB free on {host.instances_path}, {needed >> 20} needed",
+                f"{self.host}: {seen.disk_free >> 20} MiB free on {host.instances_path},"
+                f" {needed >> 20} needed",
                 hint="free some space there, or choose another host",
             )
         return {

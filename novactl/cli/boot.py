@@ -1,0 +1,122 @@
+"""novactl boot."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from novactl.cli import render, verbs, views
+from novactl.cli.instances import SHOW_COLUMNS
+from novactl.cli.options import DryRun
+from novactl.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(boot)
+
+
+def boot(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The instance's name; with --count N: NAME-1 … NAME-N.")],
+    flavor: Annotated[str, typer.Option("--flavor", metavar="F", help="How big it is.")],
+    image: Annotated[str, typer.Option("--image", metavar="I", help="What its root disk is made from.")],
+    network: Annotated[
+        list[str] | None, typer.Option("--network", metavar="NET[,ip=A]", help="A NIC; repeatable.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="K", help="Keypair for its user.")] = None,
+    user_data: Annotated[
+        Path | None, typer.Option("--user-data", metavar="FILE", help="For cloud-init; - is stdin.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", metavar="H", help="This host or none.")] = None,
+    zone: Annotated[str | None, typer.Option("--zone", metavar="Z", help="A host of this zone.")] = None,
+    meta: Annotated[
+        list[str] | None, typer.Option("--meta", metavar="K=V", help="Metadata; repeatable.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; repeatable.")] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="So many, in parallel.")] = 1,
+    partial: Annotated[bool, typer.Option("--partial", help="With --count: as many as fit.")] = False,
+    ephemeral: Annotated[
+        int | None, typer.Option("--ephemeral", metavar="GIB", help="Size of disk.local.")
+    ] = None,
+    swap: Annotated[int | None, typer.Option("--swap", metavar="MIB", help="Size of disk.swap.")] = None,
+    if_not_exists: Annotated[bool, typer.Option("--if-not-exists", help="Fine if it is there.")] = False,
+    wait_for: Annotated[
+        str, typer.Option("--wait-for", metavar="active|ssh|cloud-init", help="When it counts as up.")
+    ] = "active",
+    timeout: Annotated[float, typer.Option("--wait-timeout", metavar="SEC", help="For --wait-for.")] = 300,
+    dry_run: DryRun = False,
+) -> None:
+    """Make an instance and start it.
+
+    novactl boot web1 --flavor small --image debian --network lan --key me
+    """
+    from novactl.actions.boot import Boot, names_of
+    from novactl.actions.watch import check_milestone
+    from novactl.objects.names import key_values
+    from novactl.objects.request import BootRequest
+
+    session = ctx.obj
+    check_milestone(wait_for)
+    request = BootRequest(
+        name=name,
+        flavor=flavor,
+        image=image,
+        project=session.settings.project,
+        networks=tuple(_network(text) for text in network or ()),
+        key=key,
+        user_data=_content(user_data),
+        host=host,
+        zone=zone,
+        metadata=key_values(meta or (), "--meta"),
+        tags=tuple(tag or ()),
+        count=count,
+        partial=partial,
+        ephemeral_gib=ephemeral,
+        swap_mib=swap,
+        if_not_exists=if_not_exists,
+    )
+    if not network:
+        session.tell("no --network given: the instance has no NIC")
+    actions = [Boot(request=request, name=each, index=index) for index, each in enumerate(names_of(request))]
+    many = count > 1
+    if dry_run:
+        verbs.dry_run(session, actions, many=many)
+        return
+    outcomes = verbs.run(session, actions, many=many, together=many and not partial)
+    _wait_for(session, outcomes, wait_for, timeout)
+    if not many:
+        fresh = verbs.find(session, outcomes[0].uuid)
+        render.show(session, views.instance(fresh), SHOW_COLUMNS)
+
+
+def _network(text: str) -> Any:
+    from novactl.objects.request import NetworkRequest
+
+    name, *options = text.split(",")
+    ip = None
+    for option in options:
+        key, _, value = option.partition("=")
+        if key != "ip" or not value:
+            raise UsageError(f"--network {text!r}: {option!r} is not ip=ADDRESS")
+        ip = value
+    return NetworkRequest(network=name, ip=ip)
+
+
+def _content(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--user-data {path}: {error.strerror}") from error
+
+
+def _wait_for(session: Any, outcomes: list[Any], milestone: str, timeout: float) -> None:
+    from novactl.actions import watch
+
+    for outcome in outcomes:
+        if milestone != "active" and outcome.result == "done":
+            watch.milestone(session.cloud.world, outcome.instance, milestone, timeout)

@@ -1,0 +1,113 @@
+"""novactl start, stop, delete: verbs that change one instance or many."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from novactl.cli import verbs
+from novactl.cli.options import All, DryRun, Names, On, Selector
+from novactl.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Hang the commands on the root."""
+    app.command()(start)
+    app.command()(stop)
+    app.command()(delete)
+
+
+def start(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Start instances: everything on the host is made again from the record.
+
+    novactl start web1 web2
+    """
+    from novactl.actions.power import Start
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(ctx.obj, [Start(name=name, project=project) for name in targets], dry_run)
+
+
+def stop(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    force: Annotated[bool, typer.Option("--force", help="Power off at once.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Shut instances down: asked by ACPI, powered off after 60 seconds.
+
+    novactl stop web1 --force
+    """
+    from novactl.actions.power import Stop
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(ctx.obj, [Stop(name=name, project=project, force=force) for name in targets], dry_run)
+
+
+def delete(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    if_exists: Annotated[bool, typer.Option("--if-exists", help="Fine if it is gone.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Delete instances and their disks.
+
+    novactl delete web1 web2 --yes
+    """
+    from novactl.actions.delete import Delete
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, False)
+    if targets and not dry_run:
+        ctx.obj.confirm(f"delete {', '.join(targets)} and their disks?")
+    _verb(ctx.obj, [Delete(name=name, project=project, if_exists=if_exists) for name in targets], dry_run)
+
+
+def _targets(
+    session: Any,
+    names: Sequence[str] | None,
+    selector: Sequence[str] | None,
+    on: str | None,
+    everything: bool,
+) -> list[str]:
+    """The instances meant: those named, or all that the selector, the host and --all leave. A selector
+    that matches nothing means none."""
+    chosen = bool(selector or on or everything)
+    if chosen == bool(names):
+        raise UsageError(
+            "give names, or choose with -l, --on or --all" + (", not both" if names else ""),
+            hint="novactl list shows what exists",
+        )
+    if names:
+        if len(set(names)) != len(names):
+            raise UsageError("the same name is given twice")
+        return list(names)
+    from novactl.actions.selection import selected
+    from novactl.db import hosts, instances
+
+    with session.cloud.db.read() as tx:
+        if on is not None:
+            hosts.get(tx, on)
+        found = instances.everything(tx, project=session.settings.project, host=on)
+    return [instance.name for instance in found if selected(instance, selector or ())]
+
+
+def _verb(session: Any, actions: list[Any], dry_run: bool) -> None:
+    if dry_run:
+        verbs.dry_run(session, actions, many=True)
+    else:
+        verbs.run(session, actions, many=True)
