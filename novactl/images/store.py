@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novactl.errors import ImageRefused, NotFound, NovactlError, UsageError
-from novactl.images.inspector import ImageInfo, inspect_fd, opened
+from novactl.images.imagefile import opened
+from novactl.images.inspector import ImageInfo, inspect_fd
 
 BLOCK = 1 << 20  # bytes copied and hashed at once
 STALE_SECONDS = 86400.0  # an incoming file not written for this long belongs to nobody

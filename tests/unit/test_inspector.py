@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from novactl.errors import ImageRefused, NotFound
-from novactl.images import inspector
+from novactl.images import imagefile, inspector
+from novactl.images import qcow2 as qcow2_module
+from novactl.images import vmdk as vmdk_module
 from novactl.images.inspector import inspect, inspect_fd
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -103,7 +105,7 @@ def test_the_limit_of_a_virtual_size() -> None:
         "l2": (),
     }
     at_limit = qcow2(size=64 << 40, l1_size=1 << 7, length=length, **layout)  # type: ignore[arg-type]
-    assert inspect_bytes(at_limit).virtual_size_bytes == inspector.MAX_VIRTUAL_SIZE
+    assert inspect_bytes(at_limit).virtual_size_bytes == imagefile.MAX_VIRTUAL_SIZE
     with pytest.raises(ImageRefused, match="virtual size"):
         inspect_bytes(qcow2(size=(64 << 40) + 1, l1_size=1 << 8, length=length, **layout))  # type: ignore[arg-type]
 
@@ -161,14 +163,14 @@ def test_error_of_the_disk_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(*args: object) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(inspector.os, "pread", fail)
+    monkeypatch.setattr(imagefile.os, "pread", fail)
     with pytest.raises(ImageRefused, match="cannot be read: Input/output error"):
         inspect_bytes(qcow2())
 
 
 def test_file_cut_meanwhile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pread = os.pread
-    monkeypatch.setattr(inspector.os, "pread", lambda *args: pread(*args)[:-1])
+    monkeypatch.setattr(imagefile.os, "pread", lambda *args: pread(*args)[:-1])
     with pytest.raises(ImageRefused, match="changed while it was read"):
         inspect_bytes(qcow2())
 
@@ -202,7 +204,7 @@ def test_mutated_headers_raise_nothing_else(kind: str, data: st.DataObject) -> N
             info = inspect_bytes(bytes(image), declared)
         except ImageRefused:
             continue
-        assert 0 < info.virtual_size_bytes <= inspector.MAX_VIRTUAL_SIZE
+        assert 0 < info.virtual_size_bytes <= imagefile.MAX_VIRTUAL_SIZE
 
 
 @settings(max_examples=200, deadline=None)
@@ -229,7 +231,8 @@ def test_truncated_anywhere_is_refused(kind: str) -> None:
 
 def test_a_budget_bounds_the_tables_read(monkeypatch: pytest.MonkeyPatch) -> None:
     outside = qcow2(l2=(1 << 45,))
-    monkeypatch.setattr(inspector, "TABLE_BUDGET", 0)
+    for module in (qcow2_module, vmdk_module):
+        monkeypatch.setattr(module, "TABLE_BUDGET", 0)
     assert inspect_bytes(outside).format == "qcow2"
     assert inspect_bytes(vmdk(grains=(1 << 30,))).format == "vmdk"
     for image in (qcow2(l1=(1 << 45,)), vmdk(tables=(1 << 30,))):  # all tables are still looked for
