@@ -14,7 +14,7 @@ from novactl.engine.operation import ACTIVE, Operation, OpState, Plan
 from novactl.engine.ports import Failpoints, Observer
 from novactl.engine.runner import Runner
 from novactl.engine.step import Step
-from novactl.errors import Busy, NovactlError, Refused
+from novactl.errors import Busy, Fenced, NovactlError, OperationIncomplete, Refused
 from novactl.objects.instance import Instance
 
 PARALLEL = 16
@@ -146,8 +146,8 @@ class Operator:
             self.runner().run(op)
             outcome.result = "done"
         except NovactlError as error:
-            error.operation = op.id
-            outcome.error, outcome.code = error, error.code
+            outcome.error = _left_or_ended(op, error)
+            outcome.code = outcome.error.code
         outcome.instance = self._instance(op.target_uuid)
 
     def runner(self) -> Runner:
@@ -218,6 +218,18 @@ class Operator:
             self.journal.take(tx, op, epoch)
         runner = self.runner()
         return runner.roll_back(op) if back else runner.run(op)
+
+
+def _left_or_ended(op: Operation, error: NovactlError) -> NovactlError:
+    """The error that ended an operation; when the journal itself failed, the operation is left half way."""
+    if op.state in ACTIVE and not isinstance(error, OperationIncomplete | Fenced):
+        return OperationIncomplete(
+            f"{op.kind} of {op.target} was left half way: {error.message}",
+            hint=f"{error.hint + '; ' if error.hint else ''}then novactl op resume {op.id}",
+            operation=op.id,
+        )
+    error.operation = op.id
+    return error
 
 
 def describe(op: Operation, plan: Plan) -> dict[str, Any]:

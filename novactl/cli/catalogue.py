@@ -139,7 +139,16 @@ def image_add(
         min_disk_gib=min_disk,
         min_memory_mib=min_memory,
     )
-    made = images.add(session.cloud.world, session.cloud.store, request, lambda done, total: None)
+
+    def progress(done: int, total: int) -> None:
+        session.progress.note(
+            f"{name}: {done * 100 // total if total else 100} % of {total >> 20} MiB taken in"
+        )
+
+    try:
+        made = images.add(session.cloud.world, session.cloud.store, request, progress)
+    finally:
+        session.progress.clear()
     render.show(session, views.image(made))
 
 

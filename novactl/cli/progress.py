@@ -18,6 +18,14 @@ class Progress:
         self._began = time.monotonic()
         self._shown = False
 
+    def note(self, text: str) -> None:
+        """Show a line of another kind, on a TTY."""
+        if self._live:
+            with self._lock:
+                sys.stderr.write(f"\r\033[K{_fit(text)}")
+                sys.stderr.flush()
+                self._shown = True
+
     def clear(self) -> None:
         """Take the line away before anything else is printed."""
         with self._lock:

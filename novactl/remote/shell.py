@@ -77,7 +77,7 @@ class Channel:
         mark = f"\n{self._mark}".encode()
         buffer = bytearray()
         while True:
-            start = buffer.find(mark, max(0, len(buffer) - CHUNK - len(mark)))
+            start = buffer.find(mark, max(0, len(buffer) - 2 * CHUNK))
             if start >= 0 and (end := buffer.find(b"\n", start + 1)) >= 0:
                 return bytes(buffer[:start]), bytes(buffer[start + len(mark) : end]).strip()
             piece = receive(CHUNK)
