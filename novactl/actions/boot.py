@@ -12,7 +12,7 @@ from novactl.db import catalogue, hosts, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
-from novactl.errors import Refused, UsageError
+from novactl.errors import NoValidHost, Refused, UsageError
 from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.host import Host
 from novactl.objects.image import Image
@@ -83,7 +83,6 @@ class Boot:
         instances.add(tx, replace(instance, ports=()))
         for port, network in zip(instance.ports, networks, strict=True):
             instances.add_port(tx, instance.uuid, network.id, port)
-        hosts.claim(tx, chosen.name, instance.uuid, instance.resources)
         if request.user_data is not None:
             reference = world.secrets.seal(tx, world.ids.uuid(), instance.uuid, request.user_data)
             instances.update(tx, instance.uuid, user_data=reference)
@@ -208,11 +207,13 @@ def _spec(
 
 
 def _claim(tx: Tx, instance: Instance, spec: Spec) -> tuple[Host, list[Host]]:
-    """(the best host, the others that pass). Raises NoValidHost with every host's reasons."""
+    """(the best host, whose share is now held; the others that pass). Raises NoValidHost with every
+    host's reasons."""
     passed, explained = candidates(hosts.everything(tx), spec)
-    if not passed:
-        raise no_valid_host(instance.name, explained)
-    return passed[0], passed[1:]
+    for host in passed:
+        if hosts.claim(tx, host.name, instance.uuid, instance.resources):
+            return host, [other for other in passed if other is not host]
+    raise no_valid_host(instance.name, explained)
 
 
 def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator[Step]:
@@ -252,14 +253,14 @@ def next_attempt(
     assert op.target_uuid
     instance = instances.get(tx, op.target_uuid)
     spec = _spec(instance, None, op.request["zone"], tried)
-    passed, _ = candidates(hosts.everything(tx), spec)
-    for host in passed:
-        if hosts.claim(tx, host.name, instance.uuid, instance.resources):
-            instances.update(tx, instance.uuid, host=host.name)
-            world.tell(f"{op.target}: {failure}; trying {host.name}")
-            steps = tuple(_steps(world, op.id, replace(instance, host=host.name), host))
-            return steps, frozenset({ClaimHost.type})
-    return None
+    try:
+        host, _ = _claim(tx, instance, spec)
+    except NoValidHost:
+        return None
+    instances.update(tx, instance.uuid, host=host.name)
+    world.tell(f"{op.target}: {failure}; trying {host.name}")
+    steps = tuple(_steps(world, op.id, replace(instance, host=host.name), host))
+    return steps, frozenset({ClaimHost.type})
 
 
 def names_of(request: BootRequest) -> list[str]:
