@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from novactl import owner, resources
+from novactl import resources
 from novactl.db.session import Database
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints, Observer, RandomIds, SystemClock
 from novactl.errors import DatabaseError, UsageError
@@ -70,6 +70,7 @@ class Cloud:
         self._observe = observe or (lambda op, record, event, detail="": None)
         self._failpoints = failpoints or NoFailpoints()
         self._hypervisors: dict[str, Any] = {}
+        self._aside: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     # --- database ---
@@ -126,6 +127,7 @@ class Cloud:
 
     @cached_property
     def journal(self) -> Any:
+        from novactl import owner
         from novactl.actions.steps import REGISTRY
         from novactl.db.journal import DbJournal
 
@@ -133,6 +135,7 @@ class Cloud:
 
     @cached_property
     def operator(self) -> Any:
+        from novactl import owner
         from novactl.actions.operate import Operator
 
         return Operator(
@@ -149,15 +152,15 @@ class Cloud:
         runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.getuid() == 0 else str(directory))
         return SshDirectory(directory, Path(runtime) / "novactl")
 
-    def ssh_files(self, extra: Host | None = None) -> Any:
-        """The generated files, in line with the inventory and `extra` (a host being added)."""
+    def ssh_files(self) -> Any:
+        """The generated files, in line with the inventory."""
+        return self.ssh.write(self._inventory().values())
+
+    def _inventory(self) -> dict[str, Host]:
         from novactl.db import hosts
 
         with self.db.read() as tx:
-            known = {host.name: host for host in hosts.everything(tx)}
-        if extra is not None:
-            known[extra.name] = extra
-        return self.ssh.write(known.values())
+            return {host.name: host for host in hosts.everything(tx)}
 
     def hypervisor(self, name: str) -> Any:
         """The named host, one connection for all of this process. Raises NotFound."""
@@ -171,9 +174,11 @@ class Cloud:
             return self._hypervisors[name]
 
     def hypervisor_of(self, host: Host) -> Any:
-        """A host that may not be in the database yet."""
+        """A host that may not be in the database yet, or was just read from it."""
         with self._lock:
-            self._hypervisors[host.name] = self._connected(host, self.ssh.files)
+            if host.name not in self._hypervisors or host.name in self._aside:
+                files = self._aside.get(host.name) or self.ssh_files()
+                self._hypervisors[host.name] = self._connected(host, files)
             return self._hypervisors[host.name]
 
     def _connected(self, host: Host, files: Any) -> Any:
@@ -198,21 +203,28 @@ class Cloud:
                 via.close()
 
     def enlist(self, host: Host, identity: Path | None) -> None:
-        """Make the host reachable: identity and pinned key in the generated files."""
-        if identity is not None:
-            self.ssh.set_identity(host.name, identity.absolute())
-        self.ssh_files(extra=host)
+        """Make a host reachable for this process alone, under files of its own."""
+        known = {**self._inventory(), host.name: host}
+        self._aside[host.name] = self.ssh.write_aside(
+            known.values(), host.name, identity.absolute() if identity else None
+        )
 
     def delist(self, host: str) -> None:
-        """Forget a host's identity and take it out of the generated files."""
-        self.ssh.set_identity(host, None)
-        self.ssh_files()
+        """The files of enlist() are gone."""
+        self._aside.pop(host, None)
+        self.ssh.remove_aside(host)
+        if (hypervisor := self._hypervisors.pop(host, None)) is not None:
+            hypervisor.shell.close()
+
+    def set_identity(self, host: str, identity: Path | None) -> None:
+        """Remember which private key opens the host, or forget it."""
+        self.ssh.set_identity(host, identity.absolute() if identity else None)
 
     def libvirt_facts(self, host: str) -> Any:
         from novactl.remote.connection import libvirt_uri
         from novactl.virt.connection import facts
 
-        return facts(host, libvirt_uri(host, self.ssh.files))
+        return facts(host, libvirt_uri(host, self._aside.get(host) or self.ssh_files()))
 
     def close(self) -> None:
         for hypervisor in self._hypervisors.values():

@@ -117,6 +117,12 @@ class HostFault(NovactlError):
     code = 1
 
 
+class HostRefused(HostFault):
+    """A host refused: what is there is somebody else's."""
+
+    code = 5
+
+
 class Fenced(NovactlError):
     """The host has seen a newer epoch: this process lost its operation to another."""
 

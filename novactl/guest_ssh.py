@@ -6,34 +6,19 @@ connection; a guest that prints none is left to ssh's own question.
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from novactl.errors import NovactlError, Refused
+from novactl.errors import Refused
 from novactl.objects.instance import Instance
 from novactl.remote.ssh_config import write_file
 
 if TYPE_CHECKING:
     from novactl.cloud import Cloud
 
-FAILED = 255
 HOST_KEYS = re.compile(rb"-----BEGIN SSH HOST KEY KEYS-----(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
 KEY_LINE = re.compile(r"(ssh-[a-z0-9]+|ecdsa-sha2-[a-z0-9]+) ([A-Za-z0-9+/=]{40,})")
 USERS = {"debian": "debian", "ubuntu": "ubuntu", "fedora": "fedora", "centos": "centos", "alpine": "alpine"}
-
-
-def login_to(
-    cloud: "Cloud", instance: Instance, command: list[str], login: str | None, identity: Path | None
-) -> int:
-    """Run ssh in the foreground; its exit code, 255 for failures of our own (docs/cli.md)."""
-    try:
-        argv = ssh_argv(cloud, instance, command, login, identity)
-    except NovactlError as error:
-        cloud.tell(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
-        return FAILED
-    cloud.close()
-    return subprocess.run(argv, check=False).returncode
 
 
 def ssh_argv(

@@ -10,7 +10,7 @@ from novactl.actions.steps.records import ClaimHost, MarkActive, RecordInstance
 from novactl.actions.world import World
 from novactl.db import catalogue, hosts, instances
 from novactl.db.session import Tx
-from novactl.engine.operation import Lock, Mode, Operation, Plan
+from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
 from novactl.errors import NoValidHost, Refused, UsageError
 from novactl.objects.flavor import Flavor, check_flavor
@@ -42,6 +42,10 @@ class Boot:
     @property
     def target(self) -> str:
         return self.name
+
+    @property
+    def project(self) -> str:
+        return self.request.project
 
     def check(self, world: World) -> None:
         """What needs no database: names, values, sizes. Raises UsageError or Refused."""
@@ -87,33 +91,40 @@ class Boot:
             reference = world.secrets.seal(tx, world.ids.uuid(), instance.uuid, request.user_data)
             instances.update(tx, instance.uuid, user_data=reference)
             instance = replace(instance, user_data=reference)
+        return self._journaled(world, op_id, instance, networks, chosen, alternates)
+
+    def _journaled(
+        self,
+        world: World,
+        op_id: str,
+        instance: Instance,
+        networks: Sequence[Network],
+        chosen: Host,
+        alternates: Sequence[Host],
+    ) -> Plan:
+        """The plan of what was just claimed. Pure."""
         assert instance.image
+        locks = {
+            Lock("instance", instance.uuid, Mode.EXCLUSIVE),
+            Lock("image", instance.image.id, Mode.SHARED),
+            Lock("host", chosen.name, Mode.SHARED),
+            *(Lock("network", network.id, Mode.SHARED) for network in networks),
+        }
         return Plan(
             kind=self.kind,
             target=self.name,
             target_uuid=instance.uuid,
-            project=request.project,
-            request={"host": request.host, "zone": request.zone},
-            locks=frozenset(
-                {
-                    Lock("instance", instance.uuid, Mode.EXCLUSIVE),
-                    Lock("image", instance.image.id, Mode.SHARED),
-                    *(Lock("network", network.id, Mode.SHARED) for network in networks),
-                    *(Lock("host", host.name, Mode.SHARED) for host in (chosen, *alternates[: ATTEMPTS - 1])),
-                }
-            ),
+            project=instance.project,
+            request={"host": self.request.host, "zone": self.request.zone},
+            locks=frozenset(locks),
             common=(RecordInstance(uuid=instance.uuid, name=self.name),),
             attempt=tuple(_steps(world, op_id, instance, chosen)),
             applied=frozenset({RecordInstance.type, ClaimHost.type}),
             epoch=instance.epoch,
             host=chosen.name,
             alternates=tuple(host.name for host in alternates),
-            changes={
-                "addresses": {port.network: port.ip for port in instance.ports},
-                "vcpus": instance.resources.vcpus,
-                "memory_mib": instance.resources.memory_mib,
-                "disk_gib": instance.resources.disk_gib,
-            },
+            changes={"addresses": {port.network: port.ip for port in instance.ports}}
+            | vars(instance.resources),
         )
 
     def _instance(self, world: World, tx: Tx, op_id: str) -> tuple[Instance, list[Network]]:
@@ -174,9 +185,10 @@ def _ports(
 ) -> Iterator[Port]:
     """A port for each network asked for, with the first free address. Raises Refused."""
     given: list[tuple[str, str]] = []
+    elsewhere = [host.address for host in hosts.everything(tx)]
     for index, (request, network) in enumerate(zip(wanted, networks, strict=True)):
         taken = instances.taken_addresses(tx, network.id) + [ip for of, ip in given if of == network.id]
-        ip = next(free_addresses(network, taken, request.ip), None)
+        ip = next(free_addresses(network, taken, elsewhere, request.ip), None)
         if ip is None:
             raise Refused(f"network {network.name} ({network.cidr}) has no free address")
         given.append((network.id, ip))
@@ -243,9 +255,7 @@ def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator
     yield MarkActive(uuid=uuid)
 
 
-def next_attempt(
-    world: World, tx: Tx, op: Operation, failure: str
-) -> tuple[Sequence[Step], frozenset[str]] | None:
+def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt | None:
     """Claim another host for a boot whose host failed, and its steps; None when none is left."""
     tried = frozenset(r.step.host for r in op.records if isinstance(r.step, ClaimHost) and r.step.host)
     if op.attempt >= ATTEMPTS or op.request["host"] is not None:
@@ -259,8 +269,11 @@ def next_attempt(
         return None
     instances.update(tx, instance.uuid, host=host.name)
     world.tell(f"{op.target}: {failure}; trying {host.name}")
-    steps = tuple(_steps(world, op.id, replace(instance, host=host.name), host))
-    return steps, frozenset({ClaimHost.type})
+    return Attempt(
+        steps=tuple(_steps(world, op.id, replace(instance, host=host.name), host)),
+        applied=frozenset({ClaimHost.type}),
+        locks=frozenset({Lock("host", host.name, Mode.SHARED)}),
+    )
 
 
 def names_of(request: BootRequest) -> list[str]:

@@ -39,7 +39,7 @@ class Delete:
                 return None
             raise
         if instance.locked:
-            raise Refused(f"{instance.name}: is locked", hint=f"novactl unlock {instance.name}")
+            raise Refused(f"{instance.name}: is locked")
         check_allowed("delete", instance.name, instance.vm_state)
         if instance.host is not None:
             world.hypervisor(instance.host).power_state(instance.uuid)

@@ -23,6 +23,7 @@ class FileStore(Protocol):
         self, source: Path, *, declared: str | None, expected_sha256: str | None, progress: Any
     ) -> Any: ...
     def add_blob(self, source: Path) -> tuple[str, int]: ...
+    def has(self, sha256: str) -> bool: ...
     def delete(self, sha256: str) -> None: ...
 
 
@@ -52,9 +53,12 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
     stored = store.add(
         request.file, declared=request.disk_format, expected_sha256=request.sha256, progress=progress
     )
+    copied = {stored.sha256}
     try:
         kernel, kernel_size = store.add_blob(request.kernel) if request.kernel else (None, 0)
+        copied |= {kernel} - {None}
         initrd, initrd_size = store.add_blob(request.initrd) if request.initrd else (None, 0)
+        copied |= {initrd} - {None}
         image = Image(
             id=world.ids.uuid(),
             name=request.name,
@@ -74,11 +78,18 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
             created_at=world.clock.now(),
         )
         with world.db.write() as tx:
+            _check_kept(store, image.name, copied)
             catalogue.add_image(tx, image)
     except BaseException:
-        sweep(world, store, {stored.sha256})
+        sweep(world, store, copied)
         raise
     return image
+
+
+def _check_kept(store: FileStore, name: str, files: set[str]) -> None:
+    """Raises Refused when another command's sweep took a file away before the image had its row."""
+    if not all(store.has(sha256) for sha256 in files):
+        raise Refused(f"image {name}: its file was deleted by another command", hint="try again")
 
 
 def _check(request: ImageRequest) -> None:
@@ -123,7 +134,6 @@ def delete(world: World, store: FileStore, name: str) -> Image:
 
 def sweep(world: World, store: FileStore, files: set[str]) -> None:
     """Remove those files of the store that nothing needs."""
-    with world.db.read() as tx:
-        used = catalogue.stored_files_in_use(tx)
-    for sha256 in files - used:
-        store.delete(sha256)
+    with world.db.write() as tx:  # nobody adds an image of these files meanwhile
+        for sha256 in files - catalogue.stored_files_in_use(tx):
+            store.delete(sha256)

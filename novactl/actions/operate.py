@@ -1,23 +1,26 @@
 """Journal a change and carry it out: what every verb does after it is understood."""
 
 import concurrent.futures
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from novactl.actions import boot
 from novactl.actions.world import World
 from novactl.db import instances
-from novactl.db.journal import DbJournal, owner_key
+from novactl.db.journal import DbJournal, owner_key, states_of_children
 from novactl.db.session import Rollback, Tx
-from novactl.engine.operation import ACTIVE, Operation, OpState, Plan
+from novactl.engine.operation import ACTIVE, Attempt, Operation, OpState, Plan
 from novactl.engine.ports import Failpoints, Observer
 from novactl.engine.runner import Runner
-from novactl.engine.step import Step
 from novactl.errors import Busy, Fenced, NovactlError, OperationIncomplete, Refused
 from novactl.objects.instance import Instance
 
 PARALLEL = 16
+
+NextAttemptOf = Callable[[World, Any, Operation, str], Attempt | None]
+NEXT_ATTEMPTS: Mapping[str, NextAttemptOf] = {"boot": boot.next_attempt}
+"""Kinds of operation that try another host, and how they plan it."""
 
 
 class Action(Protocol):
@@ -28,6 +31,8 @@ class Action(Protocol):
     def kind(self) -> str: ...
     @property
     def target(self) -> str: ...
+    @property
+    def project(self) -> str: ...
     def check(self, world: World) -> Any: ...
     def plan(self, world: World, tx: Any, op_id: str, facts: Any) -> Plan | None: ...
 
@@ -56,54 +61,50 @@ class Operator:
         failpoints: Failpoints,
         observe: Observer,
         alive: Callable[[dict[str, Any]], bool],
+        next_attempts: Mapping[str, NextAttemptOf] = NEXT_ATTEMPTS,
     ) -> None:
         self.world = world
         self.journal = journal
         self.failpoints = failpoints
         self.observe = observe
         self.alive = alive
+        self.next_attempts = next_attempts
 
-    def show(self, action: Action) -> dict[str, Any]:
-        """The plan as `--dry-run` prints it (docs/cli.md): made like the real one, then rolled back."""
-        facts = action.check(self.world)
-        shown: dict[str, Any] = {}
+    def show(self, actions: Sequence[Action]) -> list[dict[str, Any]]:
+        """The plans as `--dry-run` prints them (docs/cli.md): made like the real ones, each seeing those
+        before it, then rolled back. Nothing is sealed and no key is made for it."""
+        world = replace(self.world, secrets=Unsealed())
+        facts = [action.check(world) for action in actions]
+        shown: list[dict[str, Any]] = []
         with self.world.db.write() as tx:
-            op_id = self.world.ids.operation()
-            plan = action.plan(self.world, tx, op_id, facts)
-            if plan is not None:
-                shown = describe(self.journal.insert(tx, op_id, plan), plan)
+            for action, fact in zip(actions, facts, strict=True):
+                op_id = self.world.ids.operation()
+                plan = action.plan(world, tx, op_id, fact)
+                shown.append(
+                    nothing(action) if plan is None else describe(self.journal.insert(tx, op_id, plan), plan)
+                )
             raise Rollback
-        return shown or {
-            "kind": action.kind,
-            "target": action.target,
-            "host": None,
-            "alternates": [],
-            "steps": [],
-            "changes": {},
-        }
+        return shown
 
     def run(self, actions: Sequence[Action], *, together: bool = False) -> list[Outcome]:
         """Each action's outcome, in order. `together`: all are journaled in one transaction or none is
         (then the refusal is raised); else each for itself. Several get a parent operation."""
-        self.world.interrupt.armed = True
         outcomes = [Outcome(target=action.target) for action in actions]
         parent = self._parent(actions) if len(actions) > 1 else None
-        ops: list[Operation | None] = []
+        self.world.interrupt.armed = True
         try:
-            ops = self._submit_all(actions, outcomes, parent) if together else [None] * len(actions)
-        except NovactlError as error:
-            self._end(parent, str(error))
-            raise
+            ops = self._submit_all(actions, parent) if together else None
 
-        def carry_out(index: int) -> None:
-            if together:
-                self._settle(outcomes[index], ops[index])
-            else:
-                self._one(actions[index], outcomes[index], parent)
+            def carry_out(index: int) -> None:
+                if ops is not None:
+                    self._settle(outcomes[index], ops[index], actions[index])
+                else:
+                    self._one(actions[index], outcomes[index], parent)
 
-        self._in_threads(carry_out, range(len(actions)))
-        failed = sum(outcome.code != 0 for outcome in outcomes)
-        self._end(parent, f"{failed} of {len(outcomes)} failed" if failed else None)
+            self._in_threads(carry_out, range(len(actions)))
+        finally:
+            self.world.interrupt.armed = False
+            self._end(parent)
         return outcomes
 
     def _in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None:
@@ -121,9 +122,7 @@ class Operator:
         else:
             self._settle(outcome, op, action)
 
-    def _submit_all(
-        self, actions: Sequence[Action], outcomes: Sequence[Outcome], parent: Operation | None
-    ) -> list[Operation | None]:
+    def _submit_all(self, actions: Sequence[Action], parent: Operation | None) -> list[Operation | None]:
         facts = [action.check(self.world) for action in actions]
         with self.world.db.write() as tx:
             return [
@@ -135,11 +134,11 @@ class Operator:
         plan = action.plan(self.world, tx, op_id, facts)
         return None if plan is None else self.journal.insert(tx, op_id, plan, parent.id if parent else None)
 
-    def _settle(self, outcome: Outcome, op: Operation | None, action: Action | None = None) -> None:
+    def _settle(self, outcome: Outcome, op: Operation | None, action: Action) -> None:
         """Run a journaled operation and write down how it ended."""
         if op is None:
             outcome.result = "unchanged"
-            outcome.uuid, outcome.instance = self._instance_named(outcome.target, action)
+            outcome.uuid, outcome.instance = self._instance_named(outcome.target, action.project)
             return
         outcome.operation, outcome.uuid = op.id, op.target_uuid
         try:
@@ -161,10 +160,9 @@ class Operator:
             next_attempt=self._next_attempt,
         )
 
-    def _next_attempt(
-        self, tx: Tx, op: Operation, failure: str
-    ) -> tuple[Sequence[Step], frozenset[str]] | None:
-        return boot.next_attempt(self.world, tx, op, failure) if op.kind == "boot" else None
+    def _next_attempt(self, tx: Tx, op: Operation, failure: str) -> Attempt | None:
+        again = self.next_attempts.get(op.kind)
+        return again(self.world, tx, op, failure) if again else None
 
     def _instance(self, uuid: str | None) -> Instance | None:
         if uuid is None:
@@ -172,13 +170,10 @@ class Operator:
         with self.world.db.read() as tx:
             return instances.get(tx, uuid)
 
-    def _instance_named(self, name: str, action: Action | None) -> tuple[str | None, Instance | None]:
-        project = getattr(action, "project", None) or getattr(
-            getattr(action, "request", None), "project", "default"
-        )
+    def _instance_named(self, name: str, project: str) -> tuple[str | None, Instance | None]:
         try:
             with self.world.db.read() as tx:
-                found = instances.find(tx, name, str(project))
+                found = instances.find(tx, name, project)
         except NovactlError:
             return None, None
         return found.uuid, found
@@ -197,27 +192,77 @@ class Operator:
         self.journal.turn(op, OpState.RUNNING)
         return op
 
-    def _end(self, parent: Operation | None, error: str | None) -> None:
-        if parent is not None:
-            self.journal.turn(parent, OpState.UNDONE if error else OpState.DONE, error)
+    def _end(self, parent: Operation | None) -> None:
+        """A parent ends as its children did: done when one is, undone when none is; while one is active
+        it is incomplete, and resuming it resumes them."""
+        if parent is None:
+            return
+        with self.world.db.read() as tx:
+            states = [state for _, state in states_of_children(tx, parent.id)]
+        missed = len(parent.request["targets"]) - states.count(OpState.DONE)
+        if any(state in ACTIVE for state in states):
+            ended = OpState.INCOMPLETE
+        else:
+            ended = OpState.DONE if OpState.DONE in states or not missed else OpState.UNDONE
+        self.journal.turn(
+            parent, ended, f"{missed} of {len(parent.request['targets'])} not done" if missed else None
+        )
 
     # --- operations that another process left ---
 
     def take_over(self, op_id: str, *, back: bool) -> Operation:
-        """Finish (or with `back` undo) an operation whose owner is gone. Raises Busy while it lives,
-        Refused when the operation has ended."""
+        """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. Raises
+        Busy while it lives, Refused when the operation has ended."""
+        op, children = self._taken(op_id)
         self.world.interrupt.armed = True
-        op = self.journal.load(op_id)
-        if op.state not in ACTIVE:
-            raise Refused(f"{op.id}: is {op.state} already")
+        try:
+            if children:
+                return self._take_over_children(op, children, back=back)
+            runner = self.runner()
+            return runner.roll_back(op) if back else runner.run(op)
+        except Refused as error:  # past the pivot: nothing was changed, and nobody works on it now
+            if op.state in ACTIVE:
+                self.journal.turn(op, OpState.INCOMPLETE, op.error or error.message)
+            raise
+        except NovactlError as error:
+            raise _left_or_ended(op, error) from error
+        finally:
+            self.world.interrupt.armed = False
+
+    def _taken(self, op_id: str) -> tuple[Operation, list[str]]:
+        """The operation, ours from now on, and its children that have not ended."""
         with self.world.db.write() as tx:
-            key = owner_key(tx, op_id)
-            if op.state is not OpState.INCOMPLETE and self.alive(key):
-                raise Busy(f"{op.id}: {op.owner} is working on it", operation=op.id)
-            epoch = instances.raise_epoch(tx, op.target_uuid) if op.target_uuid else op.epoch
+            op = self.journal.load_in(tx, op_id)
+            if op.state not in ACTIVE:
+                raise Refused(f"{op.id}: is {op.state} already")
+            if op.state is not OpState.INCOMPLETE and self.alive(owner_key(tx, op_id)):
+                raise Busy(f"{op.id}: {op.owner} is working on it since {op.started_at}", operation=op.id)
+            children = [child for child, state in states_of_children(tx, op_id) if state in ACTIVE]
+            epoch = instances.raise_epoch(tx, op.target_uuid) if op.target_uuid else op.epoch + 1
             self.journal.take(tx, op, epoch)
-        runner = self.runner()
-        return runner.roll_back(op) if back else runner.run(op)
+        return op, children
+
+    def _take_over_children(self, parent: Operation, children: Sequence[str], *, back: bool) -> Operation:
+        failures: list[NovactlError] = []
+        for child in children:
+            try:
+                self.take_over(child, back=back)
+            except NovactlError as error:
+                failures.append(error)
+        self._end(parent)
+        if failures:
+            raise failures[0]
+        return parent
+
+
+class Unsealed:
+    """Stands for Secrets in a dry run."""
+
+    def seal(self, tx: Any, secret_id: str, owner: str, content: bytes) -> str:
+        return f"secret:{secret_id}"
+
+    def open(self, tx: Any, reference: str) -> bytes:
+        raise Refused(f"{reference}: a dry run opens no secrets")
 
 
 def _left_or_ended(op: Operation, error: NovactlError) -> NovactlError:
@@ -230,6 +275,18 @@ def _left_or_ended(op: Operation, error: NovactlError) -> NovactlError:
         )
     error.operation = op.id
     return error
+
+
+def nothing(action: Action) -> dict[str, Any]:
+    """The plan of an action whose target state holds already."""
+    return {
+        "kind": action.kind,
+        "target": action.target,
+        "host": None,
+        "alternates": [],
+        "steps": [],
+        "changes": {},
+    }
 
 
 def describe(op: Operation, plan: Plan) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The root command, the global options, and the one place where an error becomes words."""
 
+import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -8,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from novactl.cli import boot, catalogue, consoles, demo, hosts, instances, lab, lifecycle, operations
-from novactl.cli.render import FORMATS
+from novactl.cli.render import FORMATS, say
 from novactl.cli.session import Session
 from novactl.errors import NovactlError, OperationIncomplete, UsageError
 from novactl.version import __version__
@@ -100,10 +102,11 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """The exit code of one command line."""
-    session = Session()
+    words = hoist(argv)
+    session = Session(output=_output_asked(words))  # an unknown command is told before root() is called
     _catch_signals(session)
     try:
-        code = app(args=hoist(argv), prog_name="novactl", standalone_mode=False, obj=session)
+        code = app(args=words, prog_name="novactl", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except NovactlError as error:
         return _told(session, error)
@@ -111,9 +114,6 @@ def run(argv: list[str]) -> int:
         return done.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, file=sys.stderr)
@@ -129,6 +129,13 @@ def run(argv: list[str]) -> int:
         session.close()
 
 
+def _output_asked(words: list[str]) -> str:
+    for word, value in itertools.pairwise(words):
+        if word == "--output" and value in FORMATS:
+            return value
+    return "table"
+
+
 def _unexpected(error: Exception) -> NovactlError:
     return NovactlError(
         f"{type(error).__name__}: {error}",
@@ -141,14 +148,14 @@ def _told(session: Session, error: NovactlError) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"error: {error.message}", file=sys.stderr)
+    session.progress.clear()
+    say(f"error: {error.message}")
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        say(f"hint: {error.hint}")
     if session.output in ("json", "jsonl"):
         import json
 
-        print(json.dumps({"error": error.as_dict()}, ensure_ascii=False), file=sys.stderr)
-    sys.stderr.flush()
+        say(json.dumps({"error": error.as_dict()}, ensure_ascii=False))
     return error.code
 
 
@@ -164,10 +171,17 @@ def _catch_signals(session: Session) -> None:
         if cloud is None or not cloud.interrupt.armed:
             raise KeyboardInterrupt
         if cloud.interrupt.is_set():
-            session.tell("stopped; novactl op list --active shows what is left")
+            _whisper(b"stopped; novactl op list --active shows what is left\n")
             os._exit(OperationIncomplete.code)
-        session.tell("interrupted: undoing (once more to stop at once)")
         cloud.interrupt.set()
+        _whisper(b"interrupted: undoing (once more to stop at once)\n")
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, caught)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, caught)
+
+
+def _whisper(text: bytes) -> None:
+    """To stderr from within a signal's handler: no locks, no buffers, and a dead terminal is no error."""
+    with contextlib.suppress(OSError):
+        os.write(2, text)

@@ -45,12 +45,13 @@ def flavor_create(
 
     novactl flavor create small --vcpus 1 --memory 512 --disk 4
     """
-    from novactl.db import catalogue
-    from novactl.objects.flavor import Flavor, check_flavor
+    from novactl.actions import catalogue as actions
+    from novactl.objects.flavor import Flavor
     from novactl.objects.names import key_values
 
     session = ctx.obj
-    made = check_flavor(
+    made = actions.create_flavor(
+        session.cloud.world,
         Flavor(
             id=session.cloud.world.ids.uuid(),
             name=name,
@@ -60,10 +61,8 @@ def flavor_create(
             ephemeral_gib=ephemeral,
             swap_mib=swap,
             extra_specs=key_values(property_ or (), "--property"),
-        )
+        ),
     )
-    with session.cloud.db.write() as tx:
-        catalogue.add_flavor(tx, made)
     render.show(session, views.flavor(made))
 
 
@@ -89,10 +88,9 @@ def flavor_show(ctx: typer.Context, name: str) -> None:
 @flavor.command("delete")
 def flavor_delete(ctx: typer.Context, name: str) -> None:
     """Delete a flavor; instances keep their own copy of it."""
-    from novactl.db import catalogue
+    from novactl.actions import catalogue as actions
 
-    with ctx.obj.cloud.db.write() as tx:
-        catalogue.remove_flavor(tx, name)
+    actions.delete_flavor(ctx.obj.cloud.world, name)
     ctx.obj.tell(f"flavor {name} deleted")
 
 
@@ -222,21 +220,11 @@ def keypair_add(
 
     novactl keypair add me --public-key ~/.ssh/id_ed25519.pub
     """
-    from novactl.db import catalogue
-    from novactl.objects.keypair import parse_public_key
-    from novactl.objects.names import check_name
+    from novactl.actions import catalogue as actions
 
-    check_name(name, "keypair name")
-    try:
-        text = public_key.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--public-key {public_key}: {getattr(error, 'strerror', None) or 'is not text'}"
-        ) from error
-    made = parse_public_key(name, text)
-    with ctx.obj.cloud.db.write() as tx:
-        catalogue.add_keypair(tx, ctx.obj.settings.project, made)
-    render.show(ctx.obj, vars(made))
+    session = ctx.obj
+    made = actions.add_keypair(session.cloud.world, session.settings.project, name, public_key)
+    render.show(session, vars(made))
 
 
 @keypair.command("list")
@@ -261,10 +249,9 @@ def keypair_show(ctx: typer.Context, name: str) -> None:
 @keypair.command("delete")
 def keypair_delete(ctx: typer.Context, name: str) -> None:
     """Delete a keypair; guests that have it keep it."""
-    from novactl.db import catalogue
+    from novactl.actions import catalogue as actions
 
-    with ctx.obj.cloud.db.write() as tx:
-        catalogue.remove_keypair(tx, ctx.obj.settings.project, name)
+    actions.delete_keypair(ctx.obj.cloud.world, ctx.obj.settings.project, name)
     ctx.obj.tell(f"keypair {name} deleted")
 
 
@@ -280,16 +267,21 @@ def network_create(
     gateway: Annotated[str | None, typer.Option("--gateway", metavar="IP")] = None,
     dns: Annotated[list[str] | None, typer.Option("--dns", metavar="IP", help="Repeatable.")] = None,
     mtu: Annotated[int, typer.Option("--mtu", metavar="N")] = 1500,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", metavar="FIRST-LAST", help="Addresses given when none is asked for."),
+    ] = None,
 ) -> None:
     """Make a network on a bridge that the hosts have.
 
     novactl network create lan --cidr 192.0.2.0/24 --gateway 192.0.2.1 --bridge br0
     """
-    from novactl.db import catalogue
-    from novactl.objects.network import Network, check_network
+    from novactl.actions import catalogue as actions
+    from novactl.objects.network import Network
 
     session = ctx.obj
-    made = check_network(
+    made = actions.create_network(
+        session.cloud.world,
         Network(
             id=session.cloud.world.ids.uuid(),
             name=name,
@@ -299,10 +291,9 @@ def network_create(
             mtu=mtu,
             bridge=bridge,
             project=session.settings.project,
-        )
+            pool=pool,
+        ),
     )
-    with session.cloud.db.write() as tx:
-        catalogue.add_network(tx, made)
     render.show(session, views.network(made, 0))
 
 
@@ -330,12 +321,12 @@ def network_show(ctx: typer.Context, name: str) -> None:
 @network.command("delete")
 def network_delete(ctx: typer.Context, name: str) -> None:
     """Delete a network that no instance uses; the hosts' bridge stays."""
+    from novactl.actions import catalogue as actions
     from novactl.db import catalogue
 
     session = ctx.obj
     with session.cloud.db.read() as tx:
         catalogue.network(tx, name)
     session.confirm(f"delete network {name}?")
-    with session.cloud.db.write() as tx:
-        catalogue.remove_network(tx, name)
+    actions.delete_network(session.cloud.world, name)
     session.tell(f"network {name} deleted")

@@ -1,5 +1,6 @@
 """novactl console-log, ssh: getting into guests."""
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,9 @@ import typer
 
 from novactl.cli import render, verbs
 from novactl.cli.options import Name
-from novactl.errors import UsageError
+from novactl.errors import NovactlError, UsageError
+
+SSH_FAILED = 255  # as ssh's own: the guest's codes are below
 
 
 def register(app: typer.Typer) -> None:
@@ -54,8 +57,13 @@ def ssh(
 
     novactl ssh web1 -- uptime
     """
-    from novactl.guest_ssh import login_to
+    from novactl.guest_ssh import ssh_argv
 
-    session = ctx.obj
-    found = verbs.find(session, name, prefix=True)
-    raise typer.Exit(login_to(session.cloud, found, command or [], login, identity))
+    try:
+        found = verbs.find(ctx.obj, name, prefix=True)
+        argv = ssh_argv(ctx.obj.cloud, found, command or [], login, identity)
+    except NovactlError as error:
+        verbs.tell_error(name, error, hint=True)
+        raise typer.Exit(SSH_FAILED) from error
+    ctx.obj.close()
+    raise typer.Exit(subprocess.run(argv, check=False).returncode)

@@ -66,69 +66,39 @@ def _play(stage: Stage) -> None:
     stage.run("lab", "down", "--name", LAB, "-q", hidden=True)
     stage.run("lab", "up", "--name", LAB, "--hosts", "2", "-q")
     lab = _lab()
-    image = stage.json("lab", "image", "tiny")
-    for host in lab["hosts"]:
-        words = [
-            "--address",
-            host["address"],
-            "--identity",
-            lab["identity"],
-            "--fingerprint",
-            host["fingerprint"],
-        ]
-        stage.run("host", "add", host["name"], *words, "-q", "-c", "name,address,virt_type,libvirt_version")
-    stage.run("host", "list")
-    boot_files = ["--kernel", image["kernel"], "--initrd", image["initrd"], "--cmdline", image["cmdline"]]
-    stage.run(
-        "image", "add", "tiny", "--file", image["file"], "--format", "raw", *boot_files, "-c", "name,sha256"
-    )
-    stage.run(
-        "flavor",
-        "create",
-        "tiny",
-        "--vcpus",
-        "1",
-        "--memory",
-        "96",
-        "--disk",
-        "1",
-        "-c",
-        "name,vcpus,memory_mib",
-    )
-    stage.run(
-        "network",
-        "create",
-        "lan",
-        "--cidr",
-        lab["network"],
-        "--gateway",
-        lab["gateway"],
-        "--bridge",
-        "br0",
-        "-c",
-        "name,cidr,free",
-    )
-    boot = [
-        "boot",
-        "web1",
-        "--flavor",
-        "tiny",
-        "--image",
-        "tiny",
-        "--network",
-        f"lan,ip={_guest_address(lab)}",
-    ]
+    _prepare(stage, lab)
+    address = str(lab["network"].rpartition(".")[0]) + ".100"
+    boot = ["boot", "web1", "--flavor", "tiny", "--image", "tiny", "--network", f"lan,ip={address}"]
     print("\nWhat boot would do, then doing it:")
     stage.run(*boot, "--dry-run")
     stage.run(*boot)
     _wait_for_first_line(stage)
-    stage.run("console-log", "web1")
+    for words in (
+        "console-log web1",
+        "list",
+        "stop web1",
+        "start web1",
+        "event list web1",
+        "delete web1 --yes",
+    ):
+        stage.run(*words.split())
     stage.run("list")
-    stage.run("stop", "web1")
-    stage.run("start", "web1")
-    stage.run("event", "list", "web1")
-    stage.run("delete", "web1", "--yes")
-    stage.run("list")
+
+
+def _prepare(stage: Stage, lab: dict[str, Any]) -> None:
+    """Hosts, an image, a flavor and a network."""
+    for host in lab["hosts"]:
+        words = ["--address", host["address"], "--identity", lab["identity"]]
+        words += ["--fingerprint", host["fingerprint"], "-q", "-c", "name,address,virt_type,libvirt_version"]
+        stage.run("host", "add", host["name"], *words)
+    stage.run("host", "list")
+    image = stage.json("lab", "image", "tiny")
+    files = ["--file", image["file"], "--format", "raw", "--kernel", image["kernel"]]
+    files += ["--initrd", image["initrd"], "--cmdline", image["cmdline"]]
+    stage.run("image", "add", "tiny", *files, "-c", "name,sha256")
+    stage.run(*"flavor create tiny --vcpus 1 --memory 96 --disk 1 -c name,vcpus,memory_mib".split())
+    network = ["--cidr", lab["network"], "--gateway", lab["gateway"], "--bridge", "br0"]
+    stage.run("network", "create", "lan", *network, "-c", "name,cidr,free")
 
 
 def _lab() -> dict[str, Any]:
@@ -142,10 +112,6 @@ def _lab() -> dict[str, Any]:
         "identity": str(fleet.identity),
         "hosts": hosts,
     }
-
-
-def _guest_address(lab: dict[str, Any]) -> str:
-    return str(lab["network"].rpartition(".")[0]) + ".100"
 
 
 def _wait_for_first_line(stage: Stage) -> None:

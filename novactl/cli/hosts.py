@@ -49,11 +49,14 @@ def add(
     accept_host_key: Annotated[
         bool, typer.Option("--accept-host-key", help="Pin the key it shows now.")
     ] = False,
-    virt_type: Annotated[str, typer.Option("--virt-type", metavar="auto|kvm|qemu")] = "auto",
+    virt_type: Annotated[
+        str | None, typer.Option("--virt-type", metavar="auto|kvm|qemu", help="auto.")
+    ] = None,
     instances_path: Annotated[
-        str, typer.Option("--instances-path", metavar="DIR", help="Where disks are.")
-    ] = "/var/lib/novactl/instances",
-    zone: Annotated[str, typer.Option("--zone", metavar="Z")] = "nova",
+        str | None,
+        typer.Option("--instances-path", metavar="DIR", help="Where disks are: /var/lib/novactl/instances."),
+    ] = None,
+    zone: Annotated[str | None, typer.Option("--zone", metavar="Z", help="nova.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Repeatable.")] = None,
     takeover: Annotated[bool, typer.Option("--takeover", help="Even if another fleet has it.")] = False,
 ) -> None:
@@ -77,7 +80,7 @@ def add(
         virt_type=virt_type,
         instances_path=instances_path,
         zone=zone,
-        labels=key_values(label or (), "--label"),
+        labels=key_values(label, "--label") if label else None,
         takeover=takeover,
     )
     host, made = actions.add(session.cloud.world, session.cloud, request, session.ask)
@@ -127,9 +130,9 @@ def check(
 
     novactl host check kvm1
     """
-    from novactl.actions import hosts as actions
+    from novactl.actions import host_checks
 
-    rows = actions.check(ctx.obj.cloud.world, ctx.obj.cloud, names or [])
+    rows = host_checks.check(ctx.obj.cloud.world, ctx.obj.cloud, names or [])
     render.listing(ctx.obj, rows, CHECK_COLUMNS)
     if any(row["result"] == "fail" for row in rows):
         raise typer.Exit(DRIFT)
@@ -171,7 +174,7 @@ def set_(
 
     novactl host set kvm1 --disable --reason "new disks on Tuesday"
     """
-    from novactl.db import hosts
+    from novactl.actions import hosts as actions
     from novactl.objects.names import check_name, check_text, key_values
 
     if disable and enable:
@@ -191,17 +194,9 @@ def set_(
         }
     if zone is not None:
         changes["zone"] = check_name(zone, "zone")
-    session = ctx.obj
-    with session.cloud.db.write() as tx:
-        host = hosts.get(tx, name)
-        if label:
-            merged = {**host.labels, **key_values(label, "--label")}
-            changes["labels"] = {key: value for key, value in merged.items() if value}
-        if not changes:
-            raise UsageError("nothing to set is given")
-        hosts.update(tx, name, **changes)
-        host = hosts.get(tx, name)
-    render.show(session, views.host(host))
+    labels = key_values(label or (), "--label")
+    host = actions.change(ctx.obj.cloud.world, name, changes, labels)
+    render.show(ctx.obj, views.host(host))
 
 
 def _least(value: int, low: int) -> int:

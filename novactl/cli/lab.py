@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from novactl.cli import render
-from novactl.errors import NovactlError, Refused
+from novactl.errors import UsageError
 
 app = typer.Typer(
     help="A disposable fleet of real hypervisors on this machine (root).",
@@ -22,10 +22,6 @@ def register(root: typer.Typer) -> None:
     root.add_typer(app, name="lab")
 
 
-def _translated(error: Exception) -> NovactlError:
-    return Refused(str(error), hint=getattr(error, "hint", ""))
-
-
 @app.command()
 def up(
     ctx: typer.Context,
@@ -36,13 +32,9 @@ def up(
 
     novactl lab up --hosts 2
     """
-    from novactl.lab import LabError
     from novactl.lab import up as lab_up
 
-    try:
-        fleet = lab_up(name, hosts)
-    except LabError as error:
-        raise _translated(error) from error
+    fleet = lab_up(name, hosts)
     session = ctx.obj
     item = {"name": fleet.name, "network": fleet.network, "gateway": fleet.gateway, "bridge": "br0"}
     item |= {"identity": str(fleet.identity), "shared": str(fleet.shared)}
@@ -71,13 +63,9 @@ def status(ctx: typer.Context) -> None:
 @app.command()
 def down(ctx: typer.Context, name: LabName = "lab") -> None:
     """Stop a lab; nothing of it is left."""
-    from novactl.lab import LabError
     from novactl.lab import down as lab_down
 
-    try:
-        was_there = lab_down(name)
-    except LabError as error:
-        raise _translated(error) from error
+    was_there = lab_down(name)
     ctx.obj.tell(f"lab {name} {'is down' if was_there else 'unchanged: it was not up'}")
 
 
@@ -88,18 +76,14 @@ def image(
     cache: Annotated[Path, typer.Option("--cache", metavar="DIR")] = Path("/var/cache/novactl-lab"),
 ) -> None:
     """Build a guest image, once, and say where its files are."""
-    from novactl.errors import UsageError
-    from novactl.lab import LabError, guests
+    from novactl.lab import guests
 
-    try:
-        if kind == "tiny":
-            made = guests.tiny(cache)
-            item = {"name": "tiny", "file": str(made.disk), "format": "raw", "kernel": str(made.kernel)}
-            item |= {"initrd": str(made.initrd), "cmdline": made.cmdline}
-        elif kind == "debian":
-            item = {"name": "debian", "file": str(guests.debian(cache)), "format": "qcow2"}
-        else:
-            raise UsageError(f"image {kind!r} is not tiny or debian")
-    except LabError as error:
-        raise _translated(error) from error
+    if kind == "tiny":
+        made = guests.tiny(cache)
+        item = {"name": "tiny", "file": str(made.disk), "format": "raw", "kernel": str(made.kernel)}
+        item |= {"initrd": str(made.initrd), "cmdline": made.cmdline}
+    elif kind == "debian":
+        item = {"name": "debian", "file": str(guests.debian(cache)), "format": "qcow2"}
+    else:
+        raise UsageError(f"image {kind!r} is not tiny or debian")
     render.show(ctx.obj, item)

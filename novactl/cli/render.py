@@ -1,8 +1,10 @@
 """The one place where results become text: table, json, jsonl, yaml, csv, name, value."""
 
+import contextlib
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -81,7 +83,7 @@ def _indent(session: Any) -> int | None:
 
 
 def _name_of(item: Item) -> str:
-    return str(item.get("name") or item.get("target") or item.get("id") or item.get("uuid") or "")
+    return str(item.get("name") or item.get("id") or item.get("target") or item.get("uuid") or "")
 
 
 def _flat(value: Any, wide: bool = False) -> str:
@@ -102,15 +104,23 @@ def _flat(value: Any, wide: bool = False) -> str:
         text = json.dumps(value, ensure_ascii=False)
     else:
         text = str(value)
-    return "".join(ch if ch.isprintable() or (wide and ch == "\n") else f"\\x{ord(ch):02x}" for ch in text)
+    return visible(text, keep="\n" if wide else "")
+
+
+def visible(text: str, keep: str = "\n\t") -> str:
+    """`text` with its control characters shown: what a guest or a host says cannot drive a terminal."""
+    return "".join(ch if ch.isprintable() or ch in keep else f"\\x{ord(ch):02x}" for ch in text)
+
+
+def say(text: str) -> None:
+    """A line on stderr, harmless to a terminal; a terminal that went away is nobody to tell."""
+    with contextlib.suppress(OSError):
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def harmless(text: bytes) -> bytes:
-    """A guest's output for a terminal: its control characters shown, so that it cannot drive yours."""
-    kept = b"\n\t\r"
-    return b"".join(
-        bytes([byte]) if byte in kept or 32 <= byte != 127 else f"\\x{byte:02x}".encode() for byte in text
-    )
+    """A guest's output for a terminal."""
+    return visible(text.decode(errors="backslashreplace"), keep="\n\t\r").encode()
 
 
 def _csv(items: Sequence[Item], columns: Sequence[str]) -> str:
@@ -130,7 +140,8 @@ def _csv_cell(value: Any) -> Any:
 def _yaml(value: Any) -> str:
     import yaml
 
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    plain = json.loads(json.dumps(value))  # enums are strings to json, objects to yaml
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -184,5 +195,9 @@ COLOURS = {
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """To stdout; a reader that went away (`| head`) changes nothing of what was done."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,11 +1,11 @@
 """What one invocation carries from the command line to its commands."""
 
 import sys
-import threading
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from novactl.cli.render import say
 from novactl.errors import NeedsConfirmation
 
 if TYPE_CHECKING:
@@ -47,14 +47,12 @@ class Session:
         return Progress(self)
 
     opened: "Cloud | None" = field(default=None, repr=False)
-    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def tell(self, text: str) -> None:
         """A hint or warning for people: stderr, unless --quiet."""
         if not self.quiet:
-            with self._lock:
-                self.progress.clear()
-                print(text, file=sys.stderr, flush=True)
+            self.progress.clear()
+            say(text)
 
     @property
     def interactive(self) -> bool:

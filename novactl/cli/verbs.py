@@ -1,6 +1,5 @@
 """How instance verbs run: a plan with --dry-run, else outcomes and the exit code they make."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ def find(session: Any, name: str, *, prefix: bool = False, deleted: bool = False
 
 def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
     """Print what would be done."""
-    plans = [session.cloud.operator.show(action) for action in actions]
+    plans = session.cloud.operator.show(actions)
     if session.output != "table":
         if many:
             render.listing(session, plans, ("kind", "target", "host"))
@@ -68,9 +67,9 @@ def run(session: Any, actions: Sequence[Any], *, many: bool, together: bool = Fa
 def tell_error(target: str, error: NovactlError, *, hint: bool) -> None:
     """One target's error, on stderr."""
     message = error.message if error.message.startswith(target) else f"{target}: {error.message}"
-    print(f"error: {message}", file=sys.stderr)
+    render.say(f"error: {message}")
     if hint and error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        render.say(f"hint: {error.hint}")
 
 
 def _summary(outcomes: Sequence[Any], codes: set[int]) -> NovactlError:

@@ -1,14 +1,15 @@
 """Objects as the contract shows them (docs/cli.md, JSON). Fields are only ever added."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from novactl.engine.operation import Operation
-from novactl.objects.flavor import Flavor
-from novactl.objects.host import Host
-from novactl.objects.image import Image
-from novactl.objects.instance import Instance
-from novactl.objects.network import Network, capacity
+if TYPE_CHECKING:
+    from novactl.engine.operation import Operation
+    from novactl.objects.flavor import Flavor
+    from novactl.objects.host import Host
+    from novactl.objects.image import Image
+    from novactl.objects.instance import Instance
+    from novactl.objects.network import Network
 
 
 def time(stamp: str | None) -> str | None:
@@ -16,7 +17,7 @@ def time(stamp: str | None) -> str | None:
     return re.sub(r"\.\d+Z$", "Z", stamp) if stamp else None
 
 
-def instance(found: Instance) -> dict[str, Any]:
+def instance(found: "Instance") -> dict[str, Any]:
     addresses: dict[str, list[dict[str, str]]] = {}
     for port in found.ports:
         addresses.setdefault(port.network, []).append({"ip": port.ip, "mac": port.mac})
@@ -55,7 +56,7 @@ def ips(found: dict[str, Any]) -> str:
     return ", ".join(entry["ip"] for entries in found["addresses"].values() for entry in entries)
 
 
-def host(found: Host) -> dict[str, Any]:
+def host(found: "Host") -> dict[str, Any]:
     facts = found.facts
     return {
         "name": found.name,
@@ -94,15 +95,17 @@ def host(found: Host) -> dict[str, Any]:
     }
 
 
-def flavor(found: Flavor) -> dict[str, Any]:
+def flavor(found: "Flavor") -> dict[str, Any]:
     return found.as_dict()
 
 
-def image(found: Image) -> dict[str, Any]:
+def image(found: "Image") -> dict[str, Any]:
     return {**found.as_dict(), "created_at": time(found.created_at)}
 
 
-def network(found: Network, used: int) -> dict[str, Any]:
+def network(found: "Network", used: int) -> dict[str, Any]:
+    from novactl.objects.network import capacity
+
     return {
         "id": found.id,
         "name": found.name,
@@ -111,21 +114,21 @@ def network(found: Network, used: int) -> dict[str, Any]:
         "dns": list(found.dns),
         "mtu": found.mtu,
         "segment": found.segment,
+        "pool": found.pool,
         "project": found.project,
         "used": used,
         "free": capacity(found) - used,
     }
 
 
-def operation(op: Operation, done: int, total: int) -> dict[str, Any]:
-    current = next((r.name for r in op.records if r.state not in ("done", "undone")), None)
+def operation(op: "Operation", done: int, total: int) -> dict[str, Any]:
     return {
         "id": op.id,
         "kind": op.kind,
         "target": op.target,
         "target_uuid": op.target_uuid,
         "state": op.state,
-        "step": current,
+        "step": op.step,
         "steps_done": done,
         "steps_total": total,
         "owner": op.owner,
@@ -136,7 +139,8 @@ def operation(op: Operation, done: int, total: int) -> dict[str, Any]:
     }
 
 
-def operation_in_full(op: Operation, children: list[dict[str, Any]]) -> dict[str, Any]:
+def operation_in_full(op: "Operation", children: list[dict[str, Any]]) -> dict[str, Any]:
+    current = next((r.name for r in op.records if r.state not in ("done", "undone")), None)
     steps = [
         {
             "n": record.n,
@@ -155,6 +159,7 @@ def operation_in_full(op: Operation, children: list[dict[str, Any]]) -> dict[str
     ]
     return {
         **operation(op, op.steps_done, len(op.records)),
+        "step": current,
         "attempts": op.attempt,
         "children": children,
         "steps": steps,

@@ -9,7 +9,7 @@ from novactl.objects.flavor import Flavor
 from novactl.objects.image import Image
 from novactl.objects.keypair import Keypair
 from novactl.objects.names import near
-from novactl.objects.network import Network
+from novactl.objects.network import Network, overlap
 
 SIZES = ("vcpus", "memory_mib", "disk_gib", "ephemeral_gib", "swap_mib")
 
@@ -140,6 +140,11 @@ def remove_keypair(tx: Tx, project: str, name: str) -> None:
 
 def add_network(tx: Tx, network: Network) -> None:
     refuse_taken(tx, "network", network.name)
+    for other in networks(tx):
+        if overlap(network, other):
+            raise Refused(
+                f"network {other.name} ({other.cidr}) has some of these addresses on {other.bridge}"
+            )
     tx.insert(
         "networks",
         id=network.id,
@@ -150,6 +155,7 @@ def add_network(tx: Tx, network: Network) -> None:
         mtu=network.mtu,
         bridge=network.bridge,
         project=network.project,
+        pool=network.pool,
     )
 
 

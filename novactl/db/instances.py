@@ -129,7 +129,8 @@ def find(tx: Tx, name: str, project: str, *, prefix: bool = False, deleted: bool
         return _with_ports(tx, rows)[0]
     if rows:
         raise UsageError(f"{name!r} is ambiguous", candidates=[row["uuid"] for row in rows])
-    names = [row["name"] for row in tx.all("SELECT name FROM instances WHERE live_name IS NOT NULL")]
+    here = "SELECT name FROM instances WHERE live_name IS NOT NULL AND project = :project"
+    names = [row["name"] for row in tx.all(here, project=project)]
     close = near(name, names)
     raise NotFound(
         f"instance {name!r} does not exist",

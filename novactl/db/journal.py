@@ -1,14 +1,15 @@
 """The operation journal: operations, steps, locks and events. Each method is one transaction."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from novactl.db.session import Database, Row, SqliteTx, Tx, dumps
+from novactl.db.session import Database, Row, Tx, dumps
 from novactl.engine.operation import (
     ACTIVE,
+    Attempt,
     Lock,
     Mode,
     Operation,
@@ -18,8 +19,8 @@ from novactl.engine.operation import (
     StepState,
 )
 from novactl.engine.ports import Clock
-from novactl.engine.step import Registry, Step
-from novactl.errors import Busy, NotFound
+from novactl.engine.step import Registry
+from novactl.errors import Busy, Fenced, NotFound
 from novactl.version import __version__
 
 
@@ -61,7 +62,6 @@ class DbJournal:
             started_at=now,
             records=plan.records(),
         )
-        self._lock(tx, op, plan.locks)
         tx.insert(
             "operations",
             request=dumps(op.request),
@@ -88,7 +88,14 @@ class DbJournal:
                 ]
             },
         )
-        for lock in sorted(plan.locks):
+        self._lock(tx, op, plan.locks)
+        for record in op.records:
+            self._insert_record(tx, op, record, now)
+        return op
+
+    def _lock(self, tx: Tx, op: Operation, locks: frozenset[Lock]) -> None:
+        self._refuse_held(tx, locks)
+        for lock in sorted(locks):
             tx.insert(
                 "op_locks",
                 kind=lock.kind,
@@ -97,11 +104,8 @@ class DbJournal:
                 mode=lock.mode,
                 exclusive=f"{lock.kind}/{lock.id}" if lock.mode is Mode.EXCLUSIVE else None,
             )
-        for record in op.records:
-            self._insert_record(tx, op, record, now)
-        return op
 
-    def _lock(self, tx: Tx, op: Operation, locks: frozenset[Lock]) -> None:
+    def _refuse_held(self, tx: Tx, locks: frozenset[Lock]) -> None:
         for lock in sorted(locks):
             holder = tx.one(
                 "SELECT o.* FROM op_locks l JOIN operations o ON o.id = l.operation"
@@ -115,7 +119,7 @@ class DbJournal:
 
     def _busy(self, lock: Lock, holder: Row) -> Busy:
         began = datetime.fromisoformat(holder["started_at"])
-        age = (datetime.now(UTC) - began).total_seconds()
+        age = (datetime.fromisoformat(self.clock.now()) - began).total_seconds()
         return Busy(
             f"{lock.kind} is held by {holder['kind']} of {holder['target']}: operation {holder['id']},"
             f" {holder['state']}, of {holder['owner']}, {age:.0f} s old",
@@ -140,15 +144,26 @@ class DbJournal:
         )
 
     def take(self, tx: Tx, op: Operation, epoch: int) -> None:
-        """Make this process its owner, under a new epoch."""
+        """Make this process its owner, under a new epoch: the older owner can write no more."""
         op.owner, op.epoch = self.owner.words, epoch
+        if op.state is OpState.INCOMPLETE:
+            op.state = OpState.RUNNING
         tx.run(
-            "UPDATE operations SET owner = :owner, owner_key = :key, epoch = :epoch WHERE id = :id",
+            "UPDATE operations SET owner = :owner, owner_key = :key, epoch = :epoch, state = :state"
+            " WHERE id = :id",
             owner=self.owner.words,
             key=dumps(self.owner.key),
             epoch=epoch,
+            state=op.state,
             id=op.id,
         )
+
+    def _own(self, tx: Tx, op: Operation) -> None:
+        """Raises Fenced unless this process still owns the operation: checked by every write."""
+        if not tx.run(
+            "UPDATE operations SET owner = owner WHERE id = :id AND epoch = :epoch", id=op.id, epoch=op.epoch
+        ):
+            raise Fenced(f"{op.id}: another novactl has taken it over", hint=f"novactl op show {op.id}")
 
     # --- engine.ports.Journal ---
 
@@ -207,45 +222,57 @@ class DbJournal:
         self._save(op, record, StepState.STUCK)
 
     def turn(self, op: Operation, state: OpState, error: str | None = None) -> None:
-        """A new state; ending it frees its locks and leaves an event."""
+        """A new state; ending it frees its locks and leaves an event. The object follows the commit."""
         if op.state is state and op.error == error:
             return
-        op.state = state
-        if error is not None or state is OpState.DONE:
-            op.error = error
+        told = error if error is not None or state is OpState.DONE else op.error
+        ended = state not in ACTIVE
+        now = self.clock.now()
         with self.db.write() as tx:
-            self._turn_in(tx, op)
+            self._own(tx, op)
+            self._turn_in(tx, op, state, told, now)
+        op.state, op.error, op.finished_at = state, told, now if ended else None
 
-    def append_attempt(
-        self, op: Operation, plan: Callable[[Any], tuple[Sequence[Step], frozenset[str]] | None]
-    ) -> bool:
-        """The next attempt's claim and steps, in one transaction; False when there is none to try."""
+    def append_attempt(self, op: Operation, plan: Callable[[Any], Attempt | None]) -> bool:
+        """The next attempt's claim, locks and steps, in one transaction; False when there is none to
+        try."""
         with self.db.write() as tx:
-            planned = plan(tx)
-            if planned is None:
+            self._own(tx, op)
+            attempt = plan(tx)
+            if attempt is None:
                 return False
-            steps, applied = planned
-            op.attempt += 1
-            op.state = OpState.RUNNING
-            now = self.clock.now()
-            first = len(op.records) + 1
-            for n, step in enumerate(steps, start=first):
-                state = StepState.DONE if step.type in applied else StepState.PENDING
-                record = Record(n=n, attempt=op.attempt, step=step, state=state)
+            number, now = op.attempt + 1, self.clock.now()
+            held = {(row["kind"], row["id"]) for row in self._locks_of(tx, op)}
+            self._lock(tx, op, frozenset(lock for lock in attempt.locks if (lock.kind, lock.id) not in held))
+            records = [
+                Record(
+                    n=n,
+                    attempt=number,
+                    step=step,
+                    state=StepState.DONE if step.type in attempt.applied else StepState.PENDING,
+                )
+                for n, step in enumerate(attempt.steps, start=len(op.records) + 1)
+            ]
+            for record in records:
                 self._insert_record(tx, op, record, now)
-                op.records.append(record)
             tx.run(
                 "UPDATE operations SET attempt = :attempt, state = :state WHERE id = :id",
-                attempt=op.attempt,
-                state=op.state,
+                attempt=number,
+                state=OpState.RUNNING,
                 id=op.id,
             )
+        op.attempt, op.state = number, OpState.RUNNING
+        op.records.extend(records)
         return True
+
+    def _locks_of(self, tx: Tx, op: Operation) -> list[Row]:
+        return tx.all("SELECT kind, id FROM op_locks WHERE operation = :id", id=op.id)
 
     def _save(
         self, op: Operation, record: Record, state: StepState, effect: Callable[[Any], None] | None = None
     ) -> None:
         with self.db.write() as tx:
+            self._own(tx, op)
             if effect is not None:
                 effect(tx)
             tx.run(
@@ -261,20 +288,18 @@ class DbJournal:
             )
         record.state = state
 
-    def _turn_in(self, tx: SqliteTx, op: Operation) -> None:
-        ended = op.state not in ACTIVE
-        now = self.clock.now()
-        op.finished_at = now if ended else None
+    def _turn_in(self, tx: Tx, op: Operation, state: OpState, error: str | None, now: str) -> None:
+        ended = state not in ACTIVE
         tx.run(
             "UPDATE operations SET state = :state, error = :error, finished_at = :finished WHERE id = :id",
-            state=op.state,
-            error=op.error,
-            finished=op.finished_at,
+            state=state,
+            error=error,
+            finished=now if ended else None,
             id=op.id,
         )
         if ended:
             tx.run("DELETE FROM op_locks WHERE operation = :id", id=op.id)
-        if ended or op.state is OpState.INCOMPLETE:
+        if (ended or state is OpState.INCOMPLETE) and op.target_uuid is not None:
             tx.insert(
                 "events",
                 time=now,
@@ -282,8 +307,8 @@ class DbJournal:
                 target=op.target,
                 action=op.kind,
                 operation=op.id,
-                result=op.state,
-                message=op.error or "",
+                result=state,
+                message=error or "",
                 user=op.user,
             )
 
@@ -300,7 +325,9 @@ def listed(
         values["parent"] = parent
     rows = tx.all(
         "SELECT o.*, COUNT(s.n) AS steps_total,"
-        " SUM(CASE WHEN s.state = 'done' THEN 1 ELSE 0 END) AS steps_done"
+        " SUM(CASE WHEN s.state = 'done' THEN 1 ELSE 0 END) AS steps_done,"
+        " (SELECT c.step FROM steps c WHERE c.operation = o.id AND c.state NOT IN ('done', 'undone')"
+        "  ORDER BY c.n LIMIT 1) AS step"
         " FROM operations o LEFT JOIN steps s ON s.operation = o.id"
         + (f" WHERE {' AND '.join(where)}" if where else "")
         + " GROUP BY o.id ORDER BY o.started_at DESC, o.id DESC LIMIT :limit",
@@ -308,6 +335,14 @@ def listed(
         **values,
     )
     return [(_operation(row), row["steps_done"] or 0, row["steps_total"]) for row in rows]
+
+
+def states_of_children(tx: Tx, parent: str) -> list[tuple[str, OpState]]:
+    """(id, state) of a parent operation's children, in the order they were made."""
+    rows = tx.all(
+        "SELECT id, state FROM operations WHERE parent = :parent ORDER BY started_at, id", parent=parent
+    )
+    return [(row["id"], OpState(row["state"])) for row in rows]
 
 
 def events(tx: Tx, target_uuid: str) -> list[Row]:
@@ -325,6 +360,7 @@ def _operation(row: Row) -> Operation:
         request=json.loads(row["request"]),
         state=OpState(row["state"]),
         cancel_requested=bool(row["cancel_requested"]),
+        step=json.loads(row["step"])["type"] if row.get("step") else None,
         **{
             column: row[column]
             for column in [

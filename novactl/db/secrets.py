@@ -1,7 +1,9 @@
 """Secret contents as AES-GCM blobs; the key is never in the database."""
 
 import base64
+import contextlib
 import os
+import threading
 from pathlib import Path
 
 from novactl.db.session import Tx
@@ -56,11 +58,20 @@ class Secrets:
 
     def _read_or_make(self) -> str:
         self._key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._key_file.exists():
+            self._make_key()
+        return self._key_file.read_text().strip()
+
+    def _make_key(self) -> None:
+        """The file is there whole or not at all, on disk before anything is sealed; of two, one wins."""
+        fresh = self._key_file.with_name(f".{self._key_file.name}.{os.getpid()}.{threading.get_ident()}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            descriptor = os.open(self._key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return self._key_file.read_text().strip()
-        text = base64.b64encode(os.urandom(KEY_BYTES)).decode()
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
-        return text
+            with os.fdopen(descriptor, "w") as file:
+                file.write(base64.b64encode(os.urandom(KEY_BYTES)).decode() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                self._key_file.hardlink_to(fresh)
+        finally:
+            fresh.unlink()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -69,64 +70,75 @@ class Database:
         """Whether it was initialised."""
         if not self.path.exists():
             return False
-        with self.read(check=False) as tx:
-            return bool(tx.all("SELECT name FROM sqlite_master WHERE name = 'meta'"))
+        with _translated(self.path), contextlib.closing(self._open()) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        return found is not None
 
     @contextlib.contextmanager
-    def read(self, check: bool = True) -> Iterator[SqliteTx]:
+    def read(self) -> Iterator[SqliteTx]:
         """A consistent view; nothing can be written in it."""
         with _translated(self.path):
             connection = getattr(self._readers, "connection", None)
             if connection is None:
-                connection = self._readers.connection = self._open()
-                if check:
-                    self._check_schema(connection)
+                connection = self._readers.connection = self._opened()
             connection.execute("BEGIN")
             try:
                 yield SqliteTx(connection)
             finally:
-                connection.execute("ROLLBACK")
+                _roll_back(connection)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[SqliteTx]:
         """Committed as a whole when the block ends, rolled back when it raises (Rollback: quietly)."""
         with self._write_lock, _translated(self.path):
             if self._writer is None:
-                self._writer = self._open()
-                self._check_schema(self._writer)
+                self._writer = self._opened()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield SqliteTx(self._writer)
-            except Rollback:
-                self._writer.execute("ROLLBACK")
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            else:
                 self._writer.execute("COMMIT")
+            except Rollback:
+                _roll_back(self._writer)
+            except BaseException:
+                _roll_back(self._writer)
+                raise
 
     def create(self, fleet: str) -> None:
-        """Make the file (0600 in a 0700 directory) and its tables."""
+        """Make the file (0600 in a 0700 directory) with its tables: it is there whole or not at all, and
+        of several who make it at once one wins. One that is there stays as it is."""
+        fresh = Database(self.path.with_name(f".{self.path.name}.{os.getpid()}"))
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh.path.unlink(missing_ok=True)
+            fresh.path.touch(mode=0o600)
+            fresh._fill(fleet)
+            if self.path.exists() and self.path.stat().st_size == 0:
+                self.path.unlink()
+            with contextlib.suppress(FileExistsError):
+                self.path.hardlink_to(fresh.path)
+            fresh.path.unlink()
+        except OSError as error:
+            hint = "the directory is missing or is not yours"
+            raise DatabaseError(f"{self.path}: {error.strerror}", hint=hint) from error
+        if not self.exists:
+            raise DatabaseError(f"{self.path}: holds something else", hint="choose another with --db")
+
+    def _fill(self, fleet: str) -> None:
         from sqlalchemy.dialects import sqlite
         from sqlalchemy.schema import CreateIndex, CreateTable
 
         from novactl.db.tables import metadata
 
-        with _translated(self.path):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.touch(mode=0o600, exist_ok=True)
-            connection = self._open()
+        with _translated(self.path), contextlib.closing(self._open()) as connection:
             dialect = sqlite.dialect()
             connection.execute("BEGIN IMMEDIATE")
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                for table in metadata.sorted_tables:
-                    connection.execute(str(CreateTable(table).compile(dialect=dialect)))
-                    for index in table.indexes:
-                        connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
-                for name, value in (("fleet", fleet), ("schema", str(SCHEMA))):
-                    connection.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (name, value))
+            for table in metadata.sorted_tables:
+                connection.execute(str(CreateTable(table).compile(dialect=dialect)))
+                for index in table.indexes:
+                    connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
+            for name, value in (("fleet", fleet), ("schema", str(SCHEMA))):
+                connection.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (name, value))
             connection.execute("COMMIT")
-            connection.close()
 
     def fleet(self) -> str:
         """The fleet's uuid, made by `db init`."""
@@ -142,6 +154,16 @@ class Database:
                 connection.close()
         self._writer = None
         self._readers = threading.local()
+
+    def _opened(self) -> sqlite3.Connection:
+        """A connection to a database whose schema is ours."""
+        connection = self._open()
+        try:
+            self._check_schema(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -163,13 +185,19 @@ class Database:
             )
 
 
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """Leave nothing open; SQLite may have rolled back by itself (a full disk)."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
 def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> Row:
     return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
 
 
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """SQLite's and the file system's errors as DatabaseError."""
+    """SQLite's errors as DatabaseError."""
     try:
         yield
     except NovactlError:

@@ -14,8 +14,6 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA = 1
-
 metadata = MetaData()
 
 Id = String(64)
@@ -100,6 +98,7 @@ Table(
     Column("mtu", Integer, nullable=False),
     Column("bridge", String(15), nullable=False),
     Column("project", Name, nullable=False),
+    Column("pool", String(40)),
 )
 
 Table(

@@ -91,6 +91,7 @@ class Operation:
     started_at: str = ""
     finished_at: str | None = None
     error: str | None = None
+    step: str | None = None  # the one it is at, when its records were not loaded
     records: list[Record] = field(default_factory=list)
 
     @property
@@ -104,6 +105,16 @@ class Operation:
 
     def of_attempt(self, attempt: int) -> list[Record]:
         return [record for record in self.records if record.attempt == attempt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What the next attempt will do on its host, and what it holds besides what the operation does.
+    `applied` as in Plan."""
+
+    steps: tuple[Step, ...]
+    applied: frozenset[str] = frozenset()
+    locks: frozenset[Lock] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

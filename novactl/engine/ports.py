@@ -3,12 +3,11 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from novactl.engine.operation import Operation, OpState, Record
-from novactl.engine.step import Step
+from novactl.engine.operation import Attempt, Operation, OpState, Record
 from novactl.errors import Interrupted
 
 
@@ -102,9 +101,7 @@ class Journal(Protocol):
     def undone(self, op: Operation, record: Record, revert: Callable[[Any], None] | None = None) -> None: ...
     def stuck(self, op: Operation, record: Record, error: str) -> None: ...
     def turn(self, op: Operation, state: OpState, error: str | None = None) -> None: ...
-    def append_attempt(
-        self, op: Operation, plan: Callable[[Any], tuple[Sequence[Step], frozenset[str]] | None]
-    ) -> bool: ...
+    def append_attempt(self, op: Operation, plan: Callable[[Any], Attempt | None]) -> bool: ...
 
 
 class Observer(Protocol):

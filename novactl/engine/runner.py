@@ -1,13 +1,13 @@
 """Run an operation's steps, writing each one down before and after it happens."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from novactl.engine.operation import TOUCHED, Operation, OpState, Record, StepState
+from novactl.engine.operation import TOUCHED, Attempt, Operation, OpState, Record, StepState
 from novactl.engine.ports import Clock, Failpoints, Interrupt, Journal, Observer
-from novactl.engine.step import Answer, Kind, RecordStep, Step
+from novactl.engine.step import Answer, Kind, RecordStep
 from novactl.errors import (
     Fenced,
     HostFault,
@@ -21,7 +21,7 @@ from novactl.errors import (
 
 log = logging.getLogger(__name__)
 
-NextAttempt = Callable[[Any, Operation, str], tuple[Sequence[Step], frozenset[str]] | None]
+NextAttempt = Callable[[Any, Operation, str], Attempt | None]
 
 
 @dataclass
@@ -82,15 +82,19 @@ class Runner:
         self.next_attempt = next_attempt
 
     def run(self, op: Operation) -> Operation:
-        """Go forward from wherever the journal ends. Returns the operation when it is done; raises
-        OperationFailed or Interrupted when it was undone, OperationIncomplete when it was left."""
-        self.journal.turn(op, OpState.RUNNING)
-        while (failure := self._forward(op)) is not None:
+        """Go on from wherever the journal ends: forward, or back when it was being undone. Returns the
+        operation when it is done; raises OperationFailed or Interrupted when it was undone,
+        OperationIncomplete when it was left."""
+        failure = _left_undoing(op)
+        if failure is None:
+            self.journal.turn(op, OpState.RUNNING)
+        while failure is not None or (failure := self._forward(op)) is not None:
             self._undo(op, op.attempt, failure)
             if not self._again(op, failure):
                 self._undo(op, 0, failure)
                 self.journal.turn(op, OpState.UNDONE, str(failure))
                 raise _undone(op, failure) from failure
+            failure = None
         self.journal.turn(op, OpState.DONE)
         return op
 
@@ -191,7 +195,7 @@ class Runner:
         self.observe(op, record, "failed", str(failure))
         if op.past_pivot:
             raise self._leave(op, record, failure) from error
-        if record.kind is Kind.PIVOT and not isinstance(record.step, RecordStep):
+        if record.kind is Kind.PIVOT and record.state in TOUCHED and not isinstance(record.step, RecordStep):
             match self._ask(op, record):
                 case Answer.YES:
                     self.journal.done(op, record)
@@ -250,6 +254,17 @@ class Runner:
 
     def _context(self, op: Operation, record: Record) -> StepContext:
         return StepContext(self.world, op, record, self.clock, self.interrupt, self.observe)
+
+
+def _left_undoing(op: Operation) -> NovactlError | None:
+    """Why an operation found half way was being undone; None when it was going forward. What was taken
+    back, a claim above all, is not there any more: it can only be undone to the end."""
+    current = [record for record in op.records if record.attempt in (0, op.attempt)]
+    taken_back = any(record.state in (StepState.UNDONE, StepState.STUCK) for record in current)
+    if op.state is not OpState.UNDOING and not taken_back:
+        return None
+    why = next((record.error for record in reversed(current) if record.error), op.error)
+    return OperationFailed(why or "rolled back")
 
 
 def _as_error(error: Exception) -> NovactlError:

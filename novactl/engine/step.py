@@ -158,6 +158,8 @@ def _is(value: Any, hint: Any) -> bool:
         return value is None
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
     origin = get_origin(hint)
     if origin is dict:
         return isinstance(value, dict) and all(_is(item, get_args(hint)[1]) for item in value.values())

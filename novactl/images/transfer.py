@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-EXTENT = 16 << 20  # bytes in one piece: how much is sent again after a cut, at most
+EXTENT = 4 << 20  # bytes in one piece: how much is sent again after a cut, at most
 BLOCK = 1 << 18
 
 
@@ -24,6 +24,11 @@ def extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, int]]
         position = end
 
 
+def header(offset: int, length: int) -> bytes:
+    """What stands before each extent: 64 bytes, so that the host can read it with a time limit."""
+    return f"{offset} {length} ".encode().ljust(63) + b"\n"
+
+
 def feed(
     path: Path, start: int, progress: Callable[[int, int], None]
 ) -> Callable[[Callable[[], bytes], Callable[[bytes], None]], None]:
@@ -35,11 +40,11 @@ def feed(
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             for offset, length in extents(file.fileno(), size, start):
-                write(f"{offset} {length}\n".encode())
+                write(header(offset, length))
                 for at in range(offset, offset + length, BLOCK):
                     write(os.pread(file.fileno(), min(BLOCK, offset + length - at), at))
                 progress(offset + length, size)
-            write(b"0 0\n")
+            write(header(0, 0))
             progress(size, size)
 
     return send

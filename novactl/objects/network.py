@@ -10,7 +10,8 @@ from novactl.objects.names import BRIDGE, check_name, check_pattern
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """An IPv4 network on a bridge that every host of it has."""
+    """An IPv4 network on a bridge that every host of it has. `pool` ("first-last") is where addresses are
+    taken from when none is asked for; None: the whole of it."""
 
     id: str
     name: str
@@ -20,6 +21,7 @@ class Network:
     mtu: int = 1500
     bridge: str
     project: str = "default"
+    pool: str | None = None
 
     @property
     def segment(self) -> dict[str, str]:
@@ -57,6 +59,12 @@ def check_network(network: Network) -> Network:
         raise UsageError(f"network {network.name}: gateway {network.gateway} is not within {network.cidr}")
     for server in network.dns:
         parse_ip(server)
+    first, last = pool_of(network)
+    if first > last or first not in set_of_hosts(net) or last not in set_of_hosts(net):
+        raise UsageError(
+            f"network {network.name}: pool {network.pool} is not within {network.cidr}",
+            hint="--pool FIRST-LAST, two addresses of the network",
+        )
     if not 576 <= network.mtu <= 65535:
         raise UsageError(f"network {network.name}: mtu {network.mtu} is not within 576 to 65535")
     return network
@@ -80,26 +88,49 @@ def parse_ip(text: str) -> ipaddress.IPv4Address:
         raise UsageError(f"{text!r} is not an IPv4 address") from error
 
 
-def free_addresses(network: Network, taken: Iterable[str], wanted: str | None) -> Iterator[str]:
-    """Addresses to try, lowest first; only `wanted` when one is asked for.
+def pool_of(network: Network) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]:
+    """The first and the last address that may be given without being asked for."""
+    if network.pool is None:
+        net = ipaddress.IPv4Network(network.cidr)
+        return net.network_address + 1, net.broadcast_address - 1
+    first, _, last = network.pool.partition("-")
+    return parse_ip(first.strip()), parse_ip(last.strip())
+
+
+def free_addresses(
+    network: Network, taken: Iterable[str], elsewhere: Iterable[str], wanted: str | None
+) -> Iterator[str]:
+    """Addresses to try, lowest first; only `wanted` when one is asked for. `elsewhere` are addresses that
+    something else has (hosts, name servers): never given.
 
     Raises Refused for a wanted address that is outside, reserved or taken.
     """
     net = ipaddress.IPv4Network(network.cidr)
     used = set(taken)
+    kept = {network.gateway, *network.dns, *elsewhere}
     if wanted is not None:
-        if parse_ip(wanted) not in set_of_hosts(net) or wanted == network.gateway:
+        ip = parse_ip(wanted)
+        if ip not in set_of_hosts(net) or str(ip) in kept:
             raise Refused(f"address {wanted} is not one of network {network.name} ({network.cidr})")
-        if wanted in used:
+        if str(ip) in used:
             raise Refused(f"address {wanted} of network {network.name} is taken")
-        yield wanted
+        yield str(ip)
         return
-    for ip in net.hosts():
-        text = str(ip)
-        if text != network.gateway and text not in used:
+    first, last = pool_of(network)
+    for number in range(int(first), int(last) + 1):
+        text = str(ipaddress.IPv4Address(number))
+        if text not in kept and text not in used:
             yield text
+
+
+def overlap(one: Network, other: Network) -> bool:
+    """Whether an address could be given twice on one bridge."""
+    same = one.bridge == other.bridge
+    return same and ipaddress.IPv4Network(one.cidr).overlaps(ipaddress.IPv4Network(other.cidr))
 
 
 def capacity(network: Network) -> int:
     """How many addresses instances may have."""
-    return ipaddress.IPv4Network(network.cidr).num_addresses - 2 - (network.gateway is not None)
+    first, last = pool_of(network)
+    kept = {ip for ip in (network.gateway, *network.dns) if ip and first <= parse_ip(ip) <= last}
+    return int(last) - int(first) + 1 - len(kept)

@@ -2,7 +2,8 @@
 # called by name with quoted arguments; data comes on stdin. Nothing of it stays on the host.
 #
 # Exit statuses a caller acts on: 75 a newer epoch was seen, 76 refused (somebody else's), 28 no space,
-# 77 busy on the host; anything else is a plain failure told on stderr.
+# 77 busy on the host, 79 no answer in time (what was asked may still happen); anything else is a plain
+# failure told on stderr.
 
 export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 unset CDPATH
@@ -17,14 +18,37 @@ nv_die() { # status message
     exit "$nv_rc"
 }
 
-nv_virsh() { timeout -k 5 120 virsh -q -c qemu:///system "$@"; }
+nv_virsh() { # its exit status; 79 when libvirt does not answer, since what was asked may still happen
+    nv_late=0
+    timeout -k 5 120 virsh -q -c qemu:///system "$@" || nv_late=$?
+    case $nv_late in 124 | 137) return 79 ;; esac
+    return "$nv_late"
+}
+
+nv_has_line() { # text line
+    case "
+$1
+" in
+        *"
+$2
+"*) return 0 ;;
+    esac
+    return 1
+}
+
+nv_has_domain() { # uuid: yes or no, from a list that libvirt really gave; virsh's words for a failed look-up
+    # are the same whether there is no such domain or no libvirtd
+    nv_all=$(nv_virsh list --all --uuid 2>&1) || nv_die "$?" "libvirt does not answer: $nv_all"
+    nv_has_line "$nv_all" "$1"
+}
 
 nv_image_tool() { # limited in memory (KiB) and CPU seconds: image files may be hostile
+    # shellcheck disable=SC3045  # dash and bash have both
     ( ulimit -v 4194304; ulimit -t 1800; exec timeout -k 5 3600 "$@" )
 }
 
 nv_space() { # file-or-directory: free bytes there
-    df -B1 --output=avail "$1" | tail -n 1 | tr -d ' '
+    echo "$(($(stat -f -c '%a * %S' "$1")))"
 }
 
 nv_failed() { # message: a full disk is told apart, whatever tool met it
@@ -34,16 +58,16 @@ nv_failed() { # message: a full disk is told apart, whatever tool met it
     nv_die 1 "$1"
 }
 
-# --- calls: stdin holds base64 of gzip of the data, both streams end with a mark -------------------
+# --- calls: both streams end with a mark. A process costs more than what it does here: few are started.
 
-nv_call() { # mark data|none function arguments...
+nv_call() { # mark none|text|packed function arguments...: stdin holds text as it is, or base64 of gzip
     nv_mark=$1 nv_data=$2
     shift 2
-    if [ "$nv_data" = data ]; then
-        base64 -d | gzip -dc | ( set -e; "$@" )
-    else
-        ( set -e; "$@" ) </dev/null
-    fi
+    case $nv_data in
+        none) ( set -e; "$@" ) </dev/null ;;
+        text) ( set -e; "$@" ) ;;
+        packed) base64 -d | gzip -dc | ( set -e; "$@" ) ;;
+    esac
     nv_rc=$?
     printf '\n%s %d\n' "$nv_mark" "$nv_rc"
     printf '\n%s\n' "$nv_mark" >&2
@@ -51,9 +75,11 @@ nv_call() { # mark data|none function arguments...
 
 # --- fencing: every act on an instance goes through its epoch, under its lock ------------------------
 
-nv_fenced() { # uuid epoch function arguments...
-    nv_uuid=$1 nv_epoch=$2
-    shift 2
+nv_fenced() { # fleet uuid epoch function arguments...
+    nv_uuid=$2 nv_epoch=$3 nv_other=
+    if [ -e "$nv_state/fleet" ]; then read -r nv_other <"$nv_state/fleet"; fi
+    [ "$nv_other" = "$1" ] || nv_die 76 "this host is not enrolled in this fleet"
+    shift 3
     exec 9>"$nv_state/lock/$nv_uuid"
     flock -w 60 9 || nv_die 77 "another command works on this instance on this host"
     nv_seen=0
@@ -65,6 +91,7 @@ nv_fenced() { # uuid epoch function arguments...
         echo "$nv_epoch" >"$nv_state/epoch/.$nv_uuid.$$"
         sync "$nv_state/epoch/.$nv_uuid.$$"
         mv "$nv_state/epoch/.$nv_uuid.$$" "$nv_state/epoch/$nv_uuid"
+        sync "$nv_state/epoch"
     fi
     "$@"
 }
@@ -84,6 +111,7 @@ nv_facts() { # instances-path: what preflight wants to know, one "key value" a l
     echo "available_kib $(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)"
     echo "disk_total $(df -B1 --output=size "$nv_where" | tail -n 1 | tr -d ' ')"
     echo "disk_free $(nv_space "$nv_where")"
+    echo "disk_ours $(timeout 20 du -sB1 --exclude=_base "$1" 2>/dev/null | cut -f 1)"
     echo "clock $(date -u +%s.%N)"
     if dd if=/dev/zero of="$nv_where/.novactl-odirect" oflag=direct bs=4096 count=1 status=none 2>/dev/null; then
         echo "odirect yes"
@@ -94,14 +122,17 @@ nv_facts() { # instances-path: what preflight wants to know, one "key value" a l
         if command -v "$nv_tool" >/dev/null 2>&1; then echo "tool $nv_tool"; else echo "missing $nv_tool"; fi
     done
     echo "qemu_img $(qemu-img --version 2>/dev/null | head -n 1)"
-    echo "sshd $(sshd -V 2>&1 | head -n 1 || true)"
+    echo "sshd $(sshd -V 2>&1 | sed -n 's/.*OpenSSH_\([0-9.]*\).*/\1/p' | head -n 1)"
     echo "streamlocal $(sshd -T 2>/dev/null | awk '$1 == "allowstreamlocalforwarding" {print $2}')"
     echo "tcpforward $(sshd -T 2>/dev/null | awk '$1 == "allowtcpforwarding" {print $2}')"
     if [ -d /proc/sys/net/bridge ]; then
         echo "br_netfilter $(cat /proc/sys/net/bridge/bridge-nf-call-iptables)"
     fi
-    if [ -e /var/lib/systemd ] && systemctl is-enabled libvirt-guests >/dev/null 2>&1; then
-        echo "libvirt_guests $(sed -n 's/^ON_BOOT=//p' /etc/default/libvirt-guests 2>/dev/null | tail -n 1)"
+    if systemctl is-enabled libvirt-guests >/dev/null 2>&1; then
+        # its own default, then what the distribution's file says; the last one counts
+        echo "libvirt_guests $(sed -n "s/^ON_BOOT=['\"]\{0,1\}\([a-z]*\).*/\1/p" \
+            /usr/lib*/libvirt/libvirt-guests.sh /usr/libexec/libvirt-guests.sh \
+            /etc/sysconfig/libvirt-guests /etc/default/libvirt-guests 2>/dev/null | tail -n 1)"
     fi
     for nv_link in /sys/class/net/*/bridge; do
         if [ -d "$nv_link" ]; then echo "bridge $(basename "$(dirname "$nv_link")")"; fi
@@ -134,8 +165,11 @@ nv_enrol() { # fleet instances-path takeover(yes|no)
     if [ -n "$nv_other" ] && [ "$nv_other" != "$1" ] && [ "$3" != yes ]; then
         nv_die 76 "this host belongs to fleet $nv_other"
     fi
-    mkdir -p "$nv_state/lock" "$nv_state/epoch" "$2/_base"
-    chmod 0711 "$nv_state" "$2" "$2/_base"
+    chmod 0711 "$nv_state"
+    mkdir -p "$nv_state/lock" "$nv_state/epoch"
+    for nv_dir in "$2" "$2/_base"; do
+        [ -d "$nv_dir" ] || ( umask 066; mkdir -p "$nv_dir"; chmod 0711 "$nv_dir" )
+    done
     chmod 0700 "$nv_state/lock" "$nv_state/epoch"
     if [ "$nv_other" != "$1" ]; then
         echo "$1" >"$nv_state/.fleet.$$"
@@ -155,26 +189,32 @@ nv_leave() { # fleet instances-path: forget this fleet; refuses while instances 
 # --- looking ---------------------------------------------------------------------------------------------
 
 nv_look() { # fleet instances-path uuid bridge...: what boot asks of the host it chose
-    [ "$(cat "$nv_state/fleet" 2>/dev/null || true)" = "$1" ] || nv_die 76 "this host is not enrolled in this fleet"
+    nv_other=
+    if [ -e "$nv_state/fleet" ]; then read -r nv_other <"$nv_state/fleet"; fi
+    [ "$nv_other" = "$1" ] || nv_die 76 "this host is not enrolled in this fleet"
     echo "disk_free $(nv_space "$2")"
-    echo "available_kib $(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)"
+    while read -r nv_key nv_value _; do
+        if [ "$nv_key" = MemAvailable: ]; then echo "available_kib $nv_value"; fi
+    done </proc/meminfo
     if [ -e "$2/$3" ]; then echo "directory yes"; fi
-    nv_domain=$(nv_virsh domstate "$3" 2>&1) && echo "domain $nv_domain"
-    case $nv_domain in *"failed to connect"*) nv_die 1 "libvirt does not answer: $nv_domain" ;; esac
     shift 3
     for nv_bridge in "$@"; do
         [ -d "/sys/class/net/$nv_bridge/bridge" ] || echo "no_bridge $nv_bridge"
     done
 }
 
+nv_domains() { # the uuids of all domains
+    nv_out=$(nv_virsh list --all --uuid 2>&1) || nv_die 1 "libvirt does not answer: $nv_out"
+    echo "$nv_out"
+}
+
 nv_domain_state() { # uuid: libvirt's word for the state, "none" when there is no such domain
     if nv_out=$(nv_virsh domstate "$1" 2>&1); then
         echo "$nv_out"
     else
-        case $nv_out in
-            *"failed to get domain"* | *"Domain not found"*) echo none ;;
-            *) nv_die 1 "$nv_out" ;;
-        esac
+        nv_rc=$?
+        if nv_has_domain "$1"; then nv_die "$nv_rc" "$nv_out"; fi
+        echo none
     fi
 }
 
@@ -187,17 +227,19 @@ nv_route() { # ip: the device a guest's address is reached by, "default" when on
 
 nv_base_lock() { # base-directory name
     exec 7>"$1/.lock.$2"
-    flock -w 3600 7 || nv_die 77 "another command fetches this base file"
+    flock -w 30 7 || nv_die 77 "another command fetches this base file"
+}
+
+nv_base_have() { # path without ending: bytes of the source that arrived
+    if [ -e "$1.part" ]; then cat "$1.pos" 2>/dev/null || echo 0; else echo 0; fi
 }
 
 nv_base_state() { # base-directory name: "ready", or how many bytes of the source are here
     if [ -e "$1/$2" ] && [ -e "$1/$2.json" ]; then
         touch -c "$1/$2.json"
         echo ready
-    elif [ -e "$1/.$2.part" ]; then
-        cat "$1/.$2.pos" 2>/dev/null || echo 0
     else
-        echo 0
+        nv_base_have "$1/.$2"
     fi
 }
 
@@ -206,23 +248,26 @@ nv_base_stands_at() { # position-file bytes: written in one step, since others r
     mv "$1.new" "$1"
 }
 
-nv_base_receive() { # base-directory name size-bytes from: stdin has "offset length" lines, each with its bytes
+nv_base_receive() { # base-directory name size-bytes from: stdin has "offset length" in 64 bytes, each with its bytes
     nv_where=$1
     nv_base_lock "$1" "$2"
     if [ -e "$1/$2.json" ]; then echo ready; return 0; fi
     nv_part=$1/.$2.part nv_pos=$1/.$2.pos
-    nv_have=$(cat "$nv_pos" 2>/dev/null || echo 0)
+    nv_have=$(nv_base_have "$1/.$2")
     if [ "$4" != "$nv_have" ]; then nv_die 77 "the transfer stands at byte $nv_have by now"; fi
     echo "send $nv_have"
     : >>"$nv_part"
-    while read -r nv_off nv_len; do
+    # Each read has its time: a link that was cut leaves no receiver behind that holds the lock.
+    while nv_line=$(timeout 60 dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
+        nv_off=${nv_line%% *} nv_len=${nv_line#* }
+        nv_len=${nv_len%% *}
         if [ "$nv_len" -eq 0 ]; then
             truncate -s "$3" "$nv_part" || nv_failed "cannot finish the base file"
             nv_base_stands_at "$nv_pos" "$3"
             echo received
             return 0
         fi
-        dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
+        timeout 120 dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
             conv=notrunc status=none || nv_failed "cannot write the base file"
         nv_end=$((nv_off + nv_len))
         [ "$(stat -c %s "$nv_part")" -ge "$nv_end" ] || nv_die 1 "the transfer was cut"
@@ -281,22 +326,22 @@ nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that
 # --- an instance's files: only what carries the mark of this operation is ever taken away ----------
 
 nv_make_directory() { # directory operation
-    nv_where=$(dirname "$1")
+    nv_where=${1%/*}
     if [ -d "$1" ]; then
         [ "$(cat "$1/.made-by" 2>/dev/null || true)" = "$2" ] || nv_die 76 "$1 exists and is not of this operation"
         return 0
     fi
     nv_new=$1.$2
-    mkdir -p "$nv_new" || nv_failed "cannot make the instance directory"
-    chmod 0711 "$nv_new"
+    [ -d "$nv_new" ] || mkdir -m 0711 "$nv_new" || nv_failed "cannot make the instance directory"
     echo "$2" >"$nv_new/.made-by" || nv_failed "cannot make the instance directory"
-    : >"$nv_new/console.log"
+    install -m 0600 /dev/null "$nv_new/console.log"
     mv -T "$nv_new" "$1"
 }
 
 nv_unmake_directory() { # directory operation
-    rm -rf "$1.$2"
-    if [ -d "$1" ] && [ "$(cat "$1/.made-by" 2>/dev/null || true)" = "$2" ]; then nv_remove_directory "$1"; fi
+    rm -rf "$1.$2" "$1.del"
+    if [ -d "$1" ] && [ "$(cat "$1/.made-by" 2>/dev/null || true)" != "$2" ]; then return 0; fi
+    nv_remove_directory "$1" # also what a removal that was cut left of it
 }
 
 nv_remove_directory() { # directory: gone at once under another name, then file by file
@@ -313,20 +358,16 @@ nv_overlay() { # directory file base-name size-bytes: a qcow2 overlay over ../_b
     [ -e "../_base/$3" ] || nv_die 1 "base file $3 is not here"
     if [ -e "$2" ]; then return 0; fi
     qemu-img create -q -f qcow2 -F raw -b "../_base/$3" "./.$2.new" "$4" >/dev/null || nv_failed "cannot make $2"
+    chmod 0600 "./.$2.new"
     mv "./.$2.new" "$2"
 }
 
 nv_put() { # directory file mode: stdin becomes the file; a reader sees the old one or the new one
     nv_where=$1
     cd "$1"
-    ( umask 077; cat >"./.$2.new" ) || nv_failed "cannot write $2"
-    chmod "$3" "./.$2.new"
+    install -m "$3" /dev/stdin "./.$2.new" || nv_failed "cannot write $2"
     sync "./.$2.new" || nv_failed "cannot write $2"
     mv "./.$2.new" "$2"
-}
-
-nv_remove_file() { # directory file
-    rm -f "$1/$2" "$1/.$2.new"
 }
 
 # --- domains -----------------------------------------------------------------------------------------------
@@ -337,20 +378,20 @@ nv_define() { # directory uuid: stdin is the domain's XML; a copy stays in libvi
 }
 
 nv_undefine_if_made_by() { # uuid operation
-    nv_made=$(nv_virsh metadata "$1" https://novactl.org/xmlns/1 --config 2>/dev/null || true)
+    if ! nv_has_domain "$1"; then return 0; fi
+    nv_made=$(nv_virsh metadata "$1" https://novactl.org/xmlns/1 --config 2>&1) || nv_made=
     case $nv_made in
         *"operation=\"$2\""*) nv_remove_domain "$1" ;;
     esac
 }
 
-nv_start() { # uuid: running, and still so a moment later
-    if nv_out=$(nv_virsh "start $1; domstate $1" 2>&1); then
-        case $nv_out in *running*) return 0 ;; esac
-    fi
-    case $nv_out in
-        *"already active"* | *"already running"*) return 0 ;;
-    esac
-    nv_die 1 "$nv_out"
+nv_start() { # uuid: running, and still so a moment later; running already is fine
+    nv_out=$(nv_virsh "start $1; domstate $1" 2>&1) && nv_rc=0 || nv_rc=$?
+    # virsh goes on after an error: the last line is domstate's
+    if [ "${nv_out##*
+}" = running ]; then return 0; fi
+    [ "$nv_rc" -eq 79 ] || nv_rc=1
+    nv_die "$nv_rc" "$nv_out"
 }
 
 nv_shutdown() { # uuid: ask the guest by ACPI
@@ -358,20 +399,16 @@ nv_shutdown() { # uuid: ask the guest by ACPI
 }
 
 nv_destroy() { # uuid: power off; not running is fine
-    if nv_out=$(nv_virsh destroy "$1" 2>&1); then return 0; fi
-    case $nv_out in
-        *"not running"* | *"failed to get domain"* | *"Domain not found"*) return 0 ;;
-    esac
-    nv_die 1 "$nv_out"
+    if nv_out=$(nv_virsh destroy "$1" 2>&1); then return 0; else nv_rc=$?; fi
+    case $nv_out in *"is not running"*) return 0 ;; esac
+    if nv_has_domain "$1"; then nv_die "$nv_rc" "$nv_out"; fi
 }
 
 nv_remove_domain() { # uuid: powered off and no longer defined
-    nv_out=$(nv_virsh "destroy $1; undefine $1 --managed-save --snapshots-metadata --nvram" 2>&1) || true
-    if nv_left=$(nv_virsh domstate "$1" 2>&1); then nv_die 1 "$nv_out"; fi
-    case $nv_left in
-        *"failed to get domain"* | *"Domain not found"*) return 0 ;;
-    esac
-    nv_die 1 "$nv_left"
+    nv_out=$(nv_virsh "destroy $1; undefine $1 --managed-save --snapshots-metadata --nvram; list --all --uuid" 2>&1) ||
+        nv_die "$?" "$nv_out"
+    # virsh goes on after an error: the list decides, not the words
+    if nv_has_line "$nv_out" "$1"; then nv_die 1 "$nv_out"; fi
 }
 
 # --- reading consoles ---------------------------------------------------------------------------------------

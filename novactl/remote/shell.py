@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, NovactlError, Refused
+from novactl.errors import Busy, Fenced, HostFault, HostRefused, HostUnreachable, NovactlError
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +34,33 @@ def library() -> str:
 
 def failure(host: str, status: int, message: str) -> NovactlError:
     """host.sh's exit statuses as errors."""
-    text = f"{host}: {message.strip() or f'exit status {status}'}"
+    lines = [line.removeprefix("error: ") for line in message.splitlines() if line]  # virsh's words
+    text = f"{host}: {'; '.join(lines) or f'exit status {status}'}"
     match status:
         case 75:
             return Fenced(text, hint="another novactl took this operation over")
         case 76:
-            return Refused(text)
+            return HostRefused(text)
         case 77:
             return Busy(text)
+        case 79:
+            return HostUnreachable(text, hint="libvirt there does not answer in time")
         case 28:
             return HostFault(text, hint="free some space there, or choose another host")
+        case _ if "failed to connect to the hypervisor" in text:
+            return HostUnreachable(text, hint="is libvirtd (or virtqemud) running there?")
         case _:
             return HostFault(text)
+
+
+def _as_text(data: bytes | None) -> tuple[str, str]:
+    """(form, text) for nv_call's here-document: lines of plain ASCII as they are, all else packed."""
+    if data is None:
+        return "none", ""
+    if data.isascii() and b"\0" not in data and data.endswith(b"\n"):
+        return "text", data.decode()
+    packer = zlib.compressobj(level=1, wbits=31)
+    return "packed", base64.encodebytes(packer.compress(data) + packer.flush()).decode()
 
 
 class Channel:
@@ -61,12 +76,10 @@ class Channel:
     def call(self, words: list[str], data: bytes | None, deadline: float) -> tuple[int, bytes, str]:
         """Exit status, stdout and stderr of one function. Raises OSError and SSHException when the
         link or the deadline ends it."""
-        line = shlex.join(["nv_call", self._mark, "none" if data is None else "data", *words])
+        form, text = _as_text(data)
+        line = shlex.join(["nv_call", self._mark, form, *words])
         if data is not None:
-            packer = zlib.compressobj(level=1, wbits=31)
-            packed = packer.compress(data) + packer.flush()
-            encoded = base64.encodebytes(packed).decode()
-            line += f" <<'{self._mark}'\n{encoded}{self._mark}"
+            line += f" <<'{self._mark}'\n{text}{self._mark}"
         self._channel.settimeout(deadline)
         self._channel.sendall(line.encode() + b"\n")
         out, status = self._until_mark(self._channel.recv)

@@ -4,6 +4,7 @@ Identities (private keys) are this operator's own and live in identities.json of
 addresses, users and pinned host keys come from the database.
 """
 
+import fcntl
 import json
 import os
 import shlex
@@ -47,7 +48,7 @@ class SshDirectory:
     def __init__(self, directory: Path, control_dir: Path) -> None:
         self.directory = directory
         self.control_dir = control_dir
-        self.files = SshFiles(directory / "config", directory / "known_hosts", directory / "libvirt-ssh")
+        self.files = _files(directory)
         self._identities = directory / "identities.json"
 
     def identities(self) -> dict[str, str]:
@@ -62,25 +63,45 @@ class SshDirectory:
 
     def set_identity(self, host: str, identity: Path | None) -> None:
         """Remember (or, with None, forget) the private key file for a host."""
-        known = self.identities()
-        if identity is None:
-            known.pop(host, None)
-        else:
-            known[host] = str(identity)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_file(self._identities, json.dumps(known, indent=1, sort_keys=True) + "\n")
+        with (self.directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = self.identities()
+            if identity is None:
+                known.pop(host, None)
+            else:
+                known[host] = str(identity)
+            write_file(self._identities, json.dumps(known, indent=1, sort_keys=True) + "\n")
 
     def write(self, hosts: Iterable[Host]) -> SshFiles:
         """Bring the files in line with the inventory; unchanged ones are not touched."""
+        return self._write(hosts, self.identities(), self.files)
+
+    def write_aside(self, hosts: Iterable[Host], host: str, identity: Path | None) -> SshFiles:
+        """Files of this process alone, for a host that is being added or removed."""
+        identities = self.identities() | ({host: str(identity)} if identity else {})
+        return self._write(hosts, identities, _files(self.directory, f".{host}.{os.getpid()}"))
+
+    def remove_aside(self, host: str) -> None:
+        """The files of write_aside() are gone."""
+        aside = _files(self.directory, f".{host}.{os.getpid()}")
+        for path in (aside.config, aside.known_hosts, aside.wrapper):
+            path.unlink(missing_ok=True)
+
+    def _write(self, hosts: Iterable[Host], identities: Mapping[str, str], files: SshFiles) -> SshFiles:
         ordered = sorted(hosts, key=lambda host: host.name)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.control_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (found := self.control_dir.lstat()).st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise UsageError(f"{self.control_dir}: is not a directory of yours")
-        write_file(self.files.config, render_config(ordered, self.identities(), self.files, self.control_dir))
-        write_file(self.files.known_hosts, render_known_hosts(ordered))
-        write_file(self.files.wrapper, render_wrapper(self.files.config), mode=0o700)
-        return self.files
+        write_file(files.config, render_config(ordered, identities, files, self.control_dir))
+        write_file(files.known_hosts, render_known_hosts(ordered))
+        write_file(files.wrapper, render_wrapper(files.config), mode=0o700)
+        return files
+
+
+def _files(directory: Path, suffix: str = "") -> SshFiles:
+    return SshFiles(*(directory / f"{name}{suffix}" for name in ("config", "known_hosts", "libvirt-ssh")))
 
 
 def render_config(

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -46,17 +47,24 @@ def facts(host: str, uri: str) -> LibvirtFacts:
 
 
 def _within(seconds: float, host: str, call: Callable[[], T]) -> T:
+    """`call` in a thread that a hung libvirt cannot make us wait for, at our end neither."""
     import libvirt
 
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
     try:
-        return pool.submit(call).result(timeout=seconds)
+        return answer.result(timeout=seconds)
     except TimeoutError as error:
         raise HostUnreachable(f"{host}: libvirt gave no answer in {seconds:.0f} s") from error
     except libvirt.libvirtError as error:
         raise HostUnreachable(f"{host}: {_words(error)}", hint=_hint(str(error))) from error
-    finally:
-        pool.shutdown(wait=False)
 
 
 def _words(error: Any) -> str:
@@ -68,7 +76,7 @@ def _hint(text: str) -> str:
     if "Host key verification failed" in text:
         return "its host key is not the pinned one"
     if "libvirt-sock" in text or "end of file" in text.lower() or "Connection refused" in text:
-        return "is libvirtd (or virtqemud) running there?"
+        return "is libvirtd (or virtqemud) running there, and is the user in group libvirt?"
     return ""
 
 
@@ -93,14 +101,20 @@ def _facts(uri: str) -> LibvirtFacts:
             qemu_version=_version(connection.getVersion()),
             arch=capabilities.findtext("host/cpu/arch") or "unknown",
             cpu_model=model,
-            guests=tuple(_guest(domain) for domain in connection.listAllDomains()),
+            guests=tuple(filter(None, map(_guest, connection.listAllDomains()))),
         )
 
 
-def _guest(domain: Any) -> Guest:
+def _guest(domain: Any) -> Guest | None:
+    """None for one that went away since it was listed."""
     import libvirt
 
-    info = domain.info()
+    try:
+        info, active = domain.info(), bool(domain.isActive())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
     try:
         mark = fromstring(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE))  # noqa: S314
     except (libvirt.libvirtError, SyntaxError):
@@ -108,7 +122,7 @@ def _guest(domain: Any) -> Guest:
     return Guest(
         uuid=domain.UUIDString(),
         name=domain.name(),
-        active=bool(domain.isActive()),
+        active=active,
         vcpus=info[3],
         memory_mib=info[1] // 1024,
         fleet=None if mark is None else mark.get("fleet"),

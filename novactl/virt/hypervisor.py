@@ -22,7 +22,7 @@ POWER_STATES = {
     "running": PowerState.RUNNING,
     "idle": PowerState.RUNNING,
     "paused": PowerState.PAUSED,
-    "in shutdown": PowerState.SHUTDOWN,
+    "in shutdown": PowerState.RUNNING,
     "shut off": PowerState.SHUTDOWN,
     "crashed": PowerState.CRASHED,
     "pmsuspended": PowerState.SUSPENDED,
@@ -51,7 +51,7 @@ class Look:
     disk_free: int = 0
     memory_available_mib: int = 0
     directory: bool = False
-    domain: str | None = None
+    domain: bool = False
     missing_bridges: list[str] = field(default_factory=list)
 
 
@@ -63,6 +63,8 @@ class Hypervisor:
         self.fleet = fleet
         self.instances_path = instances_path
         self._guards: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._domains: frozenset[str] | None = None
         self.base_path = str(PurePosixPath(instances_path) / "_base")
 
     @property
@@ -108,18 +110,31 @@ class Hypervisor:
                     seen.memory_available_mib = int(value) // 1024
                 case "directory":
                     seen.directory = True
-                case "domain":
-                    seen.domain = value
                 case "no_bridge":
                     seen.missing_bridges.append(value)
+        seen.domain = uuid in self._domains_at_first()
         return seen
+
+    def _domains_at_first(self) -> frozenset[str]:
+        """The uuids that the host's libvirt had when this process first asked (of many boots, one asks)."""
+        with self._lock:
+            if self._domains is None:
+                self._domains = frozenset(self.shell.call("nv_domains").split())
+            return self._domains
 
     def power_state(self, uuid: str) -> PowerState:
         """What libvirt says of the domain now; NOSTATE when there is none."""
-        word = self.shell.call("nv_domain_state", _uuid(uuid)).strip()
+        return self._state(self.shell.call("nv_domain_state", _uuid(uuid)))
+
+    def _state(self, answer: str) -> PowerState:
+        word = answer.strip()
         if word not in POWER_STATES:
             raise HostFault(f"{self.name}: libvirt reports an unknown state {word!r}")
         return POWER_STATES[word]
+
+    def settled_state(self, uuid: str, epoch: int) -> PowerState:
+        """As power_state(), but after any act of an older process has ended and none can follow."""
+        return self._state(self._fenced(uuid, epoch, "nv_domain_state", _uuid(uuid)))
 
     def route_device(self, address: str) -> str:
         """The device an address is reached by from the host; "default" when only by its default route."""
@@ -172,9 +187,6 @@ class Hypervisor:
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         self._fenced(uuid, epoch, "nv_put", self.directory(uuid), file, mode, data=content)
 
-    def remove_file(self, uuid: str, epoch: int, file: str) -> None:
-        self._fenced(uuid, epoch, "nv_remove_file", self.directory(uuid), file)
-
     # --- its domain ---
 
     def define(self, uuid: str, epoch: int, xml: str) -> None:
@@ -223,7 +235,7 @@ class Hypervisor:
             channel.close()
 
     def _fenced(self, uuid: str, epoch: int, *words: str, data: bytes | None = None) -> str:
-        return self.shell.call("nv_fenced", _uuid(uuid), str(epoch), *words, data=data)
+        return self.shell.call("nv_fenced", self.fleet, _uuid(uuid), str(epoch), *words, data=data)
 
 
 def disk_info(directory: str, disks: list[tuple[str, str]]) -> bytes:
@@ -243,6 +255,6 @@ def _offset(answer: bytes) -> tuple[int, bytes]:
 
 
 def _start_failure(host: str, text: str) -> str:
-    """QEMU's own words out of libvirt's, in one line."""
-    words = re.sub(r"\s+", " ", text.removeprefix(f"{host}: ")).replace("error: ", "")
+    """QEMU's own words out of libvirt's, in one line, without virsh's last word on the state."""
+    words = re.sub(r"\s+", " ", text.removeprefix(f"{host}: ")).removesuffix("; shut off")
     return f"{host}: the guest does not start: {words}"

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from novactl.actions.steps.registry import REGISTRY
 from novactl.engine.step import Answer, Kind, Step
+from novactl.errors import Interrupted
 from novactl.objects.states import PowerState
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE})
@@ -74,7 +75,7 @@ class PowerOn(Step):
         ctx.world.hypervisor(self.host).start(self.uuid, ctx.epoch)
 
     def happened(self, ctx: Any) -> Answer:
-        state = ctx.world.hypervisor(self.host).power_state(self.uuid)
+        state = ctx.world.hypervisor(self.host).settled_state(self.uuid, ctx.epoch)
         return Answer.NO if state in OFF else Answer.YES
 
 
@@ -109,11 +110,15 @@ class ShutOff(Step):
             if waited - asked >= ASK_AGAIN:
                 host.shutdown(self.uuid, ctx.epoch)
                 asked = waited
-            ctx.pause(POLL)
+            try:
+                ctx.pause(POLL)
+            except Interrupted:
+                ctx.world.tell("the guest was asked to shut down already and may still do so")
+                raise
         return {"forced": False}
 
     def happened(self, ctx: Any) -> Answer:
-        state = ctx.world.hypervisor(self.host).power_state(self.uuid)
+        state = ctx.world.hypervisor(self.host).settled_state(self.uuid, ctx.epoch)
         return Answer.YES if state in OFF else Answer.NO
 
 

@@ -31,10 +31,8 @@ class CheckHost(Step):
         seen = host.look(self.uuid, self.bridges)
         if seen.missing_bridges:
             raise HostFault(f"{self.host}: has no bridge {', '.join(seen.missing_bridges)}")
-        if seen.domain is not None:
-            raise HostFault(
-                f"{self.host}: a domain with this instance's uuid is there already ({seen.domain})"
-            )
+        if seen.domain:
+            raise HostFault(f"{self.host}: a domain with this instance's uuid is there already")
         if seen.memory_available_mib < self.memory_mib:
             raise HostFault(
                 f"{self.host}: {seen.memory_available_mib} MiB of memory available, {self.memory_mib} wanted"

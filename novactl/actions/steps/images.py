@@ -8,6 +8,8 @@ from novactl.engine.step import Step
 from novactl.errors import Busy
 from novactl.images.transfer import feed
 
+PATIENCE = 3600.0  # seconds that another operator's transfer is waited for
+
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +29,19 @@ class FetchBase(Step):
     def do(self, ctx: Any) -> dict[str, Any]:
         host = ctx.world.hypervisor(self.host)
         with host.base_guard(self.sha256):
-            for _ in range(5):
+            began = ctx.world.clock.monotonic()
+            while True:
                 ready, have = host.base_state(self.sha256)
                 if ready:
                     return {"cached": True}
                 try:
                     self._send(ctx, host, have)
-                except Busy:  # another operator's transfer moved on: look again
+                except Busy:  # another operator's transfer: it is ours too when it has ended
+                    if ctx.world.clock.monotonic() - began > PATIENCE:
+                        raise
                     ctx.pause(1)
                 else:
                     return {"cached": False, "resumed_from": have}
-        raise Busy(f"{self.host}: base file {self.sha256[:12]} is being fetched by others all the time")
 
     def _send(self, ctx: Any, host: Any, have: int) -> None:
         path = ctx.world.store.path(self.sha256)

@@ -1,0 +1,28 @@
+"""The limits (docs/performance.md explains them): seconds, or ratios of two figures of one run. This is the
+only place where a limit stands."""
+
+HELP_SECONDS = 0.15
+"""`novactl --help` and `novactl boot --help`; a shell's completion starts the same program."""
+
+LIST_SECONDS = 0.4
+"""`novactl list` of LIST_INSTANCES instances, as a table and as JSON."""
+
+LIST_INSTANCES = 1000
+
+LIST_MORE_HOSTS = 1.15
+"""The same list with LIST_HOSTS hosts takes at most so many times what it takes with one."""
+
+LIST_HOSTS = 500
+
+BOOT_OF_RAW = 1.3
+"""One boot of a cached image: at most so many times the raw calls, plus start-up."""
+
+TEN_BOOTS_OF_RAW = 1.25
+"""Ten boots on one host: at most so many times ten raw threads, plus start-up."""
+
+TEN_DELETES_OF_RAW = 1.5
+"""Ten deletes: at most so many times ten raw threads, plus start-up."""
+
+QUICK_FACTOR = 2.0
+"""Without --bench-json or BENCH_FULL=1 (as in `make test`, on machines that do other things too) there are
+few repetitions and every limit is so many times wider: one that has become twice as slow is still seen."""

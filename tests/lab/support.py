@@ -1,0 +1,267 @@
+"""What the lab tests share: a look at everything from outside, a novactl that runs on, tools that stand still."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from novactl import lab
+from novactl.cloud import Cloud, Settings
+from novactl.db import catalogue, hosts, instances, journal
+from tests.lab.conftest import Grounds
+from tests.support.command import Command, Ended
+
+INSTANCES = "/var/lib/novactl/instances"
+MIB = 1 << 20
+
+# Sections of what lies on a host, each under a line of its own. `_base` is a cache: what is in it is no leftover.
+LOOK = f"""
+echo domains; virsh -q list --all --uuid
+echo files; ls -A {INSTANCES} | grep -vx _base
+echo taps; ls /sys/class/net | grep '^tap'
+echo saved; ls -A /var/lib/libvirt/qemu/save
+echo fleet; cat /var/lib/novactl/fleet
+"""
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What `condition` gives as soon as it is true; AssertionError after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.05)
+    return found
+
+
+# --- what is there ---
+
+
+def on_host(host: lab.LabHost) -> dict[str, list[str]]:
+    """Domains, files, taps, saved guests and fleet mark, seen on the host itself."""
+    found: dict[str, list[str]] = {}
+    for line in host.run(["sh", "-c", LOOK]).stdout.splitlines():
+        if line in ("domains", "files", "taps", "saved", "fleet"):
+            section = found.setdefault(line, [])
+        elif line:
+            section.append(line)
+    return {key: sorted(value) for key, value in found.items()}
+
+
+def in_records(novactl: Command) -> dict[str, Any]:
+    """What the database holds that a refused command could have changed: instances, claims, addresses,
+    active operations, the catalogue, secrets, and the files of the image store."""
+    cloud = Cloud(Settings(config=novactl.config), tell=print)
+    with cloud.db.read() as tx:
+        found = {
+            "instances": [(i.name, i.status, i.host) for i in instances.everything(tx)],
+            "used": {h.name: (h.instances, h.enabled, h.labels, h.used()) for h in hosts.everything(tx)},
+            "holds": tx.all("SELECT * FROM holds"),
+            "addresses": {n.name: catalogue.addresses_used(tx, n.id) for n in catalogue.networks(tx)},
+            "active": [op.id for op, *_ in journal.listed(tx, active=True)],
+            "locks": tx.all("SELECT * FROM op_locks"),
+            "secrets": tx.all("SELECT id FROM secrets"),
+            "flavors": [f.name for f in catalogue.flavors(tx)],
+            "images": [i.as_dict() for i in catalogue.images(tx)],
+            "keypairs": [k.name for k in catalogue.keypairs(tx, "default")],
+        }
+    cloud.close()
+    store = novactl.config / "images"
+    found["store"] = sorted(str(path.relative_to(store)) for path in store.rglob("*"))
+    return found
+
+
+def everything(grounds: Grounds) -> dict[str, Any]:
+    """All that a command which failed must leave as it was, by host and by record."""
+    seen = {host.name: on_host(host) for host in grounds.fleet.hosts if host.alive()}
+    return {**seen, **in_records(grounds.novactl)}
+
+
+@contextmanager
+def unchanged(grounds: Grounds) -> Iterator[None]:
+    """Whatever happens within, nothing is left of it anywhere, and no operation is active."""
+    before = everything(grounds)
+    assert before["active"] == []
+    yield
+    after = everything(grounds)
+    assert {key: after[key] for key in after if after[key] != before[key]} == {}
+
+
+def nothing_left(grounds: Grounds) -> None:
+    """The same in novactl's own words: no instance, no claim, no address, no active operation."""
+    novactl = grounds.novactl
+    assert novactl.json("list") == [] and novactl.json("op", "list", "--active") == []
+    used = {(h["vcpus_used"], h["memory_mib_used"], h["disk_gib_used"]) for h in novactl.json("host", "list")}
+    assert used == {(0, 0, 0)}
+    assert [n["used"] for n in novactl.json("network", "list") if n["used"]] == []
+    assert grounds.leftovers() == {}
+
+
+def processes_with(text: str) -> list[str]:
+    """Command lines and environments on this machine, lab hosts included, that hold `text`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            for file in ("cmdline", "environ"):
+                try:
+                    content = (entry / file).read_bytes()
+                except OSError:
+                    continue
+                if text.encode() in content:
+                    found.append(f"{entry.name} {file}: {content[:200]!r}")
+    return found
+
+
+# --- running novactl ---
+
+
+def refused(
+    novactl: Command, *words: str, code: int, says: str, hint: str = "", input: str | None = None
+) -> Ended:
+    """The command ends with this code, nothing on stdout, and an error with these words and this hint."""
+    ended = novactl("-o", "json", *words, input=input)
+    told = f"novactl {words!r} ended with {ended.code}:\n{ended.out}{ended.err}"
+    assert ended.code == code, told
+    assert "Traceback" not in ended.err and f"error: {ended.error['message']}" in ended.err, told
+    assert ended.error["code"] == code and says in ended.error["message"] and hint in ended.error["hint"], told
+    assert ended.out == "" or all(row["code"] for row in ended.json), told
+    return ended
+
+
+class Running:
+    """A novactl in the background, with what it has said so far on stderr."""
+
+    def __init__(self, novactl: Command, *words: str, **options: Any) -> None:
+        self.process = novactl.popen(*words, **options)
+        self.said = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said += line
+
+    def until(self, words: str, seconds: float = 60) -> None:
+        """Wait for words on stderr."""
+        wait_until(lambda: words in self.said or self.process.poll() is not None, seconds, repr(words))
+        assert words in self.said, f"{words!r} not in:\n{self.said}"
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self, seconds: float = 90) -> int:
+        """Its exit code; stderr is complete by then."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"still running after {seconds:.0f} s; it said:\n{self.said}") from None
+        self._reader.join(10)
+        return code
+
+
+def active(novactl: Command) -> dict[str, Any]:
+    """The one active operation, in full."""
+    (found,) = novactl.json("op", "list", "--active")
+    shown: dict[str, Any] = novactl.json("op", "show", found["id"])
+    return shown
+
+
+def last(novactl: Command, target: str) -> dict[str, Any]:
+    """The newest operation on a target, in full."""
+    found = next(o for o in novactl.json("op", "list") if o["target"] == target)
+    shown: dict[str, Any] = novactl.json("op", "show", found["id"])
+    return shown
+
+
+def step(operation: dict[str, Any], name: str) -> dict[str, Any]:
+    """The newest step of this name."""
+    found: dict[str, Any] = [s for s in operation["steps"] if s["name"] == name][-1]
+    return found
+
+
+# --- guests ---
+
+
+def console(grounds: Grounds, instance: dict[str, Any]) -> str:
+    """The console's log as it lies on the host."""
+    path = f"{INSTANCES}/{instance['uuid']}/console.log"
+    return grounds.host(instance["host"]).run(["cat", path]).stdout
+
+
+def console_until(grounds: Grounds, instance: dict[str, Any], words: str, seconds: float = 60) -> str:
+    """The console's log, once it has these words."""
+    wait_until(lambda: words in console(grounds, instance), seconds, f"{words!r} on the console")
+    return console(grounds, instance)
+
+
+def devices(grounds: Grounds, instance: dict[str, Any]) -> list[str]:
+    """Disks and NICs of the running domain, as libvirt lists them."""
+    host = grounds.host(instance["host"])
+    disks = host.run(["virsh", "-q", "domblklist", instance["uuid"]]).stdout.splitlines()
+    nics = host.run(["virsh", "-q", "domiflist", instance["uuid"]]).stdout.splitlines()
+    return [line.split()[0] for line in disks] + [line.split()[1] for line in nics if line.strip()]
+
+
+# --- a host at a chosen instant ---
+
+
+@contextmanager
+def gate(host: lab.LabHost, tool: str, words: str, when: str = "before") -> Iterator["Gate"]:
+    """On this host `tool` stands still, before or after its work, in the call whose arguments have `words`."""
+    held = Gate(host, tool, words, when)
+    try:
+        yield held
+    finally:
+        held.open()
+        host.run(["umount", held.path])
+
+
+class Gate:
+    """A script in a tool's place (in the mount namespace of one lab host) that waits until it is opened."""
+
+    def __init__(self, host: lab.LabHost, tool: str, words: str, when: str) -> None:
+        self.host = host
+        self.path = host.run(["sh", "-c", f"command -v {tool}"]).stdout.strip()
+        self._place = f"/run/gate-{secrets.token_hex(4)}"
+        wait = f"touch {self._place}/reached; while [ -e {self._place}/closed ]; do sleep 0.05; done"
+        work = f'"{self._place}/{tool}" "$@"'
+        body = f"{wait}; exec {work}" if when == "before" else f"{work}; rc=$?; {wait}; exit $rc"
+        script = f'#!/bin/sh\ncase " $* " in *"{words}"*) {body} ;; esac\nexec {work}\n'
+        setup = f"""
+            mkdir {self._place} && touch {self._place}/closed && cp {self.path} {self._place}/{tool} &&
+            cat >{self._place}/script && chmod 755 {self._place}/script &&
+            mount --bind {self._place}/script {self.path}
+        """
+        host.run(["sh", "-c", setup], stdin=script).check_returncode()
+
+    def reached(self, seconds: float = 60) -> None:
+        """Wait until the tool stands there."""
+        there = ["test", "-e", f"{self._place}/reached"]
+        wait_until(lambda: self.host.run(there).returncode == 0, seconds, f"{self.path} to be called")
+
+    def open(self) -> None:
+        self.host.run(["rm", "-f", f"{self._place}/closed"])
+
+
+def read_only(novactl: Command, *words: str) -> Ended:
+    """Run novactl where its configuration directory is on a read-only file system: root is stopped by
+    nothing less."""
+    mount = f"mount --bind {novactl.config} {novactl.config} && mount -o remount,ro,bind {novactl.config}"
+    program = str(Path(sys.executable).parent / "novactl")
+    argv = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", program, *words]
+    ended = subprocess.run(argv, env=novactl.environment, capture_output=True, text=True, timeout=60)
+    return Ended(list(words), ended.returncode, ended.stdout, ended.stderr)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value))
+    return path

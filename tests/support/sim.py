@@ -1,0 +1,699 @@
+"""A simulated world: hosts in memory that behave as remote/host.sh does, the real database, the real
+actions. Processes of novactl come, die and are taken over; hosts outlive them."""
+
+import contextlib
+import copy
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import fromstring
+
+from novactl import resources
+from novactl.actions.operate import Operator, Outcome
+from novactl.actions.steps import REGISTRY
+from novactl.actions.world import World
+from novactl.db import catalogue, hosts
+from novactl.db.journal import DbJournal, Owner, listed
+from novactl.db.secrets import Secrets
+from novactl.db.session import Database
+from novactl.engine.operation import Operation
+from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints
+from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, NotFound, Refused
+from novactl.objects.host import Resources
+from novactl.objects.image import MIB, Image
+from novactl.objects.names import instance_dir
+from novactl.objects.states import PowerState
+from novactl.remote.shell import failure
+from novactl.virt.domain import NAMESPACE
+from novactl.virt.hypervisor import Feed, Look
+from tests.support import fleet as records
+from tests.support import scratch
+from tests.support.clock import SeededIds, SimClock
+from tests.support.toys import Died
+
+OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED})
+CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
+KERNEL = b"kernel" * 100
+INITRD = b"initrd" * 100
+SHUTDOWN_TAKES = 3.0  # seconds from the ACPI request until the guest is off
+
+
+# --- a host ---
+
+
+@dataclass
+class SimDomain:
+    """What libvirt knows. `operation` and `epoch` are the marks in its metadata."""
+
+    xml: str
+    operation: str
+    state: PowerState = PowerState.SHUTDOWN
+    deaf: bool = False  # ignores ACPI
+    off_at: float | None = None
+
+
+@dataclass
+class SimDirectory:
+    made_by: str
+    files: dict[str, Any] = field(default_factory=lambda: {"console.log": b""})
+
+
+@dataclass
+class SimHost:
+    """What is on a host; it survives every process of ours."""
+
+    name: str
+    fleet: str | None = None
+    up: bool = True
+    fencing: bool = True  # False: the epoch check is removed (a planted fault)
+    free: int = 1 << 40
+    memory_mib: int = 1 << 20
+    bridges: set[str] = field(default_factory=lambda: {"br0"})
+    epochs: dict[str, int] = field(default_factory=dict)
+    directories: dict[str, SimDirectory] = field(default_factory=dict)
+    strays: set[str] = field(default_factory=set)  # half made or half removed directories
+    domains: dict[str, SimDomain] = field(default_factory=dict)
+    bases: dict[str, int] = field(default_factory=dict)  # name: size
+    parts: dict[str, bytearray] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    def tick(self, clock: SimClock) -> None:
+        """Guests that were asked to shut down do so in time."""
+        for domain in self.domains.values():
+            if domain.off_at is not None and clock.monotonic() >= domain.off_at:
+                domain.state, domain.off_at = PowerState.SHUTDOWN, None
+
+    def power_cycle(self) -> None:
+        """The host was switched off and on again."""
+        self.up = True
+        for domain in self.domains.values():
+            domain.state, domain.off_at = PowerState.SHUTDOWN, None
+
+    def running(self) -> set[str]:
+        return {uuid for uuid, domain in self.domains.items() if domain.state not in OFF}
+
+    def everything(self) -> set[str]:
+        """Whose things are here, the uuids."""
+        return {*self.directories, *self.domains, *(stray.partition(".")[0] for stray in self.strays)}
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong at a call, `times` times. How: unreachable (nothing happens), lost (it
+    happens, the reply does not come), fails, full, busy, dies (the process, after half of the act),
+    dies-after (the process, after the act and before its record)."""
+
+    call: str
+    how: str
+    host: str | None = None
+    times: int = 1
+
+    def matches(self, host: str, call: str) -> bool:
+        return self.times > 0 and self.call in (call, "*") and self.host in (host, None)
+
+
+class SimHypervisor:
+    """actions.world.Hypervisor on a SimHost, for one process. Promises and errors are those of
+    virt.hypervisor.Hypervisor; tests/virt/test_hypervisor.py holds both to the same contract."""
+
+    def __init__(self, host: SimHost, fleet: str, clock: SimClock, faults: list[Fault]) -> None:
+        self.host = host
+        self.fleet = fleet
+        self.clock = clock
+        self.faults = faults
+        self.name = host.name
+        self.instances_path = "/var/lib/novactl/instances"
+        self.base_path = f"{self.instances_path}/_base"
+        self._guards: dict[str, threading.Lock] = {}
+
+    # --- what goes wrong ---
+
+    def _due(self, call: str, *hows: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.how in hows and fault.matches(self.name, call):
+                fault.times -= 1
+                return fault
+        return None
+
+    @contextlib.contextmanager
+    def _call(self, call: str) -> Iterator[None]:
+        self.host.calls.append(call)
+        if not self.host.up or self._due(call, "unreachable"):
+            raise HostUnreachable(f"{self.name}: no answer in time")
+        if self._due(call, "fails"):
+            raise failure(self.name, 1, f"{call} failed")
+        if self._due(call, "full"):
+            raise failure(self.name, 28, f"{call}: no space left on {self.instances_path}")
+        if self._due(call, "busy"):
+            raise failure(self.name, 77, f"{call}: another command works here")
+        self.host.tick(self.clock)
+        yield
+        if self._due(call, "dies-after", "dies"):
+            raise Died(f"{self.name}: after {call}")
+        if self._due(call, "lost"):
+            raise HostUnreachable(f"{self.name}: the shell on the host ended")
+
+    def _half(self, call: str) -> None:
+        """The process dies here, in the middle of the act."""
+        if self._due(call, "dies"):
+            raise Died(f"{self.name}: in {call}")
+
+    def _die(self, status: int, message: str) -> None:
+        raise failure(self.name, status, message)
+
+    @contextlib.contextmanager
+    def _fenced(self, call: str, uuid: str, epoch: int) -> Iterator[None]:
+        with self._call(call):
+            seen = self.host.epochs.get(uuid, 0)
+            if self.host.fleet != self.fleet:
+                self._die(76, "this host is not enrolled in this fleet")
+            if self.host.fencing and epoch < seen:
+                self._die(75, f"this host has seen epoch {seen} of the instance, newer than ours ({epoch})")
+            self.host.epochs[uuid] = max(epoch, seen)
+            yield
+
+    # --- the host ---
+
+    def enrol(self, *, takeover: bool) -> None:
+        with self._call("enrol"):
+            if self.host.fleet not in (None, self.fleet) and not takeover:
+                self._die(76, f"this host belongs to fleet {self.host.fleet}")
+            self.host.fleet = self.fleet
+
+    def leave(self) -> None:
+        with self._call("leave"):
+            if self.host.fleet == self.fleet:
+                if self.host.directories:
+                    self._die(76, f"{min(self.host.directories)} still has files here")
+                self.host.fleet = None
+
+    def look(self, uuid: str, bridges: list[str]) -> Look:
+        with self._call("look"):
+            if self.host.fleet != self.fleet:
+                self._die(76, "this host is not enrolled in this fleet")
+            return Look(
+                disk_free=self.host.free,
+                memory_available_mib=self.host.memory_mib,
+                directory=uuid in self.host.directories,
+                domain=uuid in self.host.domains,
+                missing_bridges=[bridge for bridge in bridges if bridge not in self.host.bridges],
+            )
+
+    def power_state(self, uuid: str) -> PowerState:
+        with self._call("power_state"):
+            domain = self.host.domains.get(uuid)
+            return PowerState.NOSTATE if domain is None else domain.state
+
+    def settled_state(self, uuid: str, epoch: int) -> PowerState:
+        with self._fenced("settled_state", uuid, epoch):
+            domain = self.host.domains.get(uuid)
+            return PowerState.NOSTATE if domain is None else domain.state
+
+    def route_device(self, address: str) -> str:
+        with self._call("route_device"):
+            return "br0"
+
+    # --- base files ---
+
+    def base_guard(self, name: str) -> AbstractContextManager[bool]:
+        return self._guards.setdefault(name, threading.Lock())
+
+    def base_state(self, name: str) -> tuple[bool, int]:
+        with self._call("base_state"):
+            return (True, 0) if name in self.host.bases else (False, len(self.host.parts.get(name, b"")))
+
+    def base_receive(self, name: str, size: int, start: int, feed: Feed) -> None:
+        with self._call("base_receive"):
+            part = self.host.parts.setdefault(name, bytearray())
+            if start != len(part):
+                self._die(77, f"the transfer stands at byte {len(part)} by now")
+            receiver = _Receiver(self, part, size, ready=name in self.host.bases)
+            feed(receiver.readline, receiver.write)
+            if not receiver.finished:
+                self._die(1, "the transfer was cut")
+
+    def base_finish(self, name: str, source_format: str, virtual_size: int) -> None:
+        with self._call("base_finish"):
+            if name in self.host.bases:
+                return
+            self._half("base_finish")
+            part = self.host.parts.pop(name)
+            found = hashlib.sha256(part).hexdigest()
+            if found != name:
+                self._die(1, f"the base file arrived damaged (sha256 {found}); it will be sent again")
+            self.host.bases[name] = virtual_size
+
+    def base_blank(self, name: str, size: int, kind: str) -> None:
+        with self._call("base_blank"):
+            self._half("base_blank")
+            self.host.bases.setdefault(name, size)
+
+    # --- an instance's files ---
+
+    def directory(self, uuid: str) -> str:
+        return instance_dir(self.instances_path, uuid)
+
+    def make_directory(self, uuid: str, epoch: int, operation: str) -> None:
+        with self._fenced("make_directory", uuid, epoch):
+            if found := self.host.directories.get(uuid):
+                if found.made_by != operation:
+                    self._die(76, f"{self.directory(uuid)} exists and is not of this operation")
+                return
+            self.host.strays.add(f"{uuid}.{operation}")
+            self._half("make_directory")
+            self.host.strays.discard(f"{uuid}.{operation}")
+            self.host.directories[uuid] = SimDirectory(operation)
+
+    def unmake_directory(self, uuid: str, epoch: int, operation: str) -> None:
+        with self._fenced("unmake_directory", uuid, epoch):
+            self.host.strays.discard(f"{uuid}.{operation}")
+            found = self.host.directories.get(uuid)
+            if found is None or found.made_by == operation:
+                self._remove(uuid, "unmake_directory")
+
+    def remove_directory(self, uuid: str, epoch: int) -> None:
+        with self._fenced("remove_directory", uuid, epoch):
+            self._remove(uuid, "remove_directory")
+
+    def _remove(self, uuid: str, call: str) -> None:
+        if self.host.directories.pop(uuid, None):
+            self.host.strays.add(f"{uuid}.del")
+            self._half(call)
+        self.host.strays.discard(f"{uuid}.del")
+
+    def _files(self, uuid: str) -> dict[str, Any]:
+        if uuid not in self.host.directories:
+            self._die(2, f"cd: can't cd to {self.directory(uuid)}")
+        return self.host.directories[uuid].files
+
+    def overlay(self, uuid: str, epoch: int, file: str, base: str, size: int) -> None:
+        with self._fenced("overlay", uuid, epoch):
+            files = self._files(uuid)
+            if base not in self.host.bases:
+                self._die(1, f"base file {base} is not here")
+            if file not in files:
+                files[f".{file}.new"] = b""
+                self._half("overlay")
+                files[file] = (base, size)
+                del files[f".{file}.new"]
+
+    def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
+        with self._fenced("put", uuid, epoch):
+            self._put(uuid, file, content, "put")
+
+    def _put(self, uuid: str, file: str, content: bytes, call: str) -> None:
+        files = self._files(uuid)
+        files[f".{file}.new"] = content[: len(content) // 2]
+        self._half(call)
+        files[file] = content
+        del files[f".{file}.new"]
+
+    # --- its domain ---
+
+    def define(self, uuid: str, epoch: int, xml: str) -> None:
+        with self._fenced("define", uuid, epoch):
+            self._put(uuid, "libvirt.xml", xml.encode(), "define")
+            mark = fromstring(xml).find(f"metadata/{{{NAMESPACE}}}instance")
+            operation = "" if mark is None else mark.get("operation", "")
+            if domain := self.host.domains.get(uuid):
+                domain.xml, domain.operation = xml, operation
+            else:
+                self.host.domains[uuid] = SimDomain(xml, operation)
+
+    def undefine_if_made_by(self, uuid: str, epoch: int, operation: str) -> None:
+        with self._fenced("undefine_if_made_by", uuid, epoch):
+            domain = self.host.domains.get(uuid)
+            if domain is not None and domain.operation == operation:
+                self._undefine(uuid, "undefine_if_made_by")
+
+    def start(self, uuid: str, epoch: int) -> None:
+        with self._fenced("start", uuid, epoch):
+            domain = self.host.domains.get(uuid)
+            if domain is None:
+                raise HostFault(
+                    f"{self.name}: the guest does not start: failed to get domain '{uuid}'"
+                )
+            for file in ("disk", "disk.config"):
+                if file not in self.host.directories[uuid].files:
+                    raise HostFault(f"{self.name}: the guest does not start: no {file}")
+            self._half("start")
+            domain.state = PowerState.RUNNING
+
+    def shutdown(self, uuid: str, epoch: int) -> None:
+        with self._fenced("shutdown", uuid, epoch):
+            domain = self.host.domains.get(uuid)
+            if domain is not None and domain.state is PowerState.RUNNING and not domain.deaf:
+                domain.off_at = self.clock.monotonic() + SHUTDOWN_TAKES
+
+    def destroy(self, uuid: str, epoch: int) -> None:
+        with self._fenced("destroy", uuid, epoch):
+            if domain := self.host.domains.get(uuid):
+                domain.state, domain.off_at = PowerState.SHUTDOWN, None
+
+    def remove_domain(self, uuid: str, epoch: int) -> None:
+        with self._fenced("remove_domain", uuid, epoch):
+            self._undefine(uuid, "remove_domain")
+
+    def _undefine(self, uuid: str, call: str) -> None:
+        if domain := self.host.domains.get(uuid):
+            domain.state, domain.off_at = PowerState.SHUTDOWN, None
+            self._half(call)
+            del self.host.domains[uuid]
+
+    # --- consoles ---
+
+    def console_tail(self, uuid: str, lines: int) -> tuple[int, bytes]:
+        with self._call("console_tail"):
+            directory = self.host.directories.get(uuid)
+            log = directory.files["console.log"] if directory else b""
+            kept = b"".join(log.splitlines(keepends=True)[-lines:]) if lines else log
+            return len(log), kept
+
+    def console_from(self, uuid: str, offset: int) -> tuple[int, bytes]:
+        with self._call("console_from"):
+            directory = self.host.directories.get(uuid)
+            log = directory.files["console.log"] if directory else b""
+            start = 0 if len(log) < offset else offset
+            return len(log), log[start:]
+
+    def banner(self, address: str, port: int, timeout: float) -> bytes:
+        with self._call("banner"):
+            return b"SSH-2.0-sim\r\n"
+
+
+class _Receiver:
+    """The other end of images.transfer.feed: nv_base_receive."""
+
+    def __init__(self, hypervisor: SimHypervisor, part: bytearray, size: int, *, ready: bool) -> None:
+        self.hypervisor = hypervisor
+        self.part = part
+        self.size = size
+        self.finished = ready
+        self._answers = [b"ready\n" if ready else f"send {len(part)}\n".encode()]
+        self._expect = 0
+        self._header = b""
+
+    def readline(self) -> bytes:
+        return self._answers.pop(0)
+
+    def write(self, data: bytes) -> None:
+        if self._expect:
+            assert len(data) <= self._expect
+            self.part += data
+            self._expect -= len(data)
+            self.hypervisor._half("base_receive")
+            return
+        offset, length = map(int, data.split())
+        if length == 0:
+            self.part += bytes(self.size - len(self.part))
+            self.finished = True
+            return
+        self.part += bytes(offset - len(self.part))
+        self._expect = length
+
+
+# --- the fleet ---
+
+
+class SimStore:
+    """actions.world.Store: a few files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files: dict[str, Path] = {}
+        for content in (CONTENT, KERNEL, INITRD):
+            sha256 = hashlib.sha256(content).hexdigest()
+            path = directory / sha256
+            if not path.exists():
+                path.write_bytes(content)
+            self.files[sha256] = path
+
+    def path(self, sha256: str) -> Path:
+        if sha256 not in self.files:
+            raise NotFound(f"image {sha256}: not in the store")
+        return self.files[sha256]
+
+
+TEMPLATE = resources.template("domain.xml", Path("/nonexistent"))
+
+
+def images() -> list[Image]:
+    """tiny (a raw disk) and direct (with kernel and initrd)."""
+    sha256, kernel, initrd = (hashlib.sha256(c).hexdigest() for c in (CONTENT, KERNEL, INITRD))
+    sizes = {"size_bytes": len(CONTENT), "virtual_size_bytes": MIB}
+    tiny = records.image("tiny", sha256=sha256, **sizes)
+    kernels = {"kernel_sha256": kernel, "kernel_size_bytes": len(KERNEL)}
+    initrds = {"initrd_sha256": initrd, "initrd_size_bytes": len(INITRD), "cmdline": "a=b"}
+    return [tiny, records.image("direct", sha256=sha256, **sizes, **kernels, **initrds)]
+
+
+class SimFleet:
+    """Hosts, one database, and the processes that work on them."""
+
+    def __init__(self, directory: Path, *, hosts_: int = 3, seed: int = 0, **host_values: Any) -> None:
+        self.directory = directory
+        self.path = directory / "novactl.db"
+        self.clock = SimClock()
+        self.ids = SeededIds(seed)
+        self.store = SimStore(directory)
+        self.secrets = Secrets(directory / "secret.key")
+        self.faults: list[Fault] = []
+        self.told: list[str] = []
+        self.living: set[int] = set()
+        self._lives = 0
+        self._frozen_at: object = None
+        self._frozen_content = b""
+        self.hosts = {f"kvm{n}": SimHost(f"kvm{n}", scratch.FLEET) for n in range(1, hosts_ + 1)}
+        self.db = scratch.database(self.path)
+        self._furnish(host_values)
+
+    def _furnish(self, host_values: dict[str, Any]) -> None:
+        with self.db.write() as tx:
+            for name in self.hosts:
+                hosts.add(tx, records.host(name, **host_values))
+            for image in images():
+                catalogue.add_image(tx, image)
+            catalogue.add_flavor(tx, records.flavor("small"))
+            catalogue.add_flavor(tx, records.flavor("disks", ephemeral_gib=1, swap_mib=64))
+            catalogue.add_network(tx, records.network("lan"))
+
+    def clone(self, directory: Path) -> "SimFleet":
+        """The same fleet somewhere else, for another future."""
+        twin = copy.copy(self)
+        twin.directory, twin.path = directory, directory / "novactl.db"
+        twin.path.write_bytes(self._frozen())
+        twin.db = Database(twin.path)
+        twin.clock, twin.ids = copy.copy(self.clock), copy.copy(self.ids)
+        twin.clock._lock, twin.ids._lock = threading.Lock(), threading.Lock()
+        twin.ids._random = copy.copy(self.ids._random)
+        twin.clock.on_sleep = []
+        twin.hosts = copy.deepcopy(self.hosts)
+        twin.faults, twin.told, twin.living = [], [], set()
+        return twin
+
+    def _frozen(self) -> bytes:
+        """The database's content; unchanged until somebody writes."""
+        with self.db.write() as tx:
+            version = (tx.one("PRAGMA data_version") or {})["data_version"], tx._connection.total_changes
+        if self._frozen_at != version:
+            with contextlib.closing(sqlite3.connect(self.path)) as connection:
+                self._frozen_at, self._frozen_content = version, connection.serialize()
+        return self._frozen_content
+
+    def close(self) -> None:
+        self.db.close()
+
+    # --- processes ---
+
+    @contextlib.contextmanager
+    def process(self, name: str = "a", failpoints: Failpoints | None = None) -> Iterator["Process"]:
+        """One run of novactl; it is gone after the block, however that ends."""
+        self._lives += 1
+        life = self._lives
+        self.living.add(life)
+        process = Process(self, name, life, failpoints or NoFailpoints())
+        try:
+            yield process
+        finally:
+            self.living.discard(life)
+            process.world.db.close()
+
+    def run(self, action: Any, *, name: str = "a", failpoints: Failpoints | None = None) -> Outcome:
+        """One action in a process of its own. Died comes through."""
+        with self.process(name, failpoints) as process:
+            (outcome,) = process.operator.run([action])
+            return outcome
+
+    def take_over(
+        self, op_id: str, *, back: bool, name: str = "b", failpoints: Failpoints | None = None
+    ) -> Operation:
+        """`op resume` or `op rollback` in a process of its own."""
+        with self.process(name, failpoints) as process:
+            return process.operator.take_over(op_id, back=back)
+
+    def active(self) -> list[str]:
+        """Operations that have not ended, oldest first."""
+        with self.db.read() as tx:
+            return [op.id for op, _, _ in listed(tx, active=True)][::-1]
+
+
+class Process:
+    """What one run of novactl has."""
+
+    def __init__(self, fleet: SimFleet, name: str, life: int, failpoints: Failpoints) -> None:
+        self.life = life
+        self.interrupt = Interrupt()
+        known: dict[str, SimHypervisor] = {}
+
+        def hypervisor(host: str) -> SimHypervisor:
+            if host not in known:
+                known[host] = SimHypervisor(fleet.hosts[host], scratch.FLEET, fleet.clock, fleet.faults)
+            return known[host]
+
+        self.world = World(
+            db=Database(fleet.path),
+            hypervisor=hypervisor,
+            store=fleet.store,
+            secrets=fleet.secrets,
+            clock=fleet.clock,
+            ids=fleet.ids,
+            interrupt=self.interrupt,
+            fleet=scratch.FLEET,
+            template=lambda _: TEMPLATE,
+            tell=fleet.told.append,
+        )
+        owner = Owner(words=f"{name}@sim (life {life})", user=name, key={"life": life})
+        self.journal = DbJournal(self.world.db, REGISTRY, fleet.clock, owner)
+        self.operator = Operator(
+            self.world,
+            self.journal,
+            failpoints=failpoints,
+            observe=lambda op, record, event, detail="": None,
+            alive=lambda key: key.get("life") in fleet.living,
+        )
+
+
+# --- what must always be so, and what must be so in the end ---
+
+
+def _rows(fleet: SimFleet) -> dict[str, list[dict[str, Any]]]:
+    tables = ("hosts", "holds", "instances", "ports", "operations", "steps", "op_locks", "secrets")
+    with fleet.db.read() as tx:
+        return {table: tx.all(f"SELECT * FROM {table}") for table in tables}
+
+
+CLAIMS = """
+    SELECT name, 'used is not what is held' AS what FROM hosts h WHERE
+        vcpus_used <> (SELECT COALESCE(SUM(vcpus), 0) FROM holds WHERE host = h.name)
+        OR memory_mib_used <> (SELECT COALESCE(SUM(memory_mib), 0) FROM holds WHERE host = h.name)
+        OR disk_gib_used <> (SELECT COALESCE(SUM(disk_gib), 0) FROM holds WHERE host = h.name)
+    UNION ALL SELECT name, 'is overcommitted' FROM hosts WHERE
+        vcpus_used > (vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio
+        OR memory_mib_used > (memory_mib - reserved_memory_mib - foreign_memory_mib) * memory_ratio
+        OR disk_gib_used > (disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio
+    UNION ALL SELECT name, 'is deleted and keeps its name' FROM instances
+        WHERE deleted_at IS NOT NULL AND live_name IS NOT NULL
+    UNION ALL SELECT target, 'has ' || COUNT(*) || ' operations at once' FROM operations
+        WHERE finished_at IS NULL AND target_uuid IS NOT NULL GROUP BY target_uuid HAVING COUNT(*) > 1
+"""
+
+
+def always(fleet: SimFleet) -> list[str]:
+    """What is wrong now, though an operation may be half way."""
+    with fleet.db.read() as tx:
+        wrong = [f"{row['name']}: {row['what']}" for row in tx.all(CLAIMS)]
+        holds = {(row["instance_uuid"], row["host"]) for row in tx.all("SELECT * FROM holds")}
+        rows = tx.all("SELECT uuid, epoch, deleted_at FROM instances")
+    instances = {row["uuid"]: row for row in rows}
+    for name, found in fleet.hosts.items():
+        for uuid in sorted(found.everything()):
+            if (uuid, name) not in holds:
+                wrong.append(f"{name}: {uuid} has things here and no claim")
+            if uuid not in instances or instances[uuid]["deleted_at"]:
+                wrong.append(f"{name}: {uuid} has things here and is deleted")
+        for uuid, epoch in found.epochs.items():
+            if uuid in instances and epoch > instances[uuid]["epoch"]:
+                wrong.append(f"{name}: {uuid} has epoch {epoch}, the database {instances[uuid]['epoch']}")
+    everywhere = [uuid for found in fleet.hosts.values() for uuid in found.running()]
+    wrong += [f"{uuid} runs twice" for uuid in sorted(set(everywhere)) if everywhere.count(uuid) > 1]
+    return wrong
+
+
+def settled(fleet: SimFleet) -> list[str]:
+    """What is wrong when nothing is under way."""
+    rows, wrong = _rows(fleet), always(fleet)
+    living = {row["uuid"]: row for row in rows["instances"] if not row["deleted_at"]}
+    wrong += [
+        f"{row['id']}: {row['kind']} of {row['target']} is {row['state']}"
+        for row in rows["operations"]
+        if row["state"] not in ("done", "undone", "abandoned")
+    ]
+    wrong += [f"{row['operation']}: keeps {row['kind']} {row['id']}" for row in rows["op_locks"]]
+    states = {row["id"]: row["state"] for row in rows["operations"]}
+    attempts = {row["id"]: row["attempt"] for row in rows["operations"]}
+    for step in rows["steps"]:
+        state, name = states[step["operation"]], f"{step['operation']}: step {step['n']}"
+        if state == "undone" and step["state"] not in ("undone", "pending"):
+            wrong.append(f"{name} is {step['state']} in an operation that was undone")
+        current = step["attempt"] in (0, attempts[step["operation"]])
+        if state == "done" and (step["state"] == "done") != current:
+            wrong.append(f"{name} is {step['state']} in an operation that is done")
+    for row in rows["holds"]:
+        owner = living.get(row["instance_uuid"])
+        if owner is None or owner["host"] != row["host"]:
+            wrong.append(f"{row['host']}: {row['instance_uuid']} is claimed for and does not live here")
+    for table, column in (("ports", "instance_uuid"), ("secrets", "owner")):
+        wrong += [f"{table}: {r[column]} is gone" for r in rows[table] if r[column] not in living]
+    for row in living.values():
+        wrong += _instance_wrong(fleet, row, rows["holds"])
+    for name, host in fleet.hosts.items():
+        wrong += [f"{name}: {stray} was left" for stray in sorted(host.strays)]
+        wrong += [
+            f"{name}: {uuid} is not here by the record"
+            for uuid in sorted(host.everything())
+            if uuid not in living or living[uuid]["host"] != name
+        ]
+    return wrong
+
+
+def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, Any]]) -> list[str]:
+    name, wrong = row["name"], []
+    if row["vm_state"] not in ("active", "stopped"):
+        wrong.append(f"{name}: is {row['vm_state']}")
+    if row["task_state"] is not None:
+        wrong.append(f"{name}: shows {row['task_state']}")
+    if [hold["host"] for hold in holds if hold["instance_uuid"] == row["uuid"]] != [row["host"]]:
+        wrong.append(f"{name}: is on {row['host']} and claims something else")
+    here = fleet.hosts.get(row["host"] or "")
+    if here is None or row["uuid"] not in here.directories or row["uuid"] not in here.domains:
+        return [*wrong, f"{name}: is not on {row['host']}"]
+    runs = row["uuid"] in here.running()
+    if runs != (row["vm_state"] == "active"):
+        wrong.append(f"{name}: is {row['vm_state']} and {'runs' if runs else 'does not run'}")
+    if row["power_state"] != ("running" if runs else "shutdown"):
+        wrong.append(f"{name}: the record says {row['power_state']}")
+    return wrong
+
+
+Watch = Callable[[], None]
+
+
+@dataclass
+class Watching:
+    """Failpoints that look at every instant whether all is as it must always be."""
+
+    fleet: SimFleet
+    inner: Failpoints = field(default_factory=NoFailpoints)
+    wrong: list[str] = field(default_factory=list)
+
+    def reach(self, point: str, record: Any) -> None:
+        self.wrong += [f"{point} {record.name}: {what}" for what in always(self.fleet)]
+        self.inner.reach(point, record)
+
+
+EXPECTED = (Busy, Fenced, HostFault, HostUnreachable, Refused)
+AMOUNTS = Resources(vcpus=1, memory_mib=512, disk_gib=1)
