@@ -374,7 +374,7 @@ def test_two_nics_on_one_network_get_two_addresses(db: Database) -> None:
     lan: Network = fleet.network()
     with db.write() as tx:
         one, two = _ports(tx, fleet.uuid(2), [NetworkRequest(network="lan")] * 2, [lan, lan])
-        assert (one.ip, two.ip) == ("192.0.2.2", "192.0.2.3")
+        assert (one.ip, two.ip) == ("192.0.2.3", "192.0.2.4")  # .2 is the name server
         assert len({one.mac, two.mac, one.tap, two.tap}) == 4
         same = [NetworkRequest(network="lan", ip="192.0.2.9")] * 2
         with pytest.raises(Refused, match=r"is taken"):

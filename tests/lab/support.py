@@ -243,10 +243,12 @@ class Gate:
         """
         host.run(["sh", "-c", setup], stdin=script).check_returncode()
 
-    def reached(self, seconds: float = 60) -> None:
-        """Wait until the tool stands there."""
+    def reached(self, running: Running, seconds: float = 60) -> None:
+        """Wait until the tool stands there; the command that leads to it must not end before."""
         there = ["test", "-e", f"{self._place}/reached"]
-        wait_until(lambda: self.host.run(there).returncode == 0, seconds, f"{self.path} to be called")
+        end = time.monotonic() + seconds
+        while self.host.run(there).returncode != 0:
+            assert running.process.poll() is None and time.monotonic() < end, f"not reached: {running.said}"
 
     def open(self) -> None:
         self.host.run(["rm", "-f", f"{self._place}/closed"])

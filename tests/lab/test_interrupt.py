@@ -69,7 +69,7 @@ def held(grounds: Grounds, words: list[str], at: str, when: str = "before") -> I
     """A command on an instance of kvm1 that stands still where virsh does what `at` says."""
     with gate(grounds.host("kvm1"), "virsh", at, when) as still:
         running = Running(grounds.novactl, *words)
-        still.reached()
+        still.reached(running)
         yield running, still
         if running.process.poll() is None:
             running.process.kill()
@@ -260,7 +260,7 @@ def test_an_operation_whose_owner_lives_is_left_alone(grounds: Grounds, name):
         assert busy.error["operation"] == found["id"] and busy.error["retryable"]
         for verb in ("resume", "rollback"):
             busy = refused(novactl, "op", verb, found["id"], code=6, says=found["id"])
-            assert owner in busy.error["message"] and " s old" in busy.error["message"]
+            assert owner in busy.error["message"] and " since 2" in busy.error["message"]
         still.open()
         assert boot.end() == 0
     novactl.ok("delete", web, "--yes")

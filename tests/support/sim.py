@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree.ElementTree import fromstring
 
 from novactl import resources
@@ -70,7 +70,7 @@ class SimHost:
     name: str
     fleet: str | None = None
     up: bool = True
-    fencing: bool = True  # False: the epoch check is removed (a planted fault)
+    fencing: ClassVar[bool] = True  # False: the epoch check is removed (a planted fault)
     free: int = 1 << 40
     memory_mib: int = 1 << 20
     bridges: set[str] = field(default_factory=lambda: {"br0"})
