@@ -75,11 +75,17 @@ nv_call() { # mark none|text|packed function arguments...: stdin holds text as i
 
 # --- fencing: every act on an instance goes through its epoch, under its lock ------------------------
 
-nv_fenced() { # fleet uuid epoch function arguments...
-    nv_uuid=$2 nv_epoch=$3 nv_other=
+nv_ours() { # fleet function arguments...: only on a host of that fleet
+    nv_other=
     if [ -e "$nv_state/fleet" ]; then read -r nv_other <"$nv_state/fleet"; fi
     [ "$nv_other" = "$1" ] || nv_die 76 "this host is not enrolled in this fleet"
-    shift 3
+    shift
+    "$@"
+}
+
+nv_fenced() { # uuid epoch function arguments...
+    nv_uuid=$1 nv_epoch=$2
+    shift 2
     exec 9>"$nv_state/lock/$nv_uuid"
     flock -w 60 9 || nv_die 77 "another command works on this instance on this host"
     nv_seen=0
@@ -188,16 +194,12 @@ nv_leave() { # fleet instances-path: forget this fleet; refuses while instances 
 
 # --- looking ---------------------------------------------------------------------------------------------
 
-nv_look() { # fleet instances-path uuid bridge...: what boot asks of the host it chose
-    nv_other=
-    if [ -e "$nv_state/fleet" ]; then read -r nv_other <"$nv_state/fleet"; fi
-    [ "$nv_other" = "$1" ] || nv_die 76 "this host is not enrolled in this fleet"
-    echo "disk_free $(nv_space "$2")"
+nv_look() { # instances-path bridge...: what boot asks of the host it chose
+    echo "disk_free $(nv_space "$1")"
     while read -r nv_key nv_value _; do
         if [ "$nv_key" = MemAvailable: ]; then echo "available_kib $nv_value"; fi
     done </proc/meminfo
-    if [ -e "$2/$3" ]; then echo "directory yes"; fi
-    shift 3
+    shift
     for nv_bridge in "$@"; do
         [ -d "/sys/class/net/$nv_bridge/bridge" ] || echo "no_bridge $nv_bridge"
     done

@@ -50,7 +50,6 @@ class Look:
 
     disk_free: int = 0
     memory_available_mib: int = 0
-    directory: bool = False
     domain: bool = False
     missing_bridges: list[str] = field(default_factory=list)
 
@@ -100,16 +99,13 @@ class Hypervisor:
     def look(self, uuid: str, bridges: list[str]) -> Look:
         """What boot must know of the host it chose; Refused when it is not enrolled in this fleet."""
         seen = Look()
-        words = ["nv_look", self.fleet, self.instances_path, _uuid(uuid), *bridges]
-        for line in self.shell.call(*words).splitlines():
+        for line in self._ours("nv_look", self.instances_path, *bridges).splitlines():
             key, _, value = line.partition(" ")
             match key:
                 case "disk_free":
                     seen.disk_free = int(value)
                 case "available_kib":
                     seen.memory_available_mib = int(value) // 1024
-                case "directory":
-                    seen.directory = True
                 case "no_bridge":
                     seen.missing_bridges.append(value)
         seen.domain = uuid in self._domains_at_first()
@@ -124,7 +120,7 @@ class Hypervisor:
 
     def power_state(self, uuid: str) -> PowerState:
         """What libvirt says of the domain now; NOSTATE when there is none."""
-        return self._state(self.shell.call("nv_domain_state", _uuid(uuid)))
+        return self._state(self._ours("nv_domain_state", _uuid(uuid)))
 
     def _state(self, answer: str) -> PowerState:
         word = answer.strip()
@@ -235,7 +231,11 @@ class Hypervisor:
             channel.close()
 
     def _fenced(self, uuid: str, epoch: int, *words: str, data: bytes | None = None) -> str:
-        return self.shell.call("nv_fenced", self.fleet, _uuid(uuid), str(epoch), *words, data=data)
+        return self._ours("nv_fenced", _uuid(uuid), str(epoch), *words, data=data)
+
+    def _ours(self, *words: str, data: bytes | None = None) -> str:
+        """HostRefused when the host is (or has become) another fleet's."""
+        return self.shell.call("nv_ours", self.fleet, *words, data=data)
 
 
 def disk_info(directory: str, disks: list[tuple[str, str]]) -> bytes:

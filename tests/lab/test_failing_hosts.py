@@ -41,8 +41,8 @@ def storage(grounds: Grounds, name) -> Iterator[str]:
         grounds.host(host).run(["ip", "link", "set", "br7", "up"]).check_returncode()
     novactl.ok("network", "create", network, "--cidr", "198.51.100.0/24", "--bridge", "br7")
     yield network
-    left = novactl.ok("list", "-o", "name").out.split()
-    novactl.ok("delete", *left, "--if-exists", "--yes", *([] if left else ["none"]))
+    for left in novactl.ok("list", "-o", "name").out.split():
+        novactl.ok("delete", left, "--yes")
     novactl.ok("network", "delete", network, "--yes")
     for host in ("kvm2", "kvm3"):
         grounds.host(host).run(["ip", "link", "delete", "br7"])

@@ -322,7 +322,7 @@ def test_dry_run_shows_the_steps_that_are_journaled(fleet: SimFleet) -> None:
     ]
     assert (shown["kind"], shown["target"], shown["host"]) == ("boot", "web1", "kvm1")
     assert shown["alternates"] == ["kvm2", "kvm3"]
-    assert shown["changes"]["addresses"] == {"lan": "192.0.2.2"}
+    assert shown["changes"]["addresses"] == {"lan": "192.0.2.3"}  # .2 is the name server
 
 
 def test_many_at_once(quick: Path) -> None:

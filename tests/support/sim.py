@@ -199,7 +199,6 @@ class SimHypervisor:
             return Look(
                 disk_free=self.host.free,
                 memory_available_mib=self.host.memory_mib,
-                directory=uuid in self.host.directories,
                 domain=uuid in self.host.domains,
                 missing_bridges=[bridge for bridge in bridges if bridge not in self.host.bridges],
             )

@@ -1,0 +1,162 @@
+"""A real Debian with cloud-init: what was asked for is there, checked over SSH from inside the guest."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from novactl.lab import guests
+from tests.lab.conftest import Grounds
+from tests.lab.support import console, nothing_left
+from tests.support.command import Command, Ended
+
+pytestmark = pytest.mark.lab
+
+CLOUD_CONFIG = """#cloud-config
+write_files:
+  - path: /etc/from-cloud-config
+    content: "written as asked"
+cloud_final_modules: [keys-to-console, scripts-user, final-message]
+"""
+SCRIPT = """#!/bin/sh
+echo "script ran as $(id -un) on $(hostname)" >/etc/from-script
+"""
+
+
+@dataclass
+class Full:
+    """The guest, and how to get into it."""
+
+    grounds: Grounds
+    made: dict[str, Any]
+    identity: Path
+    address: str
+
+    @property
+    def novactl(self) -> Command:
+        return self.grounds.novactl
+
+    def ssh(self, *words: str, **options: Any) -> Ended:
+        login = ["--identity", str(self.identity), "--login", "debian"]
+        return self.novactl("ssh", self.made["name"], *login, *words, **options)
+
+    def inside(self, command: str) -> str:
+        """What a command line in the guest prints; it must end well."""
+        ended = self.ssh("--", command)
+        assert ended.code == 0, f"{command}: {ended.code}: {ended.out}{ended.err}"
+        return ended.out.strip()
+
+    @property
+    def pinned(self) -> Path:
+        return self.novactl.config / "ssh/guests" / str(self.made["uuid"])
+
+
+def user_data(directory: Path) -> Path:
+    """A cloud-config and a script in one, as cloud-init takes several parts."""
+    whole = MIMEMultipart()
+    for text, kind in ((CLOUD_CONFIG, "cloud-config"), (SCRIPT, "x-shellscript")):
+        whole.attach(MIMEText(text, kind))
+    path = directory / "user-data"
+    path.write_bytes(whole.as_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def full(_grounds: Grounds, tmp_path_factory) -> Iterator[Full]:
+    """One Debian for the whole module: it takes a minute or two to come up."""
+    directory, novactl = tmp_path_factory.mktemp("full"), _grounds.novactl
+    identity = directory / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(identity)], check=True)
+    novactl.ok("keypair", "add", "debian", "--public-key", f"{identity}.pub")
+    novactl.ok("image", "add", "debian", "--file", str(guests.debian()), "--property", "os_distro=debian")
+    novactl.ok("flavor", "create", "full", "--vcpus", "1", "--memory", "512", "--disk", "4")
+    address = f"{_grounds.fleet.network.rpartition('.')[0]}.90"
+    made = novactl.json(
+        "boot", "full.guest", "--flavor", "full", "--image", "debian", "--network", f"lan,ip={address}",
+        "--key", "debian", "--user-data", str(user_data(directory)), "--ephemeral", "1", "--swap", "128",
+        "--wait-for", "cloud-init", "--wait-timeout", "400", timeout=600,
+    )  # fmt: skip
+    yield Full(_grounds, made, identity, address)
+    novactl.ok("delete", "full.guest", "--yes")
+    for words in (["image", "delete", "debian", "--yes"], ["flavor", "delete", "full"], ["keypair", "delete", "debian"]):
+        novactl.ok(*words)
+    nothing_left(_grounds)
+
+
+def test_the_guest_is_as_asked(full: Full):
+    assert full.made["status"] == "ACTIVE" and "Cloud-init v." in console(full.grounds, full.made)
+    assert full.inside("hostname") == "full-guest"
+    assert f" {full.address}/24 " in full.inside("ip -4 -o address")
+    assert full.grounds.fleet.gateway in full.inside("ip route show default")
+    assert full.identity.with_suffix(".pub").read_text().split()[1] in full.inside("cat .ssh/authorized_keys")
+    assert full.inside("cat /etc/from-cloud-config") == "written as asked"
+    assert full.inside("cat /etc/from-script") == "script ran as root on full-guest"
+    assert full.made["uuid"] in full.inside("sudo cat /run/cloud-init/instance-data-sensitive.json")
+
+
+def test_its_disks_are_as_asked(full: Full):
+    root = int(full.inside("df -B1 --output=size / | tail -n 1"))
+    assert 3.6 * 2**30 < root <= 4 * 2**30, f"the root file system has {root} bytes"
+    disks = dict(line.split() for line in full.inside("lsblk -bdnro NAME,SIZE -e 7,11").splitlines())
+    assert sorted(disks.values()) == sorted(map(str, (4 << 30, 1 << 30, 128 << 20, int(disks["vdd"]))))
+    assert full.inside("sudo blkid -o value -s LABEL /dev/vdb") == "ephemeral0"
+    assert full.inside("sudo blkid -o value -s TYPE /dev/vdc") == "swap"
+
+
+def test_ssh_passes_on_code_words_and_streams(full: Full):
+    assert full.ssh("--", "exit 7").code == 7
+    assert full.ssh("--", "echo out; echo err >&2").out == "out\n"
+    assert full.ssh("--", "printf", "%s|", "a b", "$HOME", "'").out == "a b|$HOME|'|"
+    assert full.ssh("--", "cat", input="to the guest\n").out == "to the guest\n"
+    assert full.novactl("ssh", full.made["uuid"][:8], "-i", str(full.identity), "--", "whoami").out == "debian\n"
+    full.novactl.ok("wait", "full.guest", "ssh", "--timeout", "30")
+
+
+def test_the_guests_own_keys_are_pinned_from_its_console(full: Full):
+    full.inside("true")
+    key = full.inside("cat /etc/ssh/ssh_host_ed25519_key.pub").split()[:2]
+    assert [full.made["uuid"], *key] in [line.split() for line in full.pinned.read_text().splitlines()]
+
+
+def replace_console(full: Full, change: Callable[[str], str]) -> None:
+    """What the guest's console says of its keys, changed."""
+    path = f"/var/lib/novactl/instances/{full.made['uuid']}/console.log"
+    host = full.grounds.host(full.made["host"])
+    host.run(["sh", "-c", 'cat >"$1"', "sh", path], stdin=change(console(full.grounds, full.made))).check_returncode()
+
+
+def test_a_guest_with_another_key_is_refused(full: Full, tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    wrong = (tmp_path / "key.pub").read_text().split()[1]
+    old = console(full.grounds, full.made)
+    right = [line.split()[2] for line in full.pinned.read_text().splitlines()]
+    assert right
+
+    def forged(text: str) -> str:
+        for key in right:
+            text = text.replace(key, wrong)
+        return text
+
+    replace_console(full, forged)
+    refused_by_ssh = full.ssh("--", "touch /tmp/reached")
+    replace_console(full, lambda text: old)
+    assert refused_by_ssh.code == 255 and refused_by_ssh.out == ""
+    assert full.ssh("--", "test -e /tmp/reached").code == 1
+
+
+def test_ssh_that_cannot_be(full: Full, name, tmp_path):
+    novactl, web = full.novactl, name()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
+    other = novactl("ssh", "full.guest", "-i", str(tmp_path / "other"), "--", "true")
+    assert other.code == 255 and "denied" in other.err
+    nobody = novactl("ssh", "nosuch", "--", "true")
+    assert nobody.code == 255 and "does not exist" in nobody.err
+    novactl.ok("boot", web, "--flavor", "tiny", "--image", "deaf")
+    no_address = novactl("ssh", web, "--", "true")
+    assert no_address.code == 255 and f"{web}: has no address" in no_address.err
+    novactl.ok("delete", web, "--yes")
