@@ -1,5 +1,6 @@
 """The composition root: opens database, hosts and store, and hands actions what they need."""
 
+import hashlib
 import os
 import threading
 import uuid
@@ -150,7 +151,10 @@ class Cloud:
 
         directory = self.settings.config / "ssh"
         runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.getuid() == 0 else str(directory))
-        return SshDirectory(directory, Path(runtime) / "novactl")
+        ours = hashlib.sha256(str(directory).encode()).hexdigest()[
+            :8
+        ]  # no other fleet's connections are used
+        return SshDirectory(directory, Path(runtime) / "novactl" / ours)
 
     def ssh_files(self) -> Any:
         """The generated files, in line with the inventory."""

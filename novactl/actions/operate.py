@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from novactl.actions import boot
 from novactl.actions.world import World
 from novactl.db import instances
-from novactl.db.journal import DbJournal, owner_key, states_of_children
+from novactl.db.journal import DbJournal, listed, owner_key, request_cancel, states_of_children
 from novactl.db.session import Rollback, Tx
 from novactl.engine.operation import ACTIVE, Attempt, Operation, OpState, Plan
 from novactl.engine.ports import Failpoints, Observer
@@ -228,6 +228,42 @@ class Operator:
             raise _left_or_ended(op, error) from error
         finally:
             self.world.interrupt.armed = False
+
+    def take_over_all(self) -> list[Outcome]:
+        """Finish every operation whose owner is gone; those whose owner lives are left alone."""
+        with self.world.db.read() as tx:
+            left = [op for op, _, _ in listed(tx, active=True) if self._is_left(tx, op)]
+        outcomes = []
+        for op in reversed(left):
+            outcome = Outcome(target=op.target, uuid=op.target_uuid, operation=op.id)
+            try:
+                self.take_over(op.id, back=False)
+                outcome.result = "done"
+            except NovactlError as error:
+                outcome.error, outcome.code = error, error.code
+            outcomes.append(outcome)
+        return outcomes
+
+    def _is_left(self, tx: Tx, op: Operation) -> bool:
+        if op.parent is not None:
+            return False  # it goes with its parent
+        return op.state is OpState.INCOMPLETE or not self.alive(owner_key(tx, op.id))
+
+    def cancel(self, op_id: str) -> Operation:
+        """Ask its owner to stop and undo at the next step; when the owner is gone, undo it here. Raises
+        Refused when it has ended or is past its point of no return."""
+        op = self.journal.load(op_id)
+        if op.state not in ACTIVE:
+            raise Refused(f"{op.id}: is {op.state} already")
+        if op.past_pivot:
+            raise Refused(
+                f"{op.id}: {op.kind} of {op.target} is past its point of no return",
+                hint=f"novactl op wait {op.id}",
+            )
+        with self.world.db.write() as tx:
+            request_cancel(tx, op_id)
+            left = self._is_left(tx, op)
+        return self.take_over(op_id, back=True) if left else op
 
     def _taken(self, op_id: str) -> tuple[Operation, list[str]]:
         """The operation, ours from now on, and its children that have not ended."""

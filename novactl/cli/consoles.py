@@ -63,7 +63,7 @@ def ssh(
         found = verbs.find(ctx.obj, name, prefix=True)
         argv = ssh_argv(ctx.obj.cloud, found, command or [], login, identity)
     except NovactlError as error:
-        verbs.tell_error(name, error, hint=True)
+        verbs.tell_error(name, error)
         raise typer.Exit(SSH_FAILED) from error
     ctx.obj.close()
     raise typer.Exit(subprocess.run(argv, check=False).returncode)

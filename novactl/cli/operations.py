@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from novactl.cli import render, views
+from novactl.cli import render, verbs, views
+from novactl.errors import UsageError
 
 op = typer.Typer(
     help="Operations: what was done, and what is left.", no_args_is_help=True, rich_markup_mode=None
@@ -54,10 +55,49 @@ def op_show(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")
     render.listing(session, children, OP_COLUMNS)
 
 
+@op.command("wait")
+def op_wait(
+    ctx: typer.Context,
+    id_: Annotated[str, typer.Argument(metavar="ID")],
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SEC", help="Give up after.")] = 3600,
+) -> None:
+    """Wait until an operation has ended; ends with its code.
+
+    novactl op wait op-1a205f389be1f3053cf --timeout 60
+    """
+    from novactl.actions import watch
+
+    found = watch.operation(ctx.obj.cloud.world, ctx.obj.cloud.journal, id_, timeout)
+    ctx.obj.tell(f"{found.id}: {found.state}")
+
+
 @op.command("resume")
-def op_resume(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Finish an operation whose owner is gone."""
-    ctx.obj.tell(f"{ctx.obj.cloud.operator.take_over(id_, back=False).id}: done")
+def op_resume(
+    ctx: typer.Context,
+    id_: Annotated[str | None, typer.Argument(metavar="[ID]")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every one whose owner is gone.")] = False,
+) -> None:
+    """Finish an operation whose owner is gone.
+
+    novactl op resume --all
+    """
+    session = ctx.obj
+    if everything == (id_ is not None):
+        raise UsageError("give an operation's id or --all")
+    if id_ is not None:
+        session.tell(f"{session.cloud.operator.take_over(id_, back=False).id}: done")
+        return
+    verbs.report(session, session.cloud.operator.take_over_all())
+
+
+@op.command("cancel")
+def op_cancel(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Ask an operation to stop and undo; one whose owner is gone is undone here.
+
+    novactl op cancel op-1a205f389be1f3053cf
+    """
+    found = ctx.obj.cloud.operator.cancel(id_)
+    ctx.obj.tell(f"{found.id}: {'undone' if found.state == 'undone' else 'will stop at its next step'}")
 
 
 @op.command("rollback")

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import typer
-
 from novactl.cli import render, views
 from novactl.errors import NovactlError, PartlyDone
 
@@ -51,36 +49,36 @@ def run(session: Any, actions: Sequence[Any], *, many: bool, together: bool = Fa
         if outcome.error is not None:
             raise outcome.error
         return list(outcomes)
-    render.listing(session, [views.outcome(outcome) for outcome in outcomes], OUTCOME_COLUMNS)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            tell_error(outcome.target, outcome.error, hint=len(outcomes) == 1)
-    codes = {outcome.code for outcome in outcomes}
-    if codes != {0} and codes:
-        error = _summary(outcomes, codes)
-        if len(outcomes) == 1 and session.output not in ("json", "jsonl"):
-            raise typer.Exit(error.code if not isinstance(error, PartlyDone) else 3)
-        raise error
+    report(session, outcomes)
     return list(outcomes)
 
 
-def tell_error(target: str, error: NovactlError, *, hint: bool) -> None:
+def report(session: Any, outcomes: Sequence[Any]) -> None:
+    """Render how several targets ended, and raise what that means for the exit code."""
+    render.listing(session, [views.outcome(outcome) for outcome in outcomes], OUTCOME_COLUMNS)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if len(outcomes) == 1 and failed:
+        raise failed[0].error
+    for outcome in failed:
+        tell_error(outcome.target, outcome.error)
+    if failed:
+        raise _summary(outcomes, failed)
+
+
+def tell_error(target: str, error: NovactlError) -> None:
     """One target's error, on stderr."""
     message = error.message if error.message.startswith(target) else f"{target}: {error.message}"
     render.say(f"error: {message}")
-    if hint and error.hint:
+    if error.hint:
         render.say(f"hint: {error.hint}")
 
 
-def _summary(outcomes: Sequence[Any], codes: set[int]) -> NovactlError:
-    failed = [outcome for outcome in outcomes if outcome.code]
-    if len(outcomes) == 1:
-        assert failed[0].error is not None
-        return failed[0].error  # type: ignore[no-any-return]
+def _summary(outcomes: Sequence[Any], failed: Sequence[Any]) -> NovactlError:
+    """Targets that all ended alike give that code, mixed ones 3 (docs/cli.md)."""
     brief = ("target", "uuid", "result", "code", "operation")
     targets = [{key: getattr(outcome, key) for key in brief} for outcome in outcomes]
     message = f"{len(failed)} of {len(outcomes)} failed: {', '.join(outcome.target for outcome in failed)}"
-    if len(codes) == 1:
+    if len({outcome.code for outcome in outcomes}) == 1:
         error: NovactlError = type(failed[0].error)(message, targets=targets)
         return error
     return PartlyDone(message, targets=targets)

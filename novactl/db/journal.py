@@ -345,6 +345,11 @@ def states_of_children(tx: Tx, parent: str) -> list[tuple[str, OpState]]:
     return [(row["id"], OpState(row["state"])) for row in rows]
 
 
+def request_cancel(tx: Tx, op_id: str) -> None:
+    """The owner of the operation, or of its children, sees it before the next step."""
+    tx.run("UPDATE operations SET cancel_requested = 1 WHERE id = :id OR parent = :id", id=op_id)
+
+
 def events(tx: Tx, target_uuid: str) -> list[Row]:
     """What happened to an instance, oldest first."""
     return tx.all("SELECT * FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=target_uuid)

@@ -6,6 +6,7 @@ Nothing a user types ever becomes a path: paths come from uuids and SHA-256 only
 import difflib
 import hashlib
 import re
+import unicodedata
 import uuid as _uuid
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -45,10 +46,11 @@ def check_pattern(value: str, pattern: re.Pattern[str], what: str, hint: str = "
 
 
 def check_text(value: str, what: str, limit: int = 255) -> str:
-    """Free text of a person: any printable characters, no control characters, `limit` at most."""
+    """Free text of a person: any characters but control characters and those that are none
+    (surrogates, U+FFFE, U+FFFF: XML cannot carry them), `limit` at most."""
     if len(value) > limit:
         raise UsageError(f"{what} is longer than {limit} characters")
-    if any(ord(ch) < 32 or ord(ch) == 127 or 0xD800 <= ord(ch) <= 0xDFFF for ch in value):
+    if any(unicodedata.category(ch) in ("Cc", "Cs") or ord(ch) & 0xFFFE == 0xFFFE for ch in value):
         raise UsageError(f"{what} {value!r} has control characters")
     return value
 

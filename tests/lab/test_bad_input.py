@@ -216,6 +216,7 @@ def test_addresses(grounds, name, address):
             ("garbage", 2, "'garbage' is not an IPv4 address"),
             (f"{net}.007", 2, "is not an IPv4 address"),
             (f"{net}.50/24", 2, "is not an IPv4 address"),
+            (grounds.host("kvm2").address, 5, "is not one of network lan"),
         ):
             refused(novactl, "boot", name(), *BOOT, "--network", f"lan,ip={ip}", code=code, says=says)
         both = ["--network", f"lan,ip={address(4)}"]
@@ -223,10 +224,14 @@ def test_addresses(grounds, name, address):
         refused(novactl, "boot", name(), *BOOT, *both, "--count", "2", code=2, says="--count")
         refused(novactl, "boot", web, *BOOT, code=5, says="exists already", hint=taken["uuid"])
         refused(novactl, "network", "delete", "lan", "--yes", code=5, says="1 addresses are in use")
-    novactl.ok("network", "create", web, "--cidr", "198.51.100.0/30", "--gateway", "198.51.100.1", "--bridge", "br0")
+    small = ["network", "create", web, "--cidr", "198.51.100.0/30", "--gateway", "198.51.100.1", "--bridge", "br0"]
+    refused(novactl, *small, "--pool", "192.0.2.1-192.0.2.2", code=2, says="is not within 198.51.100.0/30")
+    novactl.ok(*small)
     full = ["--count", "2", "--network", web]
     with unchanged(grounds):
         refused(novactl, "boot", f"{web}x", *BOOT, *full, code=5, says="has no free address")
+        again = ["--cidr", "198.51.100.0/24", "--bridge", "br0"]
+        refused(novactl, "network", "create", f"{web}x", *again, code=5, says="198.51.100.0/24")
     novactl.ok("network", "delete", web, "--yes")
 
 

@@ -132,12 +132,25 @@ def test_list_and_show(grounds, name):
     assert novactl.ok("list", "-o", "name").out.split() == [f"{base}-red", f"{base}-blue"]
     refused(novactl, "list", "--name", "(", code=2, says="not a regular expression")
 
+    def did(*words: str) -> list[tuple[str, str]]:
+        return [(row["target"].removeprefix(f"{base}-"), row["result"]) for row in novactl.json(*words)]
+
+    assert did("stop", "-l", "role=none") == [] == did("start", "--on", "kvm3")
+    assert did("start", "-l", "role=db") == [("blue", "done")]
+    assert did("stop", "--on", "kvm1", "--force") == [("red", "done")]
+    assert did("start", "--all") == [("red", "done"), ("blue", "unchanged")]
+    assert grounds.state("kvm1", red["uuid"]) == grounds.state("kvm2", blue["uuid"]) == "running"
+    refused(novactl, "stop", "--on", "kvm9", code=4, says="'kvm9' does not exist", hint="kvm1")
+    refused(novactl, "stop", code=2, says="")
+    refused(novactl, "delete", "--all", "--yes", code=2, says="--all")
+    refused(novactl, "delete", "-l", "hot", code=8, says="-red")
+
     for words in (red["name"], red["uuid"], red["uuid"].upper(), red["uuid"][:8]):
         assert novactl.json("show", words)["uuid"] == red["uuid"]
     refused(novactl, "show", red["uuid"][:7], code=4, says="does not exist")
 
     waiter = Running(novactl, "wait", red["name"], "deleted", "--timeout", "30")
-    novactl.ok("delete", red["name"], blue["name"], "--yes")
+    assert did("delete", "-l", "hot", "--yes") == [("red", "done"), ("blue", "done")]
     assert waiter.end(30) == 0
     shown = novactl.json("show", red["uuid"])
     assert (shown["status"], shown["host"], shown["fault"]) == ("DELETED", None, None) and shown["deleted_at"]

@@ -166,12 +166,15 @@ class SimHypervisor:
     def _die(self, status: int, message: str) -> None:
         raise failure(self.name, status, message)
 
+    def _ours(self) -> None:
+        if self.host.fleet != self.fleet:
+            self._die(76, "this host is not enrolled in this fleet")
+
     @contextlib.contextmanager
     def _fenced(self, call: str, uuid: str, epoch: int) -> Iterator[None]:
         with self._call(call):
             seen = self.host.epochs.get(uuid, 0)
-            if self.host.fleet != self.fleet:
-                self._die(76, "this host is not enrolled in this fleet")
+            self._ours()
             if self.host.fencing and epoch < seen:
                 self._die(75, f"this host has seen epoch {seen} of the instance, newer than ours ({epoch})")
             self.host.epochs[uuid] = max(epoch, seen)
@@ -194,8 +197,7 @@ class SimHypervisor:
 
     def look(self, uuid: str, bridges: list[str]) -> Look:
         with self._call("look"):
-            if self.host.fleet != self.fleet:
-                self._die(76, "this host is not enrolled in this fleet")
+            self._ours()
             return Look(
                 disk_free=self.host.free,
                 memory_available_mib=self.host.memory_mib,
@@ -205,6 +207,7 @@ class SimHypervisor:
 
     def power_state(self, uuid: str) -> PowerState:
         with self._call("power_state"):
+            self._ours()
             domain = self.host.domains.get(uuid)
             return PowerState.NOSTATE if domain is None else domain.state
 
