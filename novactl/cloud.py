@@ -16,6 +16,7 @@ from novactl.db.session import Database
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints, Observer, RandomIds, SystemClock
 from novactl.errors import DatabaseError, UsageError
 from novactl.objects.host import Host
+from novactl.objects.names import check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Settings:
         return cls(
             config=Path(directory).expanduser().absolute(),
             db=db or os.environ.get("NOVACTL_DB"),
-            project=project or os.environ.get("NOVACTL_PROJECT") or "default",
+            project=check_name(project or os.environ.get("NOVACTL_PROJECT") or "default", "project"),
         )
 
 
@@ -49,6 +50,8 @@ def database_path(settings: Settings) -> Path:
         raise UsageError(
             "--db holds a password", hint="use a password file or the environment of the database"
         )
+    if parts.scheme == "sqlite" and (parts.netloc or not parts.path.strip("/")):
+        raise UsageError(f"--db {settings.db}: names no file", hint="sqlite:///PATH")
     if parts.scheme in ("", "sqlite"):
         return Path(unquote(parts.path)) if parts.scheme else Path(settings.db).absolute()
     raise UsageError(f"--db {parts.scheme}: this version keeps its state in SQLite", hint="sqlite:///PATH")

@@ -47,7 +47,7 @@ def delete_keypair(world: World, project: str, name: str) -> None:
 
 def create_network(world: World, network: Network) -> Network:
     """Raises UsageError for what makes no sense, Refused for a name or addresses that are taken."""
-    check_network(network)
+    network = check_network(network)
     with world.db.write() as tx:
         catalogue.add_network(tx, network)
     return network

@@ -103,6 +103,8 @@ def _check(request: ImageRequest) -> None:
     if request.cmdline:
         check_text(request.cmdline, "--cmdline", limit=2000)
     check_properties(request.properties)
+    if min(request.min_disk_gib, request.min_memory_mib) < 0:
+        raise UsageError("--min-disk and --min-memory are 0 or more")
 
 
 def set_properties(world: World, name: str, new_name: str | None, properties: dict[str, str]) -> Image:
@@ -110,7 +112,7 @@ def set_properties(world: World, name: str, new_name: str | None, properties: di
     check_properties({key: value for key, value in properties.items() if value})
     with world.db.write() as tx:
         image = catalogue.image(tx, name)
-        if new_name and new_name != image.name:
+        if new_name is not None and new_name != image.name:
             check_name(new_name, "image name")
             catalogue.refuse_taken(tx, "image", new_name)
         merged = {k: v for k, v in {**image.properties, **properties}.items() if v}

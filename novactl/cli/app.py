@@ -45,7 +45,9 @@ def hoist(argv: list[str]) -> list[str]:
         elif word in FLAGS:
             front.append(word)
         elif word in VALUED or word in LONG_VALUED:
-            front += [VALUED.get(word, word), *([value] if (value := next(words, None)) is not None else [])]
+            if (value := next(words, None)) is None:
+                return [*front, word]  # typer says that its value is missing
+            front += [VALUED.get(word, word), value]
         elif word.partition("=")[0] in LONG_VALUED or (word[:2] in VALUED and not word.startswith("--")):
             front.append(word)
         else:

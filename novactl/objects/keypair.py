@@ -30,14 +30,15 @@ class Keypair:
 
 def parse_public_key(name: str, text: str) -> Keypair:
     """The one OpenSSH public key in `text` (RFC 4253 §6.6), else UsageError."""
+    if "PRIVATE KEY" in text:
+        raise UsageError(f"keypair {name}: this is a private key", hint="give the .pub file")
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) != 1:
         raise UsageError(f"keypair {name}: the file holds {len(lines)} lines, not one public key")
     line = check_text(lines[0].strip(), "public key", limit=16384)
     parts = line.split(None, 2)
     if len(parts) < 2 or parts[0] not in TYPES:
-        hint = "this is a private key: give the .pub file" if "PRIVATE KEY" in line else ""
-        raise UsageError(f"keypair {name}: not an OpenSSH public key", hint=hint)
+        raise UsageError(f"keypair {name}: not an OpenSSH public key")
     try:
         blob = base64.b64decode(parts[1], validate=True)
     except binascii.Error as error:

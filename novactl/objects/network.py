@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from novactl.errors import Refused, UsageError
 from novactl.objects.names import BRIDGE, check_name, check_pattern
@@ -46,7 +46,7 @@ class Port:
 
 
 def check_network(network: Network) -> Network:
-    """`network` when all of it makes sense, else UsageError."""
+    """`network`, its CIDR with the prefix as a number, when all of it makes sense, else UsageError."""
     check_name(network.name, "network name")
     check_pattern(network.bridge, BRIDGE, "bridge", "a link name of at most 15 characters")
     try:
@@ -59,6 +59,8 @@ def check_network(network: Network) -> Network:
         raise UsageError(f"network {network.name}: gateway {network.gateway} is not within {network.cidr}")
     for server in network.dns:
         parse_ip(server)
+    if network.pool is not None and network.pool.count("-") != 1:
+        raise UsageError(f"network {network.name}: pool {network.pool!r} is not of the form FIRST-LAST")
     first, last = pool_of(network)
     if first > last or first not in set_of_hosts(net) or last not in set_of_hosts(net):
         raise UsageError(
@@ -67,7 +69,7 @@ def check_network(network: Network) -> Network:
         )
     if not 576 <= network.mtu <= 65535:
         raise UsageError(f"network {network.name}: mtu {network.mtu} is not within 576 to 65535")
-    return network
+    return replace(network, cidr=str(net))
 
 
 class set_of_hosts:  # noqa: N801 - reads as the set it is

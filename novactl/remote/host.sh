@@ -260,7 +260,7 @@ nv_base_receive() { # base-directory name size-bytes from: stdin has "offset len
     echo "send $nv_have"
     : >>"$nv_part"
     # Each read has its time: a link that was cut leaves no receiver behind that holds the lock.
-    while nv_line=$(timeout 60 dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
+    while nv_line=$(timeout 30 dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
         nv_off=${nv_line%% *} nv_len=${nv_line#* }
         nv_len=${nv_len%% *}
         if [ "$nv_len" -eq 0 ]; then
@@ -269,7 +269,7 @@ nv_base_receive() { # base-directory name size-bytes from: stdin has "offset len
             echo received
             return 0
         fi
-        timeout 120 dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
+        timeout 30 dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
             conv=notrunc status=none || nv_failed "cannot write the base file"
         nv_end=$((nv_off + nv_len))
         [ "$(stat -c %s "$nv_part")" -ge "$nv_end" ] || nv_die 1 "the transfer was cut"

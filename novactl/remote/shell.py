@@ -71,7 +71,8 @@ class Channel:
         self._mark = secrets.token_hex(16)
         self._channel = transport.open_session(timeout=10)
         self._channel.exec_command("exec sudo -n sh -s" if sudo else "exec sh -s")
-        self._channel.sendall(library().encode())
+        with self._last_words():
+            self._channel.sendall(library().encode())
 
     def call(self, words: list[str], data: bytes | None, deadline: float) -> tuple[int, bytes, str]:
         """Exit status, stdout and stderr of one function. Raises OSError and SSHException when the
@@ -81,9 +82,10 @@ class Channel:
         if data is not None:
             line += f" <<'{self._mark}'\n{text}{self._mark}"
         self._channel.settimeout(deadline)
-        self._channel.sendall(line.encode() + b"\n")
-        out, status = self._until_mark(self._channel.recv)
-        err, _ = self._until_mark(self._channel.recv_stderr)
+        with self._last_words():
+            self._channel.sendall(line.encode() + b"\n")
+            out, status = self._until_mark(self._channel.recv)
+            err, _ = self._until_mark(self._channel.recv_stderr)
         return int(status or b"1"), out, err.decode(errors="replace")
 
     def _until_mark(self, receive: Callable[[int], bytes]) -> tuple[bytes, bytes]:
@@ -97,6 +99,18 @@ class Channel:
             if not piece:
                 raise EOFError("the shell on the host ended")
             buffer += piece
+
+    @contextlib.contextmanager
+    def _last_words(self) -> Iterator[None]:
+        """When the shell ends: what it said, that sudo wants a password for instance."""
+        try:
+            yield
+        except TimeoutError:
+            raise
+        except (OSError, EOFError) as error:
+            self._channel.settimeout(5)
+            said = self._channel.recv_stderr(CHUNK).decode(errors="replace").strip()
+            raise EOFError(f"the shell on the host ended: {said}" if said else str(error)) from error
 
     def close(self) -> None:
         self._channel.close()

@@ -186,7 +186,9 @@ def test_a_name_is_taken_once_and_missed_with_near_ones(db: Database, what: str)
     made = {
         "flavor": lambda tx: catalogue.add_flavor(tx, fleet.flavor("medium", id="x")),
         "image": lambda tx: catalogue.add_image(tx, fleet.image("medium", id="x")),
-        "network": lambda tx: catalogue.add_network(tx, fleet.network("medium", id="x", cidr="198.51.100.0/24", gateway=None)),
+        "network": lambda tx: catalogue.add_network(
+            tx, fleet.network("medium", id="x", cidr="198.51.100.0/24", gateway=None)
+        ),
         "keypair": lambda tx: catalogue.add_keypair(
             tx, "default", Keypair(name="medium", fingerprint="", public_key="")
         ),

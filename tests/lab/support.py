@@ -1,4 +1,4 @@
-"""What the lab tests share: a look at everything from outside, a novactl that runs on, tools that stand still."""
+"""What the lab tests share: a look at everything from outside, a novactl that runs on, tools that wait."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.support.command import Command, Ended
 INSTANCES = "/var/lib/novactl/instances"
 MIB = 1 << 20
 
-# Sections of what lies on a host, each under a line of its own. `_base` is a cache: what is in it is no leftover.
+# What lies on a host, each kind under its name. `_base` is a cache: what is in it is no leftover.
 LOOK = f"""
 echo domains; virsh -q list --all --uuid
 echo files; ls -A {INSTANCES} | grep -vx _base
@@ -130,7 +130,8 @@ def refused(
     told = f"novactl {words!r} ended with {ended.code}:\n{ended.out}{ended.err}"
     assert ended.code == code, told
     assert "Traceback" not in ended.err and f"error: {ended.error['message']}" in ended.err, told
-    assert ended.error["code"] == code and says in ended.error["message"] and hint in ended.error["hint"], told
+    error = ended.error
+    assert error["code"] == code and says in error["message"] and hint in error["hint"], told
     assert ended.out == "" or all(row["code"] for row in ended.json), told
     return ended
 
@@ -216,7 +217,7 @@ def devices(grounds: Grounds, instance: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def gate(host: lab.LabHost, tool: str, words: str, when: str = "before") -> Iterator["Gate"]:
-    """On this host `tool` stands still, before or after its work, in the call whose arguments have `words`."""
+    """On this host `tool` waits, before or after its work, in the call whose arguments have `words`."""
     held = Gate(host, tool, words, when)
     try:
         yield held

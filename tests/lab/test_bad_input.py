@@ -3,7 +3,6 @@
 import hashlib
 import os
 import subprocess
-import sys
 from itertools import cycle
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
@@ -13,10 +12,8 @@ import pytest
 from novactl.virt.domain import NAMESPACE
 from tests.lab.conftest import Grounds
 from tests.lab.support import (
-    INSTANCES,
     console_until,
     devices,
-    everything,
     nothing_left,
     read_only,
     refused,
@@ -43,6 +40,8 @@ EVIL = [
 ]
 LITERAL = f"""'"`touch {CANARY}`" $(touch {CANARY}); <disk type="file"> & ]]> \\ %s ñ"""
 BOOT = ["--flavor", "tiny", "--image", "tiny"]
+DEAF = ["--flavor", "tiny", "--image", "deaf"]
+SIZES = ["--vcpus", "1", "--memory", "96", "--disk", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +60,8 @@ def qemu_img(*words: object) -> None:
 def public_key(directory: Path) -> Path:
     path = directory / "id_ed25519.pub"
     if not path.exists():
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path.with_suffix(""))], check=True)
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path.with_suffix(""))]
+        subprocess.run(make, check=True)
     return path
 
 
@@ -97,11 +97,10 @@ def test_names_that_are_no_names(grounds, tmp_path):
     novactl, key, disk = grounds.novactl, public_key(tmp_path), tmp_path / "disk"
     disk.write_bytes(b"x" * 512)
     net = ["--cidr", "192.0.2.0/24", "--bridge", "br0"]
-    sizes = ["--vcpus", "1", "--memory", "96", "--disk", "1"]
     host = grounds.host("kvm1")
     takers = {
         "instance name": ["boot", *BOOT],
-        "flavor name": ["flavor", "create", *sizes],
+        "flavor name": ["flavor", "create", *SIZES],
         "image name": ["image", "add", "--file", str(disk), "--format", "raw"],
         "keypair name": ["keypair", "add", "--public-key", str(key)],
         "network name": ["network", "create", *net],
@@ -118,10 +117,11 @@ def test_names_that_are_no_names(grounds, tmp_path):
 def test_values_are_kept_literally_and_never_executed(grounds, name, tmp_path):
     novactl, web, cmdline = grounds.novactl, name(), f"console=ttyS0 quiet evil={LITERAL}"
     image = novactl.json("image", "show", "tiny")
-    disk, kernel, initrd = (novactl.config / "images" / image[f"{k}sha256"] for k in ("", "kernel_", "initrd_"))
-    files = ["--file", str(disk), "--format", "raw", "--kernel", str(kernel), "--initrd", str(initrd)]
+    stored = [novactl.config / "images" / image[f"{part}sha256"] for part in ("", "kernel_", "initrd_")]
+    disk, kernel, initrd = map(str, stored)
+    files = ["--file", disk, "--format", "raw", "--kernel", kernel, "--initrd", initrd]
     novactl.ok("image", "add", web, *files, "--cmdline", cmdline, "--property", f"note={LITERAL}")
-    novactl.ok("flavor", "create", web, "--vcpus", "1", "--memory", "96", "--disk", "1", "--property", f"a={LITERAL}")
+    novactl.ok("flavor", "create", web, *SIZES, "--property", f"a={LITERAL}")
     novactl.ok("host", "set", "kvm2", "--label", f"rack={LITERAL}", "--disable", "--reason", LITERAL)
     assert novactl.json("host", "show", "kvm2")["labels"] == {"rack": LITERAL}
     no_room = novactl("boot", f"{web}x", *BOOT, "--host", "kvm2")
@@ -143,7 +143,8 @@ def test_values_are_kept_literally_and_never_executed(grounds, name, tmp_path):
     host = grounds.host(made["host"])
     domain = fromstring(host.run(["virsh", "dumpxml", made["uuid"]]).stdout)
     assert domain.findtext("os/cmdline") == cmdline
-    assert f'"rack"' not in (record := domain.findtext(f"metadata/{{{NAMESPACE}}}instance")) and web in record
+    record = domain.findtext(f"metadata/{{{NAMESPACE}}}instance")
+    assert f'"name": "{web}"' in record and '"rack"' not in record
     for output in ("table", "yaml", "csv", "value", "json"):
         told = novactl.ok("show", web, "-o", output).out + novactl.ok("list", "-o", output).out
         assert "\x1b" not in told and web in told
@@ -205,7 +206,7 @@ def test_too_much_user_data(grounds, name):
 
 def test_addresses(grounds, name, address):
     novactl, web, net = grounds.novactl, name(), grounds.fleet.network.rpartition(".")[0]
-    taken = novactl.json("boot", web, "--flavor", "tiny", "--image", "deaf", "--network", f"lan,ip={address(3)}")
+    taken = novactl.json("boot", web, *DEAF, "--network", f"lan,ip={address(3)}")
     with unchanged(grounds):
         for ip, code, says in (
             (address(3), 5, "is taken"),
@@ -224,14 +225,15 @@ def test_addresses(grounds, name, address):
         refused(novactl, "boot", name(), *BOOT, *both, "--count", "2", code=2, says="--count")
         refused(novactl, "boot", web, *BOOT, code=5, says="exists already", hint=taken["uuid"])
         refused(novactl, "network", "delete", "lan", "--yes", code=5, says="1 addresses are in use")
-    small = ["network", "create", web, "--cidr", "198.51.100.0/30", "--gateway", "198.51.100.1", "--bridge", "br0"]
+    small = ["network", "create", web, "--bridge", "br0", "--cidr", "198.51.100.0/30"]
+    small += ["--gateway", "198.51.100.1"]
     refused(novactl, *small, "--pool", "192.0.2.1-192.0.2.2", code=2, says="is not within 198.51.100.0/30")
     novactl.ok(*small)
     full = ["--count", "2", "--network", web]
     with unchanged(grounds):
         refused(novactl, "boot", f"{web}x", *BOOT, *full, code=5, says="has no free address")
         again = ["--cidr", "198.51.100.0/24", "--bridge", "br0"]
-        refused(novactl, "network", "create", f"{web}x", *again, code=5, says="198.51.100.0/24")
+        refused(novactl, "network", "create", f"{web}x", *again, code=5, says=f"network {web} (198.51")
     novactl.ok("network", "delete", web, "--yes")
 
 
@@ -255,7 +257,8 @@ def files(tmp_path):
     base.write_bytes(os.urandom(1 << 20))
     qemu_img("convert", "-f", "raw", "-O", "qcow2", base, good)
     qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", tmp_path / "backing", "1M")
-    qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path}/data,data_file_raw=on", tmp_path / "datafile", "1M")
+    outside = f"data_file={tmp_path}/data,data_file_raw=on"
+    qemu_img("create", "-f", "qcow2", "-o", outside, tmp_path / "datafile", "1M")
     qemu_img("create", "-f", "qcow2", "-o", "cluster_size=2M", tmp_path / "exbi", "1E")
     (tmp_path / "truncated").write_bytes(good.read_bytes()[:-300_000])
     (tmp_path / "empty").touch()
@@ -300,7 +303,7 @@ def test_image_files_that_are_not_what_they_must_be(grounds, name, files):
 def test_a_database_that_cannot_be_used(grounds: Grounds, name, tmp_path):
     novactl = grounds.novactl
     with unchanged(grounds):
-        for words in (["flavor", "create", name(), "--vcpus", "1", "--memory", "1", "--disk", "1"], ["boot", name(), *BOOT]):
+        for words in (["flavor", "create", name(), *SIZES], ["boot", name(), *BOOT], ["list"]):
             ended = read_only(novactl, *words, "-o", "json")
             assert ended.code == 9 and ended.error["type"] == "DatabaseError" and ended.error["hint"], ended
             assert str(novactl.config / "novactl.db") in ended.error["message"]

@@ -56,7 +56,8 @@ def test_the_next_host_is_taken_and_it_is_said(grounds: Grounds, name, storage):
     done = last(novactl, web)
     assert done["attempts"] == 2 and done["state"] == "done"
     first, second = ([s for s in done["steps"] if s["attempt"] == n] for n in (1, 2))
-    assert {s["host"] for s in first} == {"kvm1", None} and "no bridge br7" in step({"steps": first}, "check-host")["error"]
+    assert {s["host"] for s in first} == {"kvm1", None}
+    assert "no bridge br7" in step({"steps": first}, "check-host")["error"]
     assert {s["state"] for s in first} <= {"undone", "pending"} and {s["state"] for s in second} == {"done"}
     used = {h["name"]: h["vcpus_used"] for h in novactl.json("host", "list")}
     assert used == {**dict.fromkeys(used, 0), boot.json["host"]: 1}
@@ -75,7 +76,8 @@ def test_the_host_asked_for_is_the_only_one_tried(grounds: Grounds, name, storag
     (gone,) = [i for i in novactl.json("list", "--deleted") if i["name"] == web]
     assert gone["status"] == "DELETED" and "no bridge br7" in gone["fault"]["message"]
     refused(novactl, "delete", gone["uuid"], "--yes", code=4, says="does not exist")
-    assert [(e["action"], e["result"]) for e in novactl.json("event", "list", gone["uuid"])] == [("boot", "undone")]
+    (event,) = novactl.json("event", "list", gone["uuid"])
+    assert (event["action"], event["result"]) == ("boot", "undone")
     novactl.ok("boot", web, *DEAF)  # the name is free at once
     novactl.ok("delete", web, "--yes")
 
@@ -116,6 +118,7 @@ def test_a_guest_that_dies_at_start_takes_three_hosts_with_it(grounds: Grounds, 
 # --- a disk that is full, in a lab of its own ---
 
 SIZE = 48 * MIB
+RANDOM = ["--flavor", "tiny", "--image", "random"]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +166,7 @@ def test_a_full_disk_is_seen_before_anything_is_sent(fills: Grounds, name):
     assert f"MiB free on {INSTANCES}" in boot.err and "trying kvm2" in boot.err
     fill(fills.host("kvm2"), 20 * 1024)
     with unchanged(fills):
-        failed = refused(novactl, "boot", name(), "--flavor", "tiny", "--image", "random", code=1, says="needed")
+        failed = refused(novactl, "boot", name(), *RANDOM, code=1, says="needed")
         assert failed.err.count("; trying ") == 1 and "free some space" in failed.error["hint"]
 
 
@@ -172,7 +175,7 @@ def test_a_disk_that_fills_in_the_transfer(fills: Grounds, name):
     sha256 = novactl.json("image", "show", "random")["sha256"]
     part = f"{BASE}/.{sha256}.part"
     with unchanged(fills), gate(host, "dd", f"{BASE}/.{sha256}") as still:
-        boot = Running(novactl, "boot", web, "--flavor", "tiny", "--image", "random", "--host", "kvm1")
+        boot = Running(novactl, "boot", web, *RANDOM, "--host", "kvm1")
         still.reached(boot)
         fill(host, 8 * 1024)
         still.open()
@@ -181,7 +184,7 @@ def test_a_disk_that_fills_in_the_transfer(fills: Grounds, name):
         assert "hint: free some space there" in boot.said
     assert host.run(["test", "-e", f"{BASE}/{sha256}"]).returncode == 1
     host.run(["rm", "/var/lib/novactl/filler"])
-    novactl.ok("boot", web, "--flavor", "tiny", "--image", "random", "--host", "kvm1")  # what came is gone on with
+    novactl.ok("boot", web, *RANDOM, "--host", "kvm1")
     assert host.run(["sha256sum", f"{BASE}/{sha256}"]).stdout.split()[0] == sha256
     assert host.run(["test", "-e", part]).returncode == 1
     novactl.ok("delete", web, "--yes")

@@ -83,8 +83,8 @@ def full(_grounds: Grounds, tmp_path_factory) -> Iterator[Full]:
     )  # fmt: skip
     yield Full(_grounds, made, identity, address)
     novactl.ok("delete", "full.guest", "--yes")
-    for words in (["image", "delete", "debian", "--yes"], ["flavor", "delete", "full"], ["keypair", "delete", "debian"]):
-        novactl.ok(*words)
+    for what, name in (("image", "debian"), ("flavor", "full"), ("keypair", "debian")):
+        novactl.ok(what, "delete", name, "--yes")
     nothing_left(_grounds)
 
 
@@ -113,7 +113,8 @@ def test_ssh_passes_on_code_words_and_streams(full: Full):
     assert full.ssh("--", "echo out; echo err >&2").out == "out\n"
     assert full.ssh("--", "printf", "%s|", "a b", "$HOME", "'").out == "a b|$HOME|'|"
     assert full.ssh("--", "cat", input="to the guest\n").out == "to the guest\n"
-    assert full.novactl("ssh", full.made["uuid"][:8], "-i", str(full.identity), "--", "whoami").out == "debian\n"
+    by_prefix = ["ssh", full.made["uuid"][:8], "-i", str(full.identity)]
+    assert full.novactl(*by_prefix, "--", "whoami").out == "debian\n"
     full.novactl.ok("wait", "full.guest", "ssh", "--timeout", "30")
 
 
@@ -127,7 +128,8 @@ def replace_console(full: Full, change: Callable[[str], str]) -> None:
     """What the guest's console says of its keys, changed."""
     path = f"/var/lib/novactl/instances/{full.made['uuid']}/console.log"
     host = full.grounds.host(full.made["host"])
-    host.run(["sh", "-c", 'cat >"$1"', "sh", path], stdin=change(console(full.grounds, full.made))).check_returncode()
+    new = change(console(full.grounds, full.made))
+    host.run(["dd", f"of={path}", "status=none"], stdin=new).check_returncode()
 
 
 def test_a_guest_with_another_key_is_refused(full: Full, tmp_path):

@@ -82,13 +82,16 @@ def other_key(tmp_path) -> Path:
 
 def test_adding_what_cannot_be_added_leaves_nothing(fleet, novactl, other_key):
     host = fleet.host("kvm1")
-    asked = refused(novactl, *add(fleet, "kvm1", key=False), code=8, says=host.fingerprint, hint="--fingerprint")
+    unasked = add(fleet, "kvm1", key=False)
+    asked = refused(novactl, *unasked, code=8, says=host.fingerprint, hint="--fingerprint")
     assert asked.error["type"] == "NeedsConfirmation"
     wrong = fleet.host("kvm2").fingerprint
     named = ["host", "add", "kvm1", "--address", host.address, "--fingerprint"]
-    refused(novactl, *named, wrong, code=7, says=f"shows host key {host.fingerprint}, not {wrong}", hint="in between")
-    refused(novactl, *named, host.fingerprint, "--identity", str(other_key), code=7, says="none of your keys", hint="--identity")
-    refused(novactl, *named, host.fingerprint, "--identity", f"{other_key}x", code=2, says="is not a file")
+    shown = f"shows host key {host.fingerprint}, not {wrong}"
+    refused(novactl, *named, wrong, code=7, says=shown, hint="in between")
+    named += [host.fingerprint, "--identity"]
+    refused(novactl, *named, str(other_key), code=7, says="none of your keys", hint="--identity")
+    refused(novactl, *named, f"{other_key}x", code=2, says="is not a file")
     refused(novactl, *add(fleet, "kvm1", "--port", "2222"), code=7, says="refused")
     nobody = host.address.rpartition(".")[0] + ".99"
     refused(novactl, "host", "add", "kvm1", "--address", nobody, "--accept-host-key", code=7, says=nobody)
@@ -103,18 +106,19 @@ def test_adding_what_cannot_be_added_leaves_nothing(fleet, novactl, other_key):
 
 def test_adding_again_changes_nothing(fleet, novactl, other_key):
     first = novactl.json(*add(fleet, "kvm1", "--zone", "east", "--label", "rack=7"))
-    assert (first["state"], first["virt_type"], first["zone"], first["labels"]) == ("up", "qemu", "east", {"rack": "7"})
-    assert first["host_keys"] == [fleet.host("kvm1").host_key] and first["libvirt_version"] and first["qemu_version"]
-    again = novactl(*add(fleet, "kvm1", "--zone", "east", "--label", "rack=7"), "-o", "json")
-    assert again.code == 0 and "unchanged" in again.err
-    assert {**again.json, "checked_at": None} == {**first, "checked_at": None}
+    assert (first["state"], first["virt_type"], first["zone"]) == ("up", "qemu", "east")
+    assert first["labels"] == {"rack": "7"} and first["host_keys"] == [fleet.host("kvm1").host_key]
+    assert first["libvirt_version"] and first["qemu_version"]
+    same = novactl(*add(fleet, "kvm1", "--zone", "east", "--label", "rack=7"), "-o", "json")
+    assert same.code == 0 and "unchanged" in same.err
+    assert {**same.json, "checked_at": None} == {**first, "checked_at": None}
 
-    address = fleet.host("kvm1").address
-    refused(novactl, "host", "add", "kvm1", "--address", fleet.host("kvm2").address, code=5, says="exists already")
+    address, other = fleet.host("kvm1").address, fleet.host("kvm2")
+    again = ["host", "add", "kvm1", "--address"]
+    refused(novactl, *again, other.address, code=5, says="exists already")
     refused(novactl, "host", "add", "kvmx", "--address", address, code=5, says="is host kvm1 already")
-    wrong = fleet.host("kvm2").fingerprint
-    refused(novactl, "host", "add", "kvm1", "--address", address, "--fingerprint", wrong, code=7, says=wrong)
-    refused(novactl, "host", "add", "kvm1", "--address", address, "--identity", str(other_key), code=7, says="keys")
+    refused(novactl, *again, address, "--fingerprint", other.fingerprint, code=7, says=other.fingerprint)
+    refused(novactl, *again, address, "--identity", str(other_key), code=7, says="none of your keys")
     novactl.ok("host", "check", "kvm1")  # and the key that works is still the one in use
 
     novactl.ok("host", "remove", "kvm1", "--yes")
@@ -188,8 +192,9 @@ def test_a_host_whose_key_changed_is_refused_by_both_stacks(fleet, novactl):
     assert libvirt_over_ssh(novactl, "kvm1") == ""
     with another_host_key(host) as seen:
         checked = novactl("host", "check", "kvm1", "-o", "json")
-        assert checked.code == 10 and checked.json[0]["result"] == "fail"
-        assert "not the pinned one" in checked.json[0]["message"] and "--fingerprint" in checked.json[0]["hint"]
+        (row,) = checked.json
+        assert (checked.code, row["check"], row["result"]) == (10, "reachable", "fail")
+        assert "not the pinned one" in row["message"] and "--fingerprint" in row["hint"]
         assert "Host key verification failed" in libvirt_over_ssh(novactl, "kvm1")
         again = ["host", "add", "kvm1", "--address", host.address, "--identity", str(fleet.identity)]
         refused(novactl, *again, code=7, says=f"changed to {seen}", hint="--fingerprint")
@@ -239,7 +244,8 @@ def test_a_disabled_host_is_given_nothing(grounds: Grounds, name):
     made = novactl.json("boot", name(), *TINY, "--count", "2")
     assert [row["instance"]["host"] for row in made] == ["kvm3", "kvm3"]
     with unchanged(grounds):
-        no = refused(novactl, "boot", name(), *TINY, "--host", "kvm1", code=5, says="disabled: new disks on Tuesday")
+        there = ["boot", name(), *TINY, "--host", "kvm1"]
+        no = refused(novactl, *there, code=5, says="disabled: new disks on Tuesday")
         assert no.error["type"] == "NoValidHost"
         (why,) = [row for row in no.error["targets"] if row["host"] == "kvm1"]
         assert why["rejections"][0]["filter"] == "enabled"
@@ -260,7 +266,8 @@ def test_a_host_takes_what_its_memory_allows_and_no_more(grounds: Grounds, name)
         refused(novactl, *many, code=5, says="memory_mib: 96 wanted, 0 free of 192")
     partly = novactl(*many, "--partial", "-o", "json")
     assert partly.code == 3 and partly.error["type"] == "PartlyDone"
-    assert sorted((row["result"], row["code"]) for row in partly.json) == [("done", 0), ("done", 0), ("failed", 5)]
+    assert sorted(row["code"] for row in partly.json) == [0, 0, 5]
+    assert [row["result"] for row in partly.json].count("done") == 2
     assert len(grounds.domains("kvm1")) == 2 == novactl.json("host", "show", "kvm1")["instances"]
     full = ["boot", name(), *TINY, "--host", "kvm1"]
     refused(novactl, *full, code=5, says="0 free of 192")
@@ -300,7 +307,7 @@ def test_a_host_without_libvirtd(grounds: Grounds, name):
     try:
         with unchanged(grounds):
             for words in (["stop", web], ["delete", web, "--yes"]):
-                refused(novactl, *words, code=7, says="failed to connect", hint="is libvirtd (or virtqemud) running")
+                refused(novactl, *words, code=7, says="failed to connect", hint="is libvirtd")
         checked = novactl("host", "check", "kvm2", "-o", "json")
         (row,) = [row for row in checked.json if row["check"] == "libvirt"]
         assert checked.code == 10 and row["result"] == "fail" and "is libvirtd" in row["hint"]

@@ -148,7 +148,9 @@ class Stage:
         for point, n in self.instants():
             with self.play() as fleet:
                 wrong: list[str] = []
-                asleep = Sleeper(fleet, (point, n), lambda f=fleet, w=wrong: w.extend(self.ended(f, back=back)))
+                asleep = Sleeper(
+                    fleet, (point, n), lambda f=fleet, w=wrong: w.extend(self.ended(f, back=back))
+                )
                 outcome = fleet.run(self.scenario.action(), failpoints=asleep)
                 wrong += settled(fleet)
                 if outcome.code not in (0, 6) and not self.scenario.fails:
@@ -297,7 +299,7 @@ def test_death_in_every_act_on_a_host(stage: Stage, back: bool) -> None:
 
 
 @BACK
-@pytest.mark.parametrize("stage", DISTINCT, indirect=True)
+@pytest.mark.parametrize("stage", ["boot", "boot-no-host", "stop", "start", "delete"], indirect=True)
 def test_a_process_that_sleeps_and_is_taken_over(stage: Stage, back: bool) -> None:
     """Refused by the database and by the host, whichever it meets first."""
     check(stage.sleeps(back=back), at_least=8)

@@ -26,8 +26,10 @@ from tests.support.toys import Died
 SEEDS = int(os.environ.get("NOVACTL_SEEDS", "100"))
 TURNS = 14
 NAMES = [f"web{n}" for n in range(1, 6)]
-FAULTY = ("look", "base_receive", "base_finish", "make_directory", "overlay", "put", "define", "start")
-FAULTY += ("power_state", "settled_state", "destroy", "shutdown", "remove_domain", "remove_directory", "*")
+FAULTY = ["look", "base_receive", "base_finish", "make_directory", "overlay", "put", "define", "start"]
+FAULTY += ["unmake_directory", "undefine_if_made_by", "power_state", "settled_state", "destroy"]
+FAULTY += ["shutdown", "remove_domain", "remove_directory", "*"]
+UNDO = ("unmake_directory", "undefine_if_made_by", "destroy")
 CODES = {0, 1, 4, 5, 6, 7, 11}
 OUR_FAULT = re.compile(r"\b(Assertion|Attribute|Type|Key|Value|Index|Runtime|Operational)Error\b")
 
@@ -83,8 +85,11 @@ class Schedule:
         assert always(self.fleet) == []
 
     def act(self) -> None:
-        operator, name = self.chance.choice("abc"), self.chance.choice(NAMES)
-        action = self.chance.choice([boot, boot, boot, stop, start, delete])(name)
+        operator, verb = self.chance.choice("abc"), self.chance.choice([boot, boot, stop, start, delete])
+        living = [instance.name for instance in self.living()]
+        likely = sorted(set(NAMES) - set(living)) if verb is boot else living
+        name = self.chance.choice(likely if likely and self.chance.random() < 0.8 else NAMES)
+        action = verb(name)
         self.note(f"{operator}: {action.kind} {name}")
         try:
             with self.fleet.process(operator, self) as process:
@@ -130,6 +135,8 @@ class Schedule:
                 fault = Fault(self.chance.choice(FAULTY), how, host.name)
                 self.note(f"{fault}")
                 self.fleet.faults.append(fault)
+                if fault.call in UNDO:  # there must be something to undo
+                    self.fleet.faults.append(Fault("start", "fails", host.name))
             case "down":
                 self.note(f"{host.name} is down")
                 host.up = False

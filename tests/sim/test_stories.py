@@ -1,5 +1,6 @@
 """Single stories that the matrix does not tell: failing over, hosts that are away, who is asked."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from novactl.engine.operation import OpState
 from novactl.errors import (
     Busy,
     HostUnreachable,
+    Interrupted,
     NotFound,
     NoValidHost,
     OperationFailed,
@@ -339,3 +341,145 @@ def test_many_at_once(quick: Path) -> None:
     assert settled(fleet) == []
     assert fleet.active() == []
     fleet.close()
+
+
+# --- cancel ---
+
+
+class Cancels:
+    """Failpoints: at one instant another process cancels the operation."""
+
+    def __init__(self, fleet: SimFleet, point: str, n: int) -> None:
+        self.fleet = fleet
+        self.at = (point, n)
+        self.state = ""
+
+    def reach(self, point: str, record: object) -> None:
+        if (point, record.n) == self.at:  # type: ignore[attr-defined]
+            with self.fleet.process("other") as process:
+                self.state = str(process.operator.cancel(self.fleet.active()[0]).state)
+
+
+def test_a_living_operation_that_is_cancelled_stops_and_undoes(fleet: SimFleet) -> None:
+    cancels = Cancels(fleet, "after-intent", 5)
+    outcome = fleet.run(boot(), failpoints=cancels)
+    assert cancels.state == "running"
+    assert (outcome.code, isinstance(outcome.error, Interrupted)) == (130, True)
+    assert str(outcome.error) == "boot of web1: boot of web1 was cancelled"
+    assert settled(fleet) == []
+    assert fleet.hosts["kvm1"].everything() == set()
+
+
+def test_a_dead_operation_that_is_cancelled_is_undone(fleet: SimFleet) -> None:
+    with pytest.raises(Died):
+        fleet.run(boot(), failpoints=DieAt("after-act", 5))
+    (op_id,) = fleet.active()
+    with fleet.process() as process:
+        assert process.operator.cancel(op_id).state is OpState.UNDONE
+    assert settled(fleet) == []
+
+
+def test_too_late_to_cancel(fleet: SimFleet) -> None:
+    outcome = fleet.run(boot())
+    with pytest.raises(Died):
+        fleet.run(delete(), failpoints=DieAt("after-record", 1))
+    (op_id,) = fleet.active()
+    with fleet.process() as process:
+        with pytest.raises(Refused, match=r"is past its point of no return$") as caught:
+            process.operator.cancel(op_id)
+        assert caught.value.code == 5
+        with pytest.raises(Refused, match=rf"^{outcome.operation}: is done already$"):
+            process.operator.cancel(str(outcome.operation))
+
+
+# --- several at once ---
+
+
+class DiesInAll:
+    """Failpoints: every child dies at one instant of one step; some have ended by then."""
+
+    def __init__(self, point: str, name: str, spared: int = 0) -> None:
+        self.at = (point, name)
+        self.spared = spared
+        self.lock = threading.Lock()
+
+    def reach(self, point: str, record: object) -> None:
+        if (point, record.name) == self.at:  # type: ignore[attr-defined]
+            with self.lock:
+                self.spared -= 1
+                dies = self.spared < 0
+            if dies:
+                raise Died
+
+
+def left_by_a_dead_parent(fleet: SimFleet) -> str:
+    """The parent of six boots, of which two ended well before the process died; its id."""
+    with pytest.raises(Died), fleet.process("a", DiesInAll("after-act", "start-domain", 2)) as process:
+        process.operator.run([boot(f"web{n}") for n in range(1, 7)])
+    with fleet.db.read() as tx:
+        (parent,) = [row["id"] for row in tx.all("SELECT * FROM operations WHERE target = '6 instances'")]
+        assert len(instances.everything(tx)) == 6
+    assert len(fleet.active()) == 5
+    return str(parent)
+
+
+def names(fleet: SimFleet) -> list[str]:
+    with fleet.db.read() as tx:
+        return sorted(found.name for found in instances.everything(tx))
+
+
+def test_a_parent_is_resumed_by_its_children(fleet: SimFleet) -> None:
+    parent = left_by_a_dead_parent(fleet)
+    assert fleet.take_over(parent, back=False).state is OpState.DONE
+    assert settled(fleet) == []
+    assert len(names(fleet)) == 6
+
+
+def test_a_parent_is_rolled_back_by_its_children(fleet: SimFleet) -> None:
+    parent = left_by_a_dead_parent(fleet)
+    fleet.take_over(parent, back=True)
+    assert settled(fleet) == []
+    assert len(names(fleet)) == 2  # what was done stays done
+
+
+def test_everything_that_was_left_is_resumed(fleet: SimFleet) -> None:
+    left_by_a_dead_parent(fleet)
+    with pytest.raises(Died):
+        fleet.run(boot("other"), failpoints=DieAt("after-intent", 5))
+    with fleet.process() as process:
+        outcomes = process.operator.take_over_all()
+    assert {outcome.code for outcome in outcomes} == {0}
+    assert settled(fleet) == []
+    assert len(names(fleet)) == 7
+
+
+def test_a_child_of_a_dead_process_can_be_cancelled_alone(fleet: SimFleet) -> None:
+    parent = left_by_a_dead_parent(fleet)
+    child = next(op_id for op_id in fleet.active() if op_id != parent)
+    with fleet.process() as process:
+        assert process.operator.cancel(child).state is OpState.UNDONE
+    fleet.take_over(parent, back=False)
+    assert settled(fleet) == []
+    assert len(names(fleet)) == 5
+
+
+def test_a_parent_that_is_cancelled_stops_its_children(fleet: SimFleet) -> None:
+    class CancelsParent:
+        done = False
+        lock = threading.Lock()
+
+        def reach(self, point: str, record: object) -> None:
+            with self.lock:
+                if self.done or (point, record.name) != ("after-record", "make-directory"):  # type: ignore[attr-defined]
+                    return
+                self.done = True
+                with fleet.db.read() as tx:
+                    (row,) = tx.all("SELECT id FROM operations WHERE target = '3 instances'")
+                with fleet.process("other") as process:
+                    process.operator.cancel(row["id"])
+
+    with fleet.process("a", CancelsParent()) as process:
+        outcomes = process.operator.run([boot(f"web{n}") for n in range(1, 4)])
+    assert {outcome.code for outcome in outcomes} <= {0, 130}
+    assert 130 in {outcome.code for outcome in outcomes}
+    assert settled(fleet) == []

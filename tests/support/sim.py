@@ -337,9 +337,7 @@ class SimHypervisor:
         with self._fenced("start", uuid, epoch):
             domain = self.host.domains.get(uuid)
             if domain is None:
-                raise HostFault(
-                    f"{self.name}: the guest does not start: failed to get domain '{uuid}'"
-                )
+                raise HostFault(f"{self.name}: the guest does not start: failed to get domain '{uuid}'")
             for file in ("disk", "disk.config"):
                 if file not in self.host.directories[uuid].files:
                     raise HostFault(f"{self.name}: the guest does not start: no {file}")

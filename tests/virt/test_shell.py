@@ -1,4 +1,4 @@
-"""Calling host.sh's functions: whatever is in an argument or in the data arrives as it is and is never run."""
+"""Calling host.sh's functions: whatever is in an argument or in the data arrives as it is, never run."""
 
 import os
 import random
@@ -94,7 +94,9 @@ def test_a_thousand_random_strings_over_one_shell(kept: LocalHost) -> None:
     """As arguments and as data, one call after another: none leaks into the next."""
     chance = random.Random(0)
     for _ in range(17):
-        words = [chance.randbytes(chance.randint(0, 80)).replace(b"\0", b"\n").decode("latin-1") for _ in range(50)]
+        words = [
+            chance.randbytes(chance.randint(0, 80)).replace(b"\0", b"\n").decode("latin-1") for _ in range(50)
+        ]
         out = kept.shell.call_bytes("printf", "%s\\0", *words)
         assert out == b"".join(word.encode() + b"\0" for word in words)
     for _ in range(150):
@@ -105,7 +107,9 @@ def test_a_thousand_random_strings_over_one_shell(kept: LocalHost) -> None:
     assert len(kept.transports[0].channels) == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"\n", b"a", b"a\n", b"EOF\n", b"\\\n", b"$(exit 3)\n", b"\r\n", b"\0\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\n", b"a", b"a\n", b"EOF\n", b"\\\n", b"$(exit 3)\n", b"\r\n", b"\0\n"]
+)
 def test_data_of_either_form(local: LocalHost, data: bytes) -> None:
     assert local.shell.call_bytes("cat", data=data) == data
 

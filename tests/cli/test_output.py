@@ -1,0 +1,295 @@
+"""What commands print: seven forms, chosen columns, golden.
+
+NOVACTL_REGENERATE=1 writes golden/ anew; look at the difference before you keep it.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from novactl.cli.render import FORMATS, plain_table, visible
+from novactl.db import catalogue
+from novactl.db.session import Database
+from novactl.objects.keypair import Keypair
+from novactl.objects.states import PowerState, TaskState, VmState
+from tests.support import fleet
+from tests.support.command import Command
+
+GOLDEN = Path(__file__).parent / "golden"
+FINGERPRINT = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+
+
+def stock(db: Database) -> None:
+    """A catalogue whose every id is known."""
+    fleet.furnish(db, hosts_=2)
+    with db.write() as tx:
+        big = fleet.flavor(
+            "big", vcpus=8, memory_mib=16384, disk_gib=0, swap_mib=512, extra_specs={"a": "é b"}
+        )
+        catalogue.add_flavor(tx, big)
+        wan = fleet.network("wan", cidr="198.51.100.0/29", gateway=None, dns=(), mtu=9000, bridge="br-wan")
+        catalogue.add_network(tx, wan)
+        for name in ("me", "you"):
+            key = Keypair(name=name, fingerprint=FINGERPRINT, public_key=f"ssh-ed25519 AAAA {name}@here")
+            catalogue.add_keypair(tx, "default", key)
+    uuid = fleet.uuid(1)
+    fleet.add_instance(
+        db,
+        fleet.instance(
+            1,
+            host="kvm1",
+            ports=(fleet.port(uuid),),
+            metadata={"role": "front"},
+            tags=("blue",),
+            launched_at=fleet.WHEN,
+        ),
+    )
+    fleet.add_instance(
+        db,
+        fleet.instance(
+            2,
+            vm_state=VmState.STOPPED,
+            power_state=PowerState.SHUTDOWN,
+            task_state=TaskState.POWERING_ON,
+            image=None,
+        ),
+    )
+
+
+@pytest.fixture
+def stocked(novactl: Command, db: Database) -> Command:
+    stock(db)
+    return novactl
+
+
+WORDS = {
+    "flavor-list": ["flavor", "list"],
+    "flavor-show": ["flavor", "show", "big"],
+    "keypair-list": ["keypair", "list"],
+    "keypair-show": ["keypair", "show", "me"],
+    "network-list": ["network", "list"],
+    "network-show": ["network", "show", "lan"],
+    "list": ["list"],
+    "show": ["show", "web1"],
+    "host-list": ["host", "list"],
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_golden(stocked: Command, form: str) -> None:
+    """Each command's output in one form; a file for each."""
+    for name, words in WORDS.items():
+        ended = stocked(*words, "-o", form)
+        assert (ended.code, ended.err) == (0, ""), name
+        path = GOLDEN / f"{name}.{form}"
+        if os.environ.get("NOVACTL_REGENERATE"):
+            path.write_text(ended.out)
+        assert ended.out == path.read_text(), path.name
+
+
+def test_every_golden_file_has_its_command() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} == {
+        f"{name}.{form}" for name in WORDS for form in FORMATS
+    }
+
+
+def golden(name: str, form: str) -> Any:
+    text = (GOLDEN / f"{name}.{form}").read_text()
+    match form:
+        case "json":
+            return json.loads(text)
+        case "jsonl":
+            return [json.loads(line) for line in text.splitlines()]
+        case "yaml":
+            return yaml.safe_load(text)
+        case "csv":
+            return list(csv.DictReader(io.StringIO(text)))
+        case _:
+            return text
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_forms_say_the_same(name: str) -> None:
+    """json, jsonl and yaml have all there is; csv and value have the columns; name has names."""
+    data = golden(name, "json")
+    items = data if isinstance(data, list) else [data]
+    assert golden(name, "jsonl") == items
+    assert golden(name, "yaml") == data
+    assert golden(name, "name") == "".join(f"{item['name']}\n" for item in items)
+    for row, item in zip(golden(name, "csv"), items, strict=True):
+        for column, cell in row.items():
+            value = item[column]
+            plain = "" if value is None else value
+            assert cell == (
+                json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(plain)
+            )
+
+
+CONTRACT = {
+    "flavor-show": "id name vcpus memory_mib disk_gib ephemeral_gib swap_mib extra_specs",
+    "keypair-show": "name fingerprint public_key",
+    "network-show": "id name cidr gateway dns mtu segment project used free",
+    "show": """uuid name status vm_state task_state power_state host flavor image project created_at
+        launched_at addresses vcpus memory_mib disk_gib metadata tags key_name volumes security_groups locked
+        fault""",
+    "host-list": """name address state enabled disabled_reason vcpus vcpus_used memory_mib memory_mib_used
+        disk_gib disk_gib_used reserved_memory_mib cpu_ratio memory_ratio disk_ratio instances cpu_model
+        virt_type libvirt_version qemu_version aggregates zone labels checked_at""",
+}
+"""docs/cli.md, JSON: fields are only ever added."""
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_contract_s_fields_are_there(name: str) -> None:
+    data = golden(name, "json")
+    item = data[0] if isinstance(data, list) else data
+    assert set(CONTRACT[name].split()) - set(item) == set()
+
+
+def test_an_instance_in_json() -> None:
+    shown = golden("show", "json")
+    assert shown["addresses"] == {"lan": [{"ip": "192.0.2.10", "mac": "fa:16:3e:22:d1:b6"}]}
+    assert (shown["status"], shown["host"], shown["flavor"], shown["image"]) == (
+        "ACTIVE",
+        "kvm1",
+        "small",
+        "tiny",
+    )
+    assert shown["created_at"] == "2026-01-01T00:00:00Z"
+
+
+# --- columns ---
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "yaml", "csv", "value", "table"])
+def test_chosen_columns_in_the_order_asked(stocked: Command, form: str) -> None:
+    for options in (["-c", "vcpus", "-c", "name"], ["-c", "vcpus,name"], ["--column=vcpus", "-cname"]):
+        ended = stocked("flavor", "list", "-o", form, *options)
+        expected = {
+            "json": '[{"vcpus": 1, "name": "small"}, {"vcpus": 8, "name": "big"}]\n',
+            "jsonl": '{"vcpus": 1, "name": "small"}\n{"vcpus": 8, "name": "big"}\n',
+            "yaml": "- vcpus: 1\n  name: small\n- vcpus: 8\n  name: big\n",
+            "csv": "vcpus,name\n1,small\n8,big\n",
+            "value": "1 small\n8 big\n",
+            "table": "VCPUS  NAME\n1      small\n8      big\n",
+        }
+        assert (ended.code, ended.out) == (0, expected[form])
+
+
+def test_a_column_that_a_table_does_not_show_can_be_asked_for(stocked: Command) -> None:
+    assert stocked("list", "-c", "name,metadata", "-o", "value").out == "web1 role=front\nweb2 \n"
+
+
+def test_an_unknown_column(stocked: Command) -> None:
+    for words in (["flavor", "list"], ["flavor", "show", "big"], ["list"]):
+        ended = stocked(*words, "-c", "name,colour")
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.splitlines()[0] == "error: column 'colour' does not exist"
+        assert ended.err.splitlines()[1].startswith("hint: there are ")
+        assert "vcpus" in ended.err
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["flavor", "list"], ["image", "list"], ["op", "list"], ["host", "list"]]
+)
+def test_nothing_to_list(novactl: Command, words: list[str]) -> None:
+    expected = {"json": "[]\n", "yaml": "[]\n", "jsonl": "", "table": "", "name": "", "value": ""}
+    for form, out in expected.items():
+        ended = novactl(*words, "-o", form)
+        assert (ended.code, ended.out, ended.err) == (0, out, ""), form
+    assert novactl(*words, "-o", "csv").out.count("\n") == 1  # its header
+
+
+# --- filters of list ---
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ([], "web1 web2"),
+        (["--status", "active"], "web1"),
+        (["--status", "SHUTOFF"], "web2"),
+        (["--status", "nosuch"], ""),
+        (["--on", "kvm1"], "web1"),
+        (["--on", "kvm2"], ""),
+        (["--name", "2$"], "web2"),
+        (["--name", "^eb"], ""),
+        (["-l", "role=front"], "web1"),
+        (["-l", "role=back"], ""),
+        (["-l", "blue"], "web1"),
+        (["-l", "role=front,blue"], "web1"),
+        (["-l", "role=front", "-l", "green"], ""),
+        (["--project", "other"], ""),
+        (["--deleted"], ""),
+    ],
+)
+def test_list_filters(stocked: Command, options: list[str], names: str) -> None:
+    ended = stocked("list", "-o", "name", *options)
+    assert (ended.code, ended.out.split()) == (0, names.split())
+
+
+# --- many ---
+
+
+def test_a_thousand_instances_in_every_form(novactl: Command, db: Database) -> None:
+    from novactl.db import instances
+
+    fleet.furnish(db)
+    lan = fleet.network("big", id="id-big", cidr="10.9.0.0/16", gateway=None, bridge="br9")
+    with db.write() as tx:
+        catalogue.add_network(tx, lan)
+        for n in range(1, 1001):
+            uuid = fleet.uuid(n)
+            instances.add(tx, fleet.instance(n, host="kvm1", name=f"web{n:04}", metadata={"n": str(n)}))
+            ip = f"10.9.{n // 250}.{n % 250 + 1}"
+            instances.add_port(tx, uuid, lan.id, fleet.port(uuid, ip=ip, network="big"))
+    names = [f"web{n:04}" for n in range(1, 1001)]
+    reads: dict[str, Callable[[str], list[str]]] = {
+        "json": lambda out: [item["name"] for item in json.loads(out)],
+        "jsonl": lambda out: [json.loads(line)["name"] for line in out.splitlines()],
+        "yaml": lambda out: [item["name"] for item in yaml.load(out, Loader=yaml.CSafeLoader)],
+        "csv": lambda out: [row["name"] for row in csv.DictReader(io.StringIO(out))],
+        "name": lambda out: out.split(),
+        "value": lambda out: [line.split(" ")[1] for line in out.splitlines()],
+        "table": lambda out: [line.split()[1] for line in out.splitlines()[1:]],
+    }
+    assert set(reads) == set(FORMATS)
+    for form, read in reads.items():
+        ended = novactl("list", "-o", form)
+        assert (ended.code, ended.err) == (0, "")
+        assert read(ended.out) == names, form
+    item = novactl.json("list", "--name", "web0777")[0]
+    assert item["addresses"] == {"big": [{"ip": "10.9.3.28", "mac": item["addresses"]["big"][0]["mac"]}]}
+
+
+# --- what is stored is shown and never drives the terminal ---
+
+
+def test_control_characters_are_shown(novactl: Command, db: Database) -> None:
+    """They cannot be stored by our verbs; a guest's name for itself or an older novactl might have them."""
+    fleet.furnish(db)
+    evil = "a\x1b[2Jb\nc\td\x9be\u202ef"
+    fleet.add_instance(db, fleet.instance(1, metadata={"k": evil}, fault={"message": evil}))
+    for form in ("table", "value"):  # the others are for machines, which want what is there
+        out = novactl("list", "-c", "name,metadata,fault", "-o", form).out
+        for raw in ("\x1b", "\x9b", "\u202e"):
+            assert raw not in out, form
+    assert novactl.json("show", "web1")["metadata"] == {"k": evil}
+
+
+def test_visible() -> None:
+    assert visible("plain é 漢字 🙂") == "plain é 漢字 🙂"
+    assert "\x1b" not in visible("\x1b[31m")
+    assert visible("a\nb\tc") == "a\nb\tc"
+    assert visible("a\nb", keep="") != "a\nb"
+
+
+def test_plain_table() -> None:
+    assert plain_table(["a", "bb"], [["1", "2"], ["333", ""]]) == "A    BB\n1    2\n333\n"
