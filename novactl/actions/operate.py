@@ -230,9 +230,11 @@ class Operator:
             self.world.interrupt.armed = False
 
     def take_over_all(self) -> list[Outcome]:
-        """Finish every operation whose owner is gone; those whose owner lives are left alone."""
+        """Finish every operation whose owner is gone, children with their parents; those whose owner lives
+        are left alone."""
         with self.world.db.read() as tx:
-            left = [op for op, _, _ in listed(tx, active=True) if self._is_left(tx, op)]
+            active = [op for op, _, _ in listed(tx, active=True) if op.parent is None]
+            left = [op for op in active if self._is_left(tx, op)]
         outcomes = []
         for op in reversed(left):
             outcome = Outcome(target=op.target, uuid=op.target_uuid, operation=op.id)
@@ -245,8 +247,6 @@ class Operator:
         return outcomes
 
     def _is_left(self, tx: Tx, op: Operation) -> bool:
-        if op.parent is not None:
-            return False  # it goes with its parent
         return op.state is OpState.INCOMPLETE or not self.alive(owner_key(tx, op.id))
 
     def cancel(self, op_id: str) -> Operation:

@@ -184,7 +184,7 @@ def test_values_that_are_refused(grounds, name, tmp_path):
             ([*host, "192.0.2.1", "--jump", "nosuch"], "nosuch"),
             ([*sizes, "0"], "vcpus 0"),
             ([*sizes, "many"], "--vcpus"),
-            (["keypair", "add", web, "--public-key", str(tmp_path / "key")], "not an OpenSSH public key"),
+            (["keypair", "add", web, "--public-key", str(tmp_path / "key")], "private key"),
             (["keypair", "add", web, "--public-key", str(tmp_path / "two")], "2 lines"),
             (["network", "create", web, "--cidr", "192.0.2.1/24", "--bridge", "br0"], "host bits"),
             (["network", "create", web, "--cidr", "192.0.2.0/24", "--bridge", "br0;reboot"], "bridge"),

@@ -68,17 +68,13 @@ def test_a_guest_that_ignores_acpi_is_powered_off(grounds, name):
     console_until(grounds, made, "tiny: ready")
     cloud = Cloud(Settings(config=novactl.config), tell=print)
     began = time.monotonic()
-    (outcome,) = cloud.operator.run([Stop(name=deaf, project="default", timeout=3)])
+    (outcome,) = cloud.operator.run([Stop(name=deaf, project="default", timeout=2)])
     cloud.close()
-    assert outcome.result == "done" and 3 <= time.monotonic() - began < 20
+    assert outcome.result == "done" and 2 <= time.monotonic() - began < 20
     assert step(last(novactl, deaf), "shut-off")["result"] == {"forced": True}
     assert grounds.state(made["host"], made["uuid"]) == "shut off"
     assert "power button" not in console(grounds, made)
 
-    novactl.ok("start", deaf)
-    began = time.monotonic()
-    novactl.ok("stop", deaf, "--force")
-    assert time.monotonic() - began < 5 and grounds.state(made["host"], made["uuid"]) == "shut off"
     novactl.ok("delete", deaf, "--yes")  # while it is off
     assert grounds.leftovers() == {}
 
@@ -88,7 +84,9 @@ def test_several_targets(grounds, name):
     novactl.ok("boot", base, *DEAF, "--count", "2")
     one, two = f"{base}-1", f"{base}-2"
 
+    began = time.monotonic()
     partly = novactl("stop", one, "nosuch", two, "--force", "-o", "json")
+    assert time.monotonic() - began < 8  # deaf or not, it is off at once
     assert partly.code == 3 and partly.error["type"] == "PartlyDone"
     assert [(r["target"], r["result"], r["code"]) for r in partly.json] == [
         (one, "done", 0),
