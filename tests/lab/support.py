@@ -1,6 +1,5 @@
 """What the lab tests share: a look at everything from outside, a novactl that runs on, tools that wait."""
 
-import json
 import os
 import secrets
 import signal
@@ -263,8 +262,3 @@ def read_only(novactl: Command, *words: str) -> Ended:
     argv = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", program, *words]
     ended = subprocess.run(argv, env=novactl.environment, capture_output=True, text=True, timeout=60)
     return Ended(list(words), ended.returncode, ended.stdout, ended.stderr)
-
-
-def write_json(path: Path, value: Any) -> Path:
-    path.write_text(json.dumps(value))
-    return path

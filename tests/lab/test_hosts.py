@@ -64,6 +64,12 @@ def add(fleet: lab.Fleet, name: str, *words: str, key: bool = True) -> list[str]
     return ["host", "add", name, "--address", host.address, *given, *words]
 
 
+def add_tiny(novactl: Command) -> None:
+    """What a boot needs: a disk and a flavor; without a kernel the guest only spins."""
+    novactl.ok("image", "add", "tiny", "--file", str(guests.tiny().disk), "--format", "raw")
+    novactl.ok("flavor", "create", "tiny", "--vcpus", "1", "--memory", "96", "--disk", "1")
+
+
 def no_traces(fleet: lab.Fleet, novactl: Command) -> None:
     """No host enrolled: not in the inventory, not in the ssh files, not on the hosts themselves."""
     assert novactl.json("host", "list") == []
@@ -120,6 +126,12 @@ def test_adding_again_changes_nothing(fleet, novactl, other_key):
     refused(novactl, *again, address, "--fingerprint", other.fingerprint, code=7, says=other.fingerprint)
     refused(novactl, *again, address, "--identity", str(other_key), code=7, says="none of your keys")
     novactl.ok("host", "check", "kvm1")  # and the key that works is still the one in use
+    mine = novactl.config / "ssh/identities.json"
+    right = mine.read_text()
+    mine.write_text(right.replace(str(fleet.identity), str(other_key)))
+    checked = novactl("host", "check", "kvm1", "-o", "json")
+    assert checked.code == 10 and "accepts none of your keys" in checked.json[0]["message"]
+    mine.write_text(right)
 
     novactl.ok("host", "remove", "kvm1", "--yes")
     refused(novactl, "host", "show", "kvm1", code=4, says="does not exist")
@@ -148,8 +160,7 @@ def test_a_host_of_another_fleet(fleet, novactl, tmp_path):
     (row,) = [r for r in theirs.json("host", "check", "kvm1") if r["check"] == "fleet"]
     assert row["result"] == "warn" and "another fleet" in row["hint"]
     assert control_path(theirs) != control_path(novactl)  # one's open connection is of no use to the other
-    theirs.ok("image", "add", "tiny", "--file", str(guests.tiny().disk), "--format", "raw")
-    theirs.ok("flavor", "create", "tiny", "--vcpus", "1", "--memory", "96", "--disk", "1")
+    add_tiny(theirs)
     refused(theirs, "boot", "x", *TINY, code=1, says="not enrolled in this fleet")
     assert theirs.json("op", "list", "--active") == [] and on_host(fleet.host("kvm1"))["files"] == []
     theirs.ok("host", "remove", "kvm1", "--yes")
@@ -188,9 +199,13 @@ def another_host_key(host: lab.LabHost) -> Iterator[str]:
 def test_a_host_whose_key_changed_is_refused_by_both_stacks(fleet, novactl):
     host = fleet.host("kvm1")
     novactl.ok(*add(fleet, "kvm1"))
-    novactl.ok("host", "check", "kvm1")
+    add_tiny(novactl)
+    novactl.ok("boot", "x", *TINY)
     assert libvirt_over_ssh(novactl, "kvm1") == ""
     with another_host_key(host) as seen:
+        refused(novactl, "start", "x", code=7, says="is not the pinned one", hint="--fingerprint")
+        refused(novactl, "delete", "x", "--yes", code=7, says="is not the pinned one")
+        assert novactl.json("op", "list", "--active") == []
         checked = novactl("host", "check", "kvm1", "-o", "json")
         (row,) = checked.json
         assert (checked.code, row["check"], row["result"]) == (10, "reachable", "fail")
@@ -200,8 +215,8 @@ def test_a_host_whose_key_changed_is_refused_by_both_stacks(fleet, novactl):
         refused(novactl, *again, code=7, says=f"changed to {seen}", hint="--fingerprint")
         refused(novactl, *again, "--accept-host-key", code=7, says="changed", hint="--fingerprint")
         novactl.ok(*again, "--fingerprint", seen)
-        novactl.ok("host", "check", "kvm1")
-        assert libvirt_over_ssh(novactl, "kvm1") == ""
+        novactl.ok("delete", "x", "--yes")
+        assert libvirt_over_ssh(novactl, "kvm1") == "" and on_host(host)["files"] == []
 
 
 def test_a_host_behind_another(fleet, novactl):
@@ -211,7 +226,10 @@ def test_a_host_behind_another(fleet, novactl):
     refused(novactl, *add(fleet, "kvm2"), code=7, says=f"{second.address}: port 22: ")
     novactl.ok(*add(fleet, "kvm1"))
     assert novactl.json(*add(fleet, "kvm2", "--jump", "kvm1"))["jump"] == "kvm1"
-    novactl.ok("host", "check", "kvm2")
+    add_tiny(novactl)
+    made = novactl.json("boot", "x", *TINY, "--host", "kvm2")
+    assert on_host(second)["domains"] == [made["uuid"]]
+    novactl.ok("delete", "x", "--yes")
     assert libvirt_over_ssh(novactl, "kvm2") == ""
     with another_host_key(first):  # of the one in between: what lies behind is not to be reached either
         checked = novactl("host", "check", "kvm2", "-o", "json")

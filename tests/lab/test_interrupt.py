@@ -168,14 +168,28 @@ def test_an_interrupted_image_add_leaves_nothing(grounds: Grounds, name, tmp_pat
         assert add.end(20) == 130
 
 
-def test_console_and_waits_end_at_once(grounds: Grounds, name):
+def test_a_wait_ends_at_once(grounds: Grounds, name):
     web, novactl = name(), grounds.novactl
     novactl.ok("boot", web, *DEAF)
-    for words in (["wait", web, "deleted"], ["wait", web, "status=SHUTOFF"]):
-        waiting = Running(novactl, "-v", *words)
-        time.sleep(1.5)
-        waiting.signal(signal.SIGINT)
-        assert waiting.end(5) == 130
+    waiting = Running(novactl, "wait", web, "deleted")
+    time.sleep(1.5)
+    waiting.signal(signal.SIGINT)
+    assert waiting.end(5) == 130
+    assert novactl.json("show", web)["status"] == "ACTIVE"
+
+
+def test_an_interrupted_boot_of_several_is_undone_as_a_whole(grounds: Grounds, name):
+    base, novactl = name(), grounds.novactl
+    words = ["boot", base, *TINY, "--host", "kvm1", "--count", "3"]
+    with unchanged(grounds), held(grounds, words, "start") as (boot, still):
+        boot.signal(signal.SIGINT)
+        boot.until("interrupted: undoing")
+        still.open()
+        assert boot.end() == 130
+        assert "3 of 3 failed" in boot.said
+    parent = last(novactl, "3 instances")
+    assert parent["state"] == "undone" and {c["state"] for c in parent["children"]} == {"undone"}
+    nothing_left(grounds)
 
 
 # --- left half way: a second signal, kill -9 ---
