@@ -33,7 +33,7 @@ def test_imports(results: Results) -> None:
     def importing(what: str) -> Callable[[], float]:
         return lambda: timed([sys.executable, "-c", f"import {what}"])[0]
 
-    modules = ("novactl.cli.app", "pydantic", "paramiko", "fabric", "libvirt", "pycdlib.pycdlib")
+    modules = ("novactl.cli.app", "sqlalchemy", "paramiko", "fabric", "libvirt", "pycdlib.pycdlib")
     take_turns(
         results, results.repeat(9, 1), {f"python -c 'import {what}'": importing(what) for what in modules}
     )

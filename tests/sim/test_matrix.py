@@ -96,11 +96,14 @@ class Stage:
     # --- where it can be disturbed ---
 
     def instants(self, *points: str) -> list[tuple[str, int]]:
-        """Where the process could die when nothing is in its way; of these points, or of all."""
+        """Where the process could die when nothing is in its way; of these points, or of all. When a host
+        fails, only from there on: up to there it goes as without the failure."""
         with self.play() as fleet:
             reached = Reached()
             fleet.run(self.scenario.action(), failpoints=reached)
-        return [(point, n) for point, n in reached.instants if not points or point in points]
+        names = [point for point, _ in reached.instants]
+        begin = names.index("before-undo") - 1 if self.scenario.faults and "before-undo" in names else 0
+        return [(point, n) for point, n in reached.instants[begin:] if not points or point in points]
 
     def calls(self) -> list[tuple[str, int]]:
         """(call, which of its kind) of each act on a host; of many of a kind the first and the last two."""

@@ -18,6 +18,7 @@ for name in ("cli.app", "cloud", "actions.operate", "actions.watch", "actions.im
              "actions.catalogue", "db.tables", "images.store", "objects.keypair"):
     importlib.import_module(f"novactl.{name}")
 typer.main.get_command(sys.modules["novactl.cli.app"].app)
+gc.disable()
 gc.freeze()
 for line in sys.stdin:
     asked = json.loads(line)
