@@ -28,7 +28,7 @@ test: check
 	$(PYTEST) tests
 
 unit: setup
-	.venv/bin/python -m pytest tests/unit tests/db tests/cli tests/sim
+	.venv/bin/python -m pytest tests/unit tests/db tests/cli tests/sim tests/virt
 
 lab: setup
 	$(PYTEST) tests/lab

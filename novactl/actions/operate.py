@@ -216,7 +216,7 @@ class Operator:
         op, children = self._taken(op_id)
         self.world.interrupt.armed = True
         try:
-            if children:
+            if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
                 return self._take_over_children(op, children, back=back)
             runner = self.runner()
             return runner.roll_back(op) if back else runner.run(op)

@@ -9,6 +9,7 @@ from novactl.engine.operation import TOUCHED, Attempt, Operation, OpState, Recor
 from novactl.engine.ports import Clock, Failpoints, Interrupt, Journal, Observer
 from novactl.engine.step import Answer, Kind, RecordStep
 from novactl.errors import (
+    Busy,
     Fenced,
     HostFault,
     HostUnreachable,
@@ -130,7 +131,10 @@ class Runner:
         """Whether another host was claimed and its steps appended."""
         if not isinstance(failure, HostFault | HostUnreachable):
             return False
-        return self.journal.append_attempt(op, lambda tx: self.next_attempt(tx, op, str(failure)))
+        try:
+            return self.journal.append_attempt(op, lambda tx: self.next_attempt(tx, op, str(failure)))
+        except Busy:  # the next host is held by an operation of its own
+            return False
 
     def _forward(self, op: Operation) -> NovactlError | None:
         """Do what is not done yet. Returns the failure that calls for undoing."""

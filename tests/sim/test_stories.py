@@ -483,3 +483,20 @@ def test_a_parent_that_is_cancelled_stops_its_children(fleet: SimFleet) -> None:
     assert {outcome.code for outcome in outcomes} <= {0, 130}
     assert 130 in {outcome.code for outcome in outcomes}
     assert settled(fleet) == []
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["resume", "rollback"])
+@pytest.mark.parametrize("ended", [True, False], ids=["children-ended", "no-children-yet"])
+def test_a_parent_ends_as_its_children_did(fleet: SimFleet, ended: bool, back: bool) -> None:
+    """Its process died when they had ended, or before there was one."""
+    with fleet.process() as process:
+        process.operator.run([boot("web1"), boot("web2")])
+    with fleet.db.write() as tx:
+        tx.run("UPDATE operations SET state = 'running', finished_at = NULL WHERE target = '2 instances'")
+        if not ended:
+            tx.run("UPDATE operations SET parent = NULL")
+    (parent,) = fleet.active()
+    state = fleet.take_over(parent, back=back).state
+    assert state is (OpState.DONE if ended else OpState.UNDONE)
+    assert settled(fleet) == []
+    assert names(fleet) == ["web1", "web2"]
