@@ -32,6 +32,7 @@ for module in (boot, instances, lifecycle, consoles, hosts, catalogue, operation
 VALUED = {"-o": "--output", "-c": "--column"}
 FLAGS = {"-q", "--quiet", "-v", "-vv", "--verbose", "--debug", "-y", "--yes", "--version"}
 LONG_VALUED = {"--output", "--column", "--db", "--config", "--project"}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def hoist(argv: list[str]) -> list[str]:
@@ -99,7 +100,10 @@ def root(
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    for number in SIGNALS:  # all is done: an interpreter that is killed while it ends would hide the code
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:
@@ -178,7 +182,7 @@ def _catch_signals(session: Session) -> None:
         cloud.interrupt.set()
         _whisper(b"interrupted: undoing (once more to stop at once)\n")
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
             signal.signal(number, caught)
 

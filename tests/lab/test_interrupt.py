@@ -16,7 +16,6 @@ from tests.lab.support import (
     MIB,
     Running,
     active,
-    console_until,
     gate,
     last,
     nothing_left,
@@ -44,10 +43,10 @@ def big(_grounds: Grounds, tmp_path_factory) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def arriving(grounds: Grounds, big, name) -> Iterator[Running]:
-    """A boot on kvm2 whose image is a third there, over a link of 100 Mbit/s."""
+    """A boot on kvm2 whose image is a third there, over a link of 200 Mbit/s."""
     link = grounds.host("kvm2").lab.link
     grounds.host("kvm2").run(["sh", "-c", f"rm -f {INSTANCES}/_base/{big['sha256']}*"])
-    slow = "tbf rate 100mbit burst 128kb latency 100ms".split()
+    slow = "tbf rate 200mbit burst 256kb latency 100ms".split()
     subprocess.run(["tc", "qdisc", "add", "dev", link, "root", *slow], check=True)
     words = ["--flavor", "tiny", "--image", "big", "--network", "lan", "--host", "kvm2"]
     running = Running(grounds.novactl, "boot", name(), *words)
@@ -116,7 +115,7 @@ def test_what_arrived_of_an_interrupted_transfer_is_kept(grounds: Grounds, arriv
     grounds.novactl.ok("delete", web, "--yes")
 
 
-@pytest.mark.parametrize("seconds", [0, 0.15, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("seconds", [0, 0.25, 0.6])
 def test_a_boot_interrupted_at_any_time_is_undone_or_done(grounds: Grounds, name, seconds):
     web = name()
     before = grounds.novactl.json("list")
@@ -211,7 +210,7 @@ def test_a_second_signal_stops_at_once_and_the_journal_covers_it(grounds: Ground
     if verb == "resume":
         made = novactl.json("show", web)
         assert made["status"] == "ACTIVE" and grounds.domains("kvm1") == [made["uuid"]]
-        assert "tiny: boot count 1" in console_until(grounds, made, "tiny: ready")
+        assert grounds.state("kvm1", made["uuid"]) == "running"
         refused(novactl, "op", "resume", left["id"], code=5, says="is done already")
         novactl.ok("delete", web, "--yes")
     else:

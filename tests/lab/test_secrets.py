@@ -42,7 +42,8 @@ def test_user_data_is_kept_to_the_guest(grounds: Grounds, name):
     places = [f"{INSTANCES}/{made['uuid']}", "/etc/libvirt", "/var/log/libvirt", "/run"]
     assert host.run(["grep", "-rl", CANARY, *places]).stdout.split() == [drive]
     assert host.run(["stat", "-c", "%a", drive]).stdout.strip() == "400"
-    for told in (["show", web], ["event", "list", web], ["op", "show", operation["id"]], ["stop", web]):
+    telling = (["show", web], ["event", "list", web], ["op", "show", operation["id"]])
+    for told in (*telling, ["stop", web, "--force"]):
         assert CANARY not in (ended := novactl.ok("-o", "json", "--debug", *told)).out + ended.err
     novactl.ok("start", web)  # sealed, it is there for the config drive to be made again
     assert host.run(["grep", "-q", CANARY, drive]).returncode == 0
