@@ -22,7 +22,8 @@ check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	shellcheck -s sh scripts/setup novactl/remote/host.sh
+	shellcheck -s sh scripts/setup
+	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/survey.sh | shellcheck -s sh -
 
 test: check
 	$(PYTEST) tests

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from novactl import resources
+from novactl.db import connect
 from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints, Observer, RandomIds, SystemClock
 from novactl.errors import DatabaseError, UsageError
 from novactl.objects.host import Host
@@ -41,22 +42,6 @@ class Settings:
         )
 
 
-def database_path(settings: Settings) -> Path:
-    """The SQLite file. Raises UsageError for a URL that holds a password or is of another kind."""
-    if settings.db is None:
-        return settings.config / "novactl.db"
-    parts = urlsplit(settings.db)
-    if parts.password is not None:
-        raise UsageError(
-            "--db holds a password", hint="use a password file or the environment of the database"
-        )
-    if parts.scheme == "sqlite" and (parts.netloc or not parts.path.strip("/")):
-        raise UsageError(f"--db {settings.db}: names no file", hint="sqlite:///PATH")
-    if parts.scheme in ("", "sqlite"):
-        return Path(unquote(parts.path)) if parts.scheme else Path(settings.db).absolute()
-    raise UsageError(f"--db {parts.scheme}: this version keeps its state in SQLite", hint="sqlite:///PATH")
-
-
 class Cloud:
     """Everything of one invocation, opened when first used."""
 
@@ -75,6 +60,7 @@ class Cloud:
         self._failpoints = failpoints or NoFailpoints()
         self._hypervisors: dict[str, Any] = {}
         self._aside: dict[str, Any] = {}
+        self._mark = ""
         self._lock = threading.Lock()
 
     # --- database ---
@@ -82,17 +68,21 @@ class Cloud:
     @cached_property
     def db(self) -> Database:
         """The database; the default one is created on first use, which is said once."""
-        database = Database(database_path(self.settings))
-        if not database.path.exists():
+        database = self.database()
+        if isinstance(database, SqliteDatabase) and not database.path.exists():
             if self.settings.db is not None:
                 raise DatabaseError(f"{database.path}: does not exist", hint="novactl db init creates it")
             database.create(str(uuid.uuid4()))
             self.tell(f"created {database.path}")
         return database
 
+    def database(self) -> Database:
+        """The database as the settings name it, there or not."""
+        return connect.database(self.settings.db, self.settings.config / "novactl.db")
+
     def init(self) -> tuple[Database, bool]:
         """`db init`: (the database, whether it was made now)."""
-        database = Database(database_path(self.settings))
+        database = self.database()
         if database.exists:
             return database, False
         database.create(str(uuid.uuid4()))
@@ -115,6 +105,7 @@ class Cloud:
             fleet=self.db.fleet(),
             template=lambda name: resources.template(name, self.settings.config / "templates"),
             tell=self.tell,
+            reached=self._reached,
         )
 
     @cached_property
@@ -135,7 +126,7 @@ class Cloud:
         from novactl.actions.steps import REGISTRY
         from novactl.db.journal import DbJournal
 
-        return DbJournal(self.db, REGISTRY, SystemClock(), owner.this_process())
+        return DbJournal(self.db, REGISTRY, SystemClock(), owner.this_process(), _lease())
 
     @cached_property
     def operator(self) -> Any:
@@ -166,8 +157,7 @@ class Cloud:
     def _inventory(self) -> dict[str, Host]:
         from novactl.db import hosts
 
-        with self.db.read() as tx:
-            return {host.name: host for host in hosts.everything(tx)}
+        return self.db.read(lambda tx: {host.name: host for host in hosts.everything(tx)})
 
     def hypervisor(self, name: str) -> Any:
         """The named host, one connection for all of this process. Raises NotFound."""
@@ -175,8 +165,7 @@ class Cloud:
 
         with self._lock:
             if name not in self._hypervisors:
-                with self.db.read() as tx:
-                    host = hosts.get(tx, name)
+                host = self.db.read(lambda tx: hosts.get(tx, name))
                 self._hypervisors[name] = self._connected(host, self.ssh_files())
             return self._hypervisors[name]
 
@@ -194,7 +183,16 @@ class Cloud:
         from novactl.virt.hypervisor import Hypervisor
 
         shell = HostShell(host.name, lambda: connect(host.name, files), sudo=host.user != "root")
-        return Hypervisor(shell, self.db.fleet(), host.instances_path)
+        hypervisor = Hypervisor(shell, self.db.fleet(), host.instances_path)
+        hypervisor.mark = self._mark
+        return hypervisor
+
+    def _reached(self, mark: str) -> None:
+        """All hosts are told the newest operation's mark from now on."""
+        with self._lock:
+            self._mark = max(self._mark, mark)
+            for hypervisor in self._hypervisors.values():
+                hypervisor.mark = self._mark
 
     # --- actions.hosts.Reach ---
 
@@ -238,3 +236,15 @@ class Cloud:
             hypervisor.shell.close()
         if "db" in self.__dict__:
             self.db.close()
+
+
+def _lease() -> float:
+    """$NOVACTL_LEASE: seconds after which an operation may be taken over whose owner is not heard of."""
+    text = os.environ.get("NOVACTL_LEASE", "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 1 <= seconds <= 86400:
+        raise UsageError(f"$NOVACTL_LEASE {text!r} is not a number of seconds from 1 to 86400")
+    return seconds

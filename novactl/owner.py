@@ -26,18 +26,17 @@ def this_process() -> Owner:
     )
 
 
-def alive(key: dict[str, Any]) -> bool:
-    """Whether the process of an owner record still runs. On another machine or in another pid namespace
-    that cannot be seen from here: then it counts as alive."""
+def alive(key: dict[str, Any], *, expired: bool, shared: bool) -> bool:
+    """Whether the process of an owner record may still work. Seen from here when it is of this boot and
+    pid namespace; else its lease tells (`expired`). One of another boot is gone when the database is not
+    `shared`: a file of this machine has no other users. Machine ids prove nothing: machines are cloned."""
     if not key:
         return False
-    if key["machine"] != _read("/etc/machine-id"):
-        return True
     if key["boot"] != _read("/proc/sys/kernel/random/boot_id"):
+        return shared and not expired
+    if key["pid_namespace"] == _pid_namespace() and _started(key["pid"]) != key["started"]:
         return False
-    if key["pid_namespace"] != _pid_namespace():
-        return True
-    return bool(_started(key["pid"]) == key["started"])
+    return not expired
 
 
 def _started(pid: int) -> str | None:

@@ -14,15 +14,13 @@ from novactl.objects.network import Network, check_network
 def create_flavor(world: World, flavor: Flavor) -> Flavor:
     """Raises UsageError for sizes out of reason, Refused for a name that is taken."""
     check_flavor(flavor)
-    with world.db.write() as tx:
-        catalogue.add_flavor(tx, flavor)
+    world.db.write(lambda tx: catalogue.add_flavor(tx, flavor))
     return flavor
 
 
 def delete_flavor(world: World, name: str) -> None:
     """Raises NotFound."""
-    with world.db.write() as tx:
-        catalogue.remove_flavor(tx, name)
+    world.db.write(lambda tx: catalogue.remove_flavor(tx, name))
 
 
 def add_keypair(world: World, project: str, name: str, file: Path) -> Keypair:
@@ -34,26 +32,22 @@ def add_keypair(world: World, project: str, name: str, file: Path) -> Keypair:
         why = getattr(error, "strerror", None) or "is not text"
         raise UsageError(f"--public-key {file}: {why}") from error
     keypair = parse_public_key(name, text)
-    with world.db.write() as tx:
-        catalogue.add_keypair(tx, project, keypair)
+    world.db.write(lambda tx: catalogue.add_keypair(tx, project, keypair))
     return keypair
 
 
 def delete_keypair(world: World, project: str, name: str) -> None:
     """Raises NotFound."""
-    with world.db.write() as tx:
-        catalogue.remove_keypair(tx, project, name)
+    world.db.write(lambda tx: catalogue.remove_keypair(tx, project, name))
 
 
 def create_network(world: World, network: Network) -> Network:
     """Raises UsageError for what makes no sense, Refused for a name or addresses that are taken."""
     network = check_network(network)
-    with world.db.write() as tx:
-        catalogue.add_network(tx, network)
+    world.db.write(lambda tx: catalogue.add_network(tx, network))
     return network
 
 
 def delete_network(world: World, name: str) -> None:
     """Raises NotFound, or Refused while instances have addresses in it."""
-    with world.db.write() as tx:
-        catalogue.remove_network(tx, name)
+    world.db.write(lambda tx: catalogue.remove_network(tx, name))

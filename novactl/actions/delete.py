@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+from novactl.actions import restored
 from novactl.actions.power import instance_locks, still
 from novactl.actions.steps.domains import RemoveDomain
 from novactl.actions.steps.files import RemoveFiles
 from novactl.actions.steps.records import MarkDeleting, RecordDeleted
 from novactl.actions.world import World
-from novactl.db import instances
+from novactl.db import hosts, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
@@ -30,10 +31,9 @@ class Delete:
         return self.name
 
     def check(self, world: World) -> Instance | None:
-        """The instance, when its host answers: nothing may be forgotten that may still run."""
+        """The instance, when its hosts answer: nothing may be forgotten that may still run."""
         try:
-            with world.db.read() as tx:
-                instance = instances.find(tx, self.name, self.project)
+            instance = world.db.read(lambda tx: instances.find(tx, self.name, self.project))
         except NotFound:
             if self.if_exists:
                 return None
@@ -41,18 +41,20 @@ class Delete:
         if instance.locked:
             raise Refused(f"{instance.name}: is locked")
         check_allowed("delete", instance.name, instance.vm_state)
-        if instance.host is not None:
-            world.hypervisor(instance.host).power_state(instance.uuid)
+        for host in world.db.read(lambda tx: _hosts(tx, instance)):
+            greeting = world.hypervisor(host).greet(instance.uuid)
+            restored.check_mark(world, host, greeting.mark)
+            restored.check_epoch(world, instance, greeting)
         return instance
 
     def plan(self, world: World, tx: Tx, op_id: str, seen: Instance | None) -> Plan | None:
         if seen is None:
             return None
         instance = still(tx, seen)
-        uuid, host = instance.uuid, instance.host
-        on_host: tuple[Step, ...] = ()
-        if host is not None:
-            on_host = (RemoveDomain(host=host, uuid=uuid), RemoveFiles(host=host, uuid=uuid))
+        uuid = instance.uuid
+        on_hosts: list[Step] = []
+        for host in _hosts(tx, instance):
+            on_hosts += [RemoveDomain(host=host, uuid=uuid), RemoveFiles(host=host, uuid=uuid)]
         return Plan(
             kind=self.kind,
             target=instance.name,
@@ -60,8 +62,14 @@ class Delete:
             project=instance.project,
             request={},
             locks=instance_locks(instance),
-            attempt=(MarkDeleting(uuid=uuid), *on_host, RecordDeleted(uuid=uuid)),
+            attempt=(MarkDeleting(uuid=uuid), *on_hosts, RecordDeleted(uuid=uuid)),
             epoch=instances.raise_epoch(tx, uuid),
-            host=host,
+            host=instance.host,
             changes={"status": [instance.status, "DELETED"]},
         )
+
+
+def _hosts(tx: Tx, instance: Instance) -> list[str]:
+    """Where something of it may be: its host, and those that an operation left half way claimed."""
+    claimed = {str(hold["host"]) for hold in hosts.holds_of(tx, instance.uuid)}
+    return sorted(claimed | ({instance.host} if instance.host else set()))

@@ -52,8 +52,9 @@ def measured(host: Host) -> dict[str, Any]:
 def check(world: World, reach: Looks, wanted: Sequence[str]) -> list[dict[str, Any]]:
     """Every check of every host named (all without names), several at a time; the records are refreshed
     on the way. A host that cannot be looked at is a row that says why."""
-    with world.db.read() as tx:
-        chosen = [hosts.get(tx, name) for name in wanted] if wanted else hosts.everything(tx)
+    chosen = world.db.read(
+        lambda tx: [hosts.get(tx, name) for name in wanted] if wanted else hosts.everything(tx)
+    )
     with concurrent.futures.ThreadPoolExecutor(max_workers=PARALLEL) as pool:
         found = list(pool.map(lambda host: _check_one(world, reach, host), chosen))
     return [row for rows in found for row in rows]
@@ -65,11 +66,8 @@ def _check_one(world: World, reach: Looks, host: Host) -> list[dict[str, Any]]:
         rows, seen = examine(world, reach, host, host.virt_type)
     except NovactlError as error:
         rows = [_row(host.name, "reachable", "fail", error.message, error.hint)]
-    with world.db.write() as tx:
-        if seen is None:
-            hosts.update(tx, host.name, state="down", checked_at=world.clock.now())
-        else:
-            hosts.update(tx, host.name, **measured(seen))
+    news = measured(seen) if seen else {"state": "down", "checked_at": world.clock.now()}
+    world.db.write(lambda tx: hosts.update(tx, host.name, **news))
     return rows
 
 
@@ -145,8 +143,9 @@ def _check_surroundings(world: World, host: Host, seen: dict[str, Any], skew: fl
     name = host.name
     free = int(seen["disk_free"])
     fleet = seen.get("fleet", "")
-    with world.db.read() as tx:
-        absent = sorted({n.bridge for n in catalogue.networks(tx)} - set(seen["bridge"]))
+    absent = world.db.read(
+        lambda tx: sorted({n.bridge for n in catalogue.networks(tx)} - set(seen["bridge"]))
+    )
     return [
         _row(
             name,

@@ -64,20 +64,23 @@ def add(
     """Preflight, then enrol. (host, whether it is new); the same again changes nothing but what is given
     and what was measured. Raises Refused when a check fails, NeedsConfirmation for an unknown host key."""
     check_request(request)
-    with world.db.read() as tx:
-        old = _refuse_clash(tx, request, machine=None)
+    old = world.db.read(lambda tx: _refuse_clash(tx, request, machine=None))
     host = _draft(world, request, old, _pinned_keys(reach, request, old, confirm))
     reach.enlist(host, request.identity)
     try:
         host = _enrol(world, reach, host, request)
-        with world.db.write() as tx:
-            old = _refuse_clash(tx, request, machine=host.facts["machine_id"])
-            _keep(tx, host, old)
+        old = world.db.write(lambda tx: _settle(tx, request, host))
         if request.identity is not None:
             reach.set_identity(host.name, request.identity)
     finally:
         reach.delist(host.name)
     return host, old is None
+
+
+def _settle(tx: Tx, request: HostRequest, host: Host) -> Host | None:
+    old = _refuse_clash(tx, request, machine=host.facts["machine_id"])
+    _keep(tx, host, old)
+    return old
 
 
 def _refuse_clash(tx: Tx, request: HostRequest, machine: str | None) -> Host | None:
@@ -178,8 +181,7 @@ def _enrol(world: World, reach: Reach, host: Host, request: HostRequest) -> Host
     for row in rows:
         if row["result"] == "warn":
             world.tell(f"{host.name}: {row['check']}: {row['message']}")
-    with world.db.read() as tx:
-        _refuse_clash(tx, request, machine=host.facts["machine_id"])
+    world.db.read(lambda tx: _refuse_clash(tx, request, machine=host.facts["machine_id"]))
     try:
         hypervisor.enrol(takeover=request.takeover)
     except HostRefused as error:
@@ -190,38 +192,46 @@ def _enrol(world: World, reach: Reach, host: Host, request: HostRequest) -> Host
 def change(world: World, name: str, changes: dict[str, Any], labels: dict[str, str]) -> Host:
     """Set what `host set` was given; a label with an empty value is removed. Raises UsageError when
     there is nothing to set."""
-    with world.db.write() as tx:
-        host = hosts.get(tx, name)
-        if labels:
-            merged = {**host.labels, **labels}
-            changes = {**changes, "labels": {key: value for key, value in merged.items() if value}}
-        if not changes:
-            raise UsageError("nothing to set is given")
-        hosts.update(tx, name, **changes)
+    if not changes and not labels:
+        raise UsageError("nothing to set is given")
+
+    def work(tx: Tx) -> Host:
+        merged = {**hosts.get(tx, name).labels, **labels}
+        kept = {"labels": {key: value for key, value in merged.items() if value}} if labels else {}
+        hosts.update(tx, name, **changes, **kept)
         return hosts.get(tx, name)
+
+    return world.db.write(work)
 
 
 def remove(world: World, reach: Reach, name: str) -> None:
     """Take the host out of the fleet. Refused while instances or operations are on it; a host that does
     not answer is forgotten all the same, and says so. First it is disabled, so that nothing is placed on
     it meanwhile; removing again goes on where a killed command stopped."""
-    with world.db.write() as tx:
+
+    def disable(tx: Tx) -> Host:
         host = _refuse_in_use(tx, name)
         hosts.update(tx, name, enabled=0, disabled_reason="is being removed")
+        return host
+
+    def forget(tx: Tx) -> None:
+        _refuse_in_use(tx, name)
+        hosts.remove(tx, name)
+
+    host = world.db.write(disable)
     reach.enlist(host, None)
     try:
         reach.hypervisor_of(host).leave()
     except HostUnreachable as error:
         world.tell(f"{error.message}: its fleet mark stays there")
     except HostRefused:
-        with world.db.write() as tx:
-            hosts.update(tx, name, enabled=int(host.enabled), disabled_reason=host.disabled_reason)
+        world.db.write(
+            lambda tx: hosts.update(tx, name, enabled=int(host.enabled), disabled_reason=host.disabled_reason)
+        )
         raise
     finally:
         reach.delist(name)
-    with world.db.write() as tx:
-        _refuse_in_use(tx, name)
-        hosts.remove(tx, name)
+    world.db.write(forget)
     reach.set_identity(name, None)
 
 

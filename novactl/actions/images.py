@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from novactl.actions.world import World
 from novactl.db import catalogue
+from novactl.db.session import Tx
 from novactl.errors import Refused, UsageError
 from novactl.objects.image import Image
 from novactl.objects.names import SHA256, check_name, check_pattern, check_text
@@ -48,8 +49,7 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
 
     Raises ImageRefused for a file that is not what it must be; then nothing is left behind."""
     _check(request)
-    with world.db.read() as tx:
-        catalogue.refuse_taken(tx, "image", request.name)
+    world.db.read(lambda tx: catalogue.refuse_taken(tx, "image", request.name))
     stored = store.add(
         request.file, declared=request.disk_format, expected_sha256=request.sha256, progress=progress
     )
@@ -77,9 +77,12 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
             cmdline=request.cmdline,
             created_at=world.clock.now(),
         )
-        with world.db.write() as tx:
+
+        def keep(tx: Tx) -> None:
             _check_kept(store, image.name, copied)
             catalogue.add_image(tx, image)
+
+        world.db.write(keep)
     except BaseException:
         sweep(world, store, copied)
         raise
@@ -110,7 +113,8 @@ def _check(request: ImageRequest) -> None:
 def set_properties(world: World, name: str, new_name: str | None, properties: dict[str, str]) -> Image:
     """Properties given are set; an empty value removes one."""
     check_properties({key: value for key, value in properties.items() if value})
-    with world.db.write() as tx:
+
+    def work(tx: Tx) -> Image:
         image = catalogue.image(tx, name)
         if new_name is not None and new_name != image.name:
             check_name(new_name, "image name")
@@ -118,17 +122,23 @@ def set_properties(world: World, name: str, new_name: str | None, properties: di
         merged = {k: v for k, v in {**image.properties, **properties}.items() if v}
         image = replace(image, name=new_name or image.name, properties=merged)
         catalogue.update_image(tx, image)
-    return image
+        return image
+
+    return world.db.write(work)
 
 
 def delete(world: World, store: FileStore, name: str) -> Image:
     """Out of the catalogue; its files stay in the store while an instance still needs them."""
-    with world.db.write() as tx:
+
+    def work(tx: Tx) -> Image:
         image = catalogue.image(tx, name)
         held = tx.all("SELECT operation FROM op_locks WHERE kind = 'image' AND id = :id", id=image.id)
         if held:
             raise Refused(f"image {name} is in use by operation {held[0]['operation']}")
         catalogue.remove_image(tx, image.id)
+        return image
+
+    image = world.db.write(work)
     files = {image.sha256, image.kernel_sha256, image.initrd_sha256} - {None}
     sweep(world, store, {str(sha256) for sha256 in files})
     return image
@@ -136,6 +146,9 @@ def delete(world: World, store: FileStore, name: str) -> Image:
 
 def sweep(world: World, store: FileStore, files: set[str]) -> None:
     """Remove those files of the store that nothing needs."""
-    with world.db.write() as tx:  # nobody adds an image of these files meanwhile
+
+    def work(tx: Tx) -> None:
         for sha256 in files - catalogue.stored_files_in_use(tx):
             store.delete(sha256)
+
+    world.db.write(work)  # nobody adds an image of these files meanwhile

@@ -1,22 +1,27 @@
 """Journal a change and carry it out: what every verb does after it is understood."""
 
 import concurrent.futures
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from novactl.actions import boot
+from novactl.actions import boot, recover, second_copies
+from novactl.actions.delete import Delete
+from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
-from novactl.db import instances
-from novactl.db.journal import DbJournal, listed, owner_key, request_cancel, states_of_children
-from novactl.db.session import Rollback, Tx
+from novactl.db import instances, operations
+from novactl.db.journal import DbJournal
+from novactl.db.session import Tx
+from novactl.engine.heartbeat import Heartbeat
 from novactl.engine.operation import ACTIVE, Attempt, Operation, OpState, Plan
 from novactl.engine.ports import Failpoints, Observer
 from novactl.engine.runner import Runner
-from novactl.errors import Busy, Fenced, NovactlError, OperationIncomplete, Refused
+from novactl.errors import Busy, NotFound, NovactlError, Refused
 from novactl.objects.instance import Instance
 
 PARALLEL = 16
+ASK_AGAIN = 0.3  # seconds between two tries to get a lock
 
 NextAttemptOf = Callable[[World, Any, Operation, str], Attempt | None]
 NEXT_ATTEMPTS: Mapping[str, NextAttemptOf] = {"boot": boot.next_attempt}
@@ -37,17 +42,10 @@ class Action(Protocol):
     def plan(self, world: World, tx: Any, op_id: str, facts: Any) -> Plan | None: ...
 
 
-@dataclass
-class Outcome:
-    """How one target ended."""
+class Alive(Protocol):
+    """owner.alive: whether the process of an owner record may still work."""
 
-    target: str
-    uuid: str | None = None
-    result: str = "failed"
-    code: int = 0
-    operation: str | None = None
-    instance: Instance | None = None
-    error: NovactlError | None = field(default=None, repr=False)
+    def __call__(self, key: dict[str, Any], *, expired: bool, shared: bool) -> bool: ...
 
 
 class Operator:
@@ -60,7 +58,7 @@ class Operator:
         *,
         failpoints: Failpoints,
         observe: Observer,
-        alive: Callable[[dict[str, Any]], bool],
+        alive: Alive,
         next_attempts: Mapping[str, NextAttemptOf] = NEXT_ATTEMPTS,
     ) -> None:
         self.world = world
@@ -69,85 +67,147 @@ class Operator:
         self.observe = observe
         self.alive = alive
         self.next_attempts = next_attempts
+        self.heartbeat = Heartbeat(journal)
+        self.lock_wait = 0.0
+
+    # --- showing ---
 
     def show(self, actions: Sequence[Action]) -> list[dict[str, Any]]:
         """The plans as `--dry-run` prints them (docs/cli.md): made like the real ones, each seeing those
         before it, then rolled back. Nothing is sealed and no key is made for it."""
         world = replace(self.world, secrets=Unsealed())
         facts = [action.check(world) for action in actions]
-        shown: list[dict[str, Any]] = []
-        with self.world.db.write() as tx:
+
+        def work(tx: Tx) -> list[dict[str, Any]]:
+            shown: list[dict[str, Any]] = []
             for action, fact in zip(actions, facts, strict=True):
                 op_id = self.world.ids.operation()
                 plan = action.plan(world, tx, op_id, fact)
                 shown.append(
                     nothing(action) if plan is None else describe(self.journal.insert(tx, op_id, plan), plan)
                 )
-            raise Rollback
-        return shown
+            return shown
+
+        return self.world.db.rehearse(work)
+
+    # --- doing ---
 
     def run(self, actions: Sequence[Action], *, together: bool = False) -> list[Outcome]:
         """Each action's outcome, in order. `together`: all are journaled in one transaction or none is
         (then the refusal is raised); else each for itself. Several get a parent operation."""
         outcomes = [Outcome(target=action.target) for action in actions]
-        parent = self._parent(actions) if len(actions) > 1 else None
-        self.world.interrupt.armed = True
-        try:
-            ops = self._submit_all(actions, parent) if together else None
+        with self.working():
+            parent = self.parent(actions)
+            try:
+                ops = self.submit_all(actions, parent) if together else None
 
-            def carry_out(index: int) -> None:
-                if ops is not None:
-                    self._settle(outcomes[index], ops[index], actions[index])
-                else:
-                    self._one(actions[index], outcomes[index], parent)
+                def carry_out(index: int) -> None:
+                    if ops is not None:
+                        self.settle(outcomes[index], ops[index], actions[index].project)
+                    else:
+                        self._one(actions[index], outcomes[index], parent)
 
-            self._in_threads(carry_out, range(len(actions)))
-        finally:
-            self.world.interrupt.armed = False
-            self._end(parent)
+                self.in_threads(carry_out, range(len(actions)))
+            finally:
+                self.end(parent)
         return outcomes
 
-    def _in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None:
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Meanwhile a signal stops operations, and their leases are renewed."""
+        self.world.interrupt.armed = True
+        try:
+            with self.heartbeat.beating():
+                yield
+        finally:
+            self.world.interrupt.armed = False
+
+    def in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None:
         with concurrent.futures.ThreadPoolExecutor(max_workers=min(PARALLEL, len(indices) or 1)) as pool:
             for future in [pool.submit(work, index) for index in indices]:
                 future.result()
 
     def _one(self, action: Action, outcome: Outcome, parent: Operation | None) -> None:
         try:
-            facts = action.check(self.world)
-            with self.world.db.write() as tx:
-                op = self._submit(tx, action, facts, parent)
+            op = self.submit(action, parent)
         except NovactlError as error:
-            outcome.error, outcome.code = error, error.code
+            outcome.fail(error)
         else:
-            self._settle(outcome, op, action)
+            self.settle(outcome, op, action.project)
 
-    def _submit_all(self, actions: Sequence[Action], parent: Operation | None) -> list[Operation | None]:
+    def submit(self, action: Action, parent: Operation | None) -> Operation | None:
+        """Check and journal one action; None when there is nothing to do. While another operation holds
+        what it needs it is tried again for `lock_wait` seconds; a delete makes that one end. Then the
+        operation returned may be that other one, ended."""
+        patience = self.world.clock.monotonic() + self.lock_wait
+        ended: Operation | None = None
+        while True:
+            try:
+                facts = action.check(self.world)
+                return self._submitted(action, facts, parent, ended)
+            except NotFound:
+                if ended is not None:  # undoing its boot has removed it, or another delete was finished
+                    return ended
+                raise
+            except Busy as busy:
+                if isinstance(action, Delete) and ended is None:
+                    ended = recover.make_way(self, busy, facts)
+                elif self.world.clock.monotonic() >= patience:
+                    raise
+                else:
+                    self.world.interrupt.check()
+                    self.world.clock.sleep(ASK_AGAIN)
+
+    def _submitted(
+        self, action: Action, facts: Any, parent: Operation | None, stuck: Operation | None
+    ) -> Operation | None:
+        return self.world.db.write(lambda tx: self._submit(tx, action, facts, parent, stuck))
+
+    def submit_all(self, actions: Sequence[Action], parent: Operation | None) -> list[Operation | None]:
+        """All in one transaction, or none of them."""
         facts = [action.check(self.world) for action in actions]
-        with self.world.db.write() as tx:
-            return [
+        return self.world.db.write(
+            lambda tx: [
                 self._submit(tx, action, fact, parent) for action, fact in zip(actions, facts, strict=True)
             ]
+        )
 
-    def _submit(self, tx: Any, action: Action, facts: Any, parent: Operation | None) -> Operation | None:
+    def _submit(
+        self,
+        tx: Any,
+        action: Action,
+        facts: Any,
+        parent: Operation | None,
+        stuck: Operation | None = None,
+    ) -> Operation | None:
+        if stuck is not None and stuck.state is OpState.INCOMPLETE:
+            self.journal.abandon(tx, stuck, f"{action.kind} of {action.target} cleans up after it")
         op_id = self.world.ids.operation()
         plan = action.plan(self.world, tx, op_id, facts)
         return None if plan is None else self.journal.insert(tx, op_id, plan, parent.id if parent else None)
 
-    def _settle(self, outcome: Outcome, op: Operation | None, action: Action) -> None:
+    def settle(self, outcome: Outcome, op: Operation | None, project: str) -> None:
         """Run a journaled operation and write down how it ended."""
         if op is None:
             outcome.result = "unchanged"
-            outcome.uuid, outcome.instance = self._instance_named(outcome.target, action.project)
+            outcome.uuid, outcome.instance = self._instance_named(outcome.target, project)
             return
         outcome.operation, outcome.uuid = op.id, op.target_uuid
         try:
-            self.runner().run(op)
+            if op.state in ACTIVE:
+                self.run_one(op)
             outcome.result = "done"
         except NovactlError as error:
-            outcome.error = _left_or_ended(op, error)
-            outcome.code = outcome.error.code
-        outcome.instance = self._instance(op.target_uuid)
+            outcome.fail(left_or_ended(op, error))
+        outcome.instance = self.instance(op.target_uuid)
+
+    def run_one(self, op: Operation) -> None:
+        """Carry out one journaled operation. Raises as Runner.run()."""
+        self.world.reached(op.mark)
+        try:
+            self.runner().run(op)
+        finally:
+            second_copies.refresh(self.world, {record.step.host for record in op.records})
 
     def runner(self) -> Runner:
         return Runner(
@@ -158,27 +218,32 @@ class Operator:
             failpoints=self.failpoints,
             observe=self.observe,
             next_attempt=self._next_attempt,
+            cancelled=self.heartbeat.cancelled,
         )
 
     def _next_attempt(self, tx: Tx, op: Operation, failure: str) -> Attempt | None:
         again = self.next_attempts.get(op.kind)
         return again(self.world, tx, op, failure) if again else None
 
-    def _instance(self, uuid: str | None) -> Instance | None:
+    def instance(self, uuid: str | None) -> Instance | None:
+        """The record, also of one that was deleted."""
         if uuid is None:
             return None
-        with self.world.db.read() as tx:
-            return instances.get(tx, uuid)
+        return self.world.db.read(lambda tx: instances.get(tx, uuid))
 
     def _instance_named(self, name: str, project: str) -> tuple[str | None, Instance | None]:
         try:
-            with self.world.db.read() as tx:
-                found = instances.find(tx, name, project)
+            found = self.world.db.read(lambda tx: instances.find(tx, name, project))
         except NovactlError:
             return None, None
         return found.uuid, found
 
-    def _parent(self, actions: Sequence[Action]) -> Operation:
+    # --- parents ---
+
+    def parent(self, actions: Sequence[Action]) -> Operation | None:
+        """The operation that several actions are children of; None for a single one."""
+        if len(actions) < 2:
+            return None
         plan = Plan(
             kind=actions[0].kind,
             target=f"{len(actions)} instances",
@@ -187,18 +252,17 @@ class Operator:
             request={"targets": [action.target for action in actions]},
             locks=frozenset(),
         )
-        with self.world.db.write() as tx:
-            op = self.journal.insert(tx, self.world.ids.operation(), plan)
+        op = self.world.db.write(lambda tx: self.journal.insert(tx, self.world.ids.operation(), plan))
         self.journal.turn(op, OpState.RUNNING)
         return op
 
-    def _end(self, parent: Operation | None) -> None:
+    def end(self, parent: Operation | None) -> None:
         """A parent ends as its children did: done when one is, undone when none is; while one is active
         it is incomplete, and resuming it resumes them."""
         if parent is None:
             return
-        with self.world.db.read() as tx:
-            states = [state for _, state in states_of_children(tx, parent.id)]
+        children = self.world.db.read(lambda tx: operations.states_of_children(tx, parent.id))
+        states = [state for _, state in children]
         missed = len(parent.request["targets"]) - states.count(OpState.DONE)
         if any(state in ACTIVE for state in states):
             ended = OpState.INCOMPLETE
@@ -208,87 +272,14 @@ class Operator:
             parent, ended, f"{missed} of {len(parent.request['targets'])} not done" if missed else None
         )
 
-    # --- operations that another process left ---
+    # --- owners ---
 
-    def take_over(self, op_id: str, *, back: bool) -> Operation:
-        """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. Raises
-        Busy while it lives, Refused when the operation has ended."""
-        op, children = self._taken(op_id)
-        self.world.interrupt.armed = True
-        try:
-            if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
-                return self._take_over_children(op, children, back=back)
-            runner = self.runner()
-            return runner.roll_back(op) if back else runner.run(op)
-        except Refused as error:  # past the pivot: nothing was changed, and nobody works on it now
-            if op.state in ACTIVE:
-                self.journal.turn(op, OpState.INCOMPLETE, op.error or error.message)
-            raise
-        except NovactlError as error:
-            raise _left_or_ended(op, error) from error
-        finally:
-            self.world.interrupt.armed = False
-
-    def take_over_all(self) -> list[Outcome]:
-        """Finish every operation whose owner is gone, children with their parents; those whose owner lives
-        are left alone."""
-        with self.world.db.read() as tx:
-            active = [op for op, _, _ in listed(tx, active=True) if op.parent is None]
-            left = [op for op in active if self._is_left(tx, op)]
-        outcomes = []
-        for op in reversed(left):
-            outcome = Outcome(target=op.target, uuid=op.target_uuid, operation=op.id)
-            try:
-                self.take_over(op.id, back=False)
-                outcome.result = "done"
-            except NovactlError as error:
-                outcome.error, outcome.code = error, error.code
-            outcomes.append(outcome)
-        return outcomes
-
-    def _is_left(self, tx: Tx, op: Operation) -> bool:
-        return op.state is OpState.INCOMPLETE or not self.alive(owner_key(tx, op.id))
-
-    def cancel(self, op_id: str) -> Operation:
-        """Ask its owner to stop and undo at the next step; when the owner is gone, undo it here. Raises
-        Refused when it has ended or is past its point of no return."""
-        op = self.journal.load(op_id)
-        if op.state not in ACTIVE:
-            raise Refused(f"{op.id}: is {op.state} already")
-        if op.past_pivot:
-            raise Refused(
-                f"{op.id}: {op.kind} of {op.target} is past its point of no return",
-                hint=f"novactl op wait {op.id}",
-            )
-        with self.world.db.write() as tx:
-            request_cancel(tx, op_id)
-            left = self._is_left(tx, op)
-        return self.take_over(op_id, back=True) if left else op
-
-    def _taken(self, op_id: str) -> tuple[Operation, list[str]]:
-        """The operation, ours from now on, and its children that have not ended."""
-        with self.world.db.write() as tx:
-            op = self.journal.load_in(tx, op_id)
-            if op.state not in ACTIVE:
-                raise Refused(f"{op.id}: is {op.state} already")
-            if op.state is not OpState.INCOMPLETE and self.alive(owner_key(tx, op_id)):
-                raise Busy(f"{op.id}: {op.owner} is working on it since {op.started_at}", operation=op.id)
-            children = [child for child, state in states_of_children(tx, op_id) if state in ACTIVE]
-            epoch = instances.raise_epoch(tx, op.target_uuid) if op.target_uuid else op.epoch + 1
-            self.journal.take(tx, op, epoch)
-        return op, children
-
-    def _take_over_children(self, parent: Operation, children: Sequence[str], *, back: bool) -> Operation:
-        failures: list[NovactlError] = []
-        for child in children:
-            try:
-                self.take_over(child, back=back)
-            except NovactlError as error:
-                failures.append(error)
-        self._end(parent)
-        if failures:
-            raise failures[0]
-        return parent
+    def is_left(self, tx: Tx, op: Operation) -> bool:
+        """Whether nobody works on an active operation any more."""
+        key, expired = operations.owner(tx, op.id)
+        return op.state is OpState.INCOMPLETE or not self.alive(
+            key, expired=expired, shared=self.world.db.shared
+        )
 
 
 class Unsealed:
@@ -299,18 +290,6 @@ class Unsealed:
 
     def open(self, tx: Any, reference: str) -> bytes:
         raise Refused(f"{reference}: a dry run opens no secrets")
-
-
-def _left_or_ended(op: Operation, error: NovactlError) -> NovactlError:
-    """The error that ended an operation; when the journal itself failed, the operation is left half way."""
-    if op.state in ACTIVE and not isinstance(error, OperationIncomplete | Fenced):
-        return OperationIncomplete(
-            f"{op.kind} of {op.target} was left half way: {error.message}",
-            hint=f"{error.hint + '; ' if error.hint else ''}then novactl op resume {op.id}",
-            operation=op.id,
-        )
-    error.operation = op.id
-    return error
 
 
 def nothing(action: Action) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from novactl.actions import guest
+from novactl.actions import guest, restored
 from novactl.actions.steps.domains import OFF, PowerOn, RedefineDomain, ShutOff
 from novactl.actions.steps.records import RecordPower, SetTask
 from novactl.actions.world import World
@@ -29,11 +29,13 @@ class Seen:
 
 def look(world: World, name: str, project: str) -> Seen:
     """The instance's record and its power state on its host now."""
-    with world.db.read() as tx:
-        instance = instances.find(tx, name, project)
+    instance = world.db.read(lambda tx: instances.find(tx, name, project))
     if instance.host is None:
         raise Refused(f"{instance.name}: is on no host ({instance.status})")
-    return Seen(instance, world.hypervisor(instance.host).power_state(instance.uuid))
+    greeting = world.hypervisor(instance.host).greet(instance.uuid)
+    restored.check_mark(world, instance.host, greeting.mark)
+    restored.check_epoch(world, instance, greeting)
+    return Seen(instance, greeting.power)
 
 
 def still(tx: Tx, seen: Instance) -> Instance:

@@ -116,8 +116,7 @@ def until(world: World, name: str, project: str, condition: str, timeout: float)
 
 def _now(world: World, name: str, project: str, *, gone_is_fine: bool) -> Instance | None:
     try:
-        with world.db.read() as tx:
-            return instances.find(tx, name, project, prefix=True)
+        return world.db.read(lambda tx: instances.find(tx, name, project, prefix=True))
     except NotFound:
         if gone_is_fine:
             return None

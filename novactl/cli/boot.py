@@ -8,7 +8,7 @@ import typer
 
 from novactl.cli import render, verbs, views
 from novactl.cli.instances import SHOW_COLUMNS
-from novactl.cli.options import DryRun
+from novactl.cli.options import DryRun, LockWait, NoWait, Timeout
 from novactl.errors import UsageError
 
 
@@ -46,6 +46,9 @@ def boot(
     ] = "active",
     timeout: Annotated[float, typer.Option("--wait-timeout", metavar="SEC", help="For --wait-for.")] = 300,
     dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    deadline: Timeout = None,
+    lock_wait: LockWait = 0.0,
 ) -> None:
     """Make an instance and start it.
 
@@ -58,6 +61,8 @@ def boot(
 
     session = ctx.obj
     check_milestone(wait_for)
+    if no_wait and wait_for != "active":
+        raise UsageError("--no-wait and --wait-for exclude each other", hint="novactl wait NAME ssh")
     request = BootRequest(
         name=name,
         flavor=flavor,
@@ -83,9 +88,15 @@ def boot(
     if dry_run:
         verbs.dry_run(session, actions, many=many)
         return
-    outcomes = verbs.run(session, actions, many=many, together=many and not partial)
+    outcomes = verbs.run(
+        session,
+        actions,
+        many=many,
+        together=many and not partial,
+        waiting=verbs.Waiting(no_wait, deadline, lock_wait),
+    )
     _wait_for(session, outcomes, wait_for, timeout)
-    if not many:
+    if not many and not no_wait:
         fresh = verbs.find(session, outcomes[0].uuid)
         render.show(session, views.instance(fresh), SHOW_COLUMNS)
 

@@ -71,8 +71,7 @@ def flavor_list(ctx: typer.Context) -> None:
     """List flavors."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
-        items = [views.flavor(found) for found in catalogue.flavors(tx)]
+    items = ctx.obj.cloud.db.read(lambda tx: [views.flavor(found) for found in catalogue.flavors(tx)])
     render.listing(ctx.obj, items, FLAVOR_COLUMNS)
 
 
@@ -81,8 +80,7 @@ def flavor_show(ctx: typer.Context, name: str) -> None:
     """Show a flavor."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
-        render.show(ctx.obj, views.flavor(catalogue.flavor(tx, name)))
+    ctx.obj.cloud.db.read(lambda tx: render.show(ctx.obj, views.flavor(catalogue.flavor(tx, name))))
 
 
 @flavor.command("delete")
@@ -155,8 +153,7 @@ def image_list(ctx: typer.Context) -> None:
     """List images."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
-        items = [views.image(found) for found in catalogue.images(tx)]
+    items = ctx.obj.cloud.db.read(lambda tx: [views.image(found) for found in catalogue.images(tx)])
     if ctx.obj.output == "table":
         items = [{**item, "sha256": item["sha256"][:12]} for item in items]
     render.listing(ctx.obj, items, IMAGE_COLUMNS)
@@ -167,8 +164,7 @@ def image_show(ctx: typer.Context, name: str) -> None:
     """Show an image."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
-        render.show(ctx.obj, views.image(catalogue.image(tx, name)))
+    ctx.obj.cloud.db.read(lambda tx: render.show(ctx.obj, views.image(catalogue.image(tx, name))))
 
 
 @image.command("set")
@@ -198,8 +194,7 @@ def image_delete(ctx: typer.Context, name: str) -> None:
     from novactl.db import catalogue
 
     session = ctx.obj
-    with session.cloud.db.read() as tx:
-        catalogue.image(tx, name)
+    session.cloud.db.read(lambda tx: catalogue.image(tx, name))
     session.confirm(f"delete image {name}?")
     images.delete(session.cloud.world, session.cloud.store, name)
     session.tell(f"image {name} deleted")
@@ -232,8 +227,9 @@ def keypair_list(ctx: typer.Context) -> None:
     """List keypairs."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
-        items = [dict(vars(found)) for found in catalogue.keypairs(tx, ctx.obj.settings.project)]
+    items = ctx.obj.cloud.db.read(
+        lambda tx: [dict(vars(found)) for found in catalogue.keypairs(tx, ctx.obj.settings.project)]
+    )
     render.listing(ctx.obj, items, KEYPAIR_COLUMNS)
 
 
@@ -242,8 +238,9 @@ def keypair_show(ctx: typer.Context, name: str) -> None:
     """Show a keypair."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
-        render.show(ctx.obj, dict(vars(catalogue.keypair(tx, ctx.obj.settings.project, name))))
+    ctx.obj.cloud.db.read(
+        lambda tx: render.show(ctx.obj, dict(vars(catalogue.keypair(tx, ctx.obj.settings.project, name))))
+    )
 
 
 @keypair.command("delete")
@@ -302,8 +299,9 @@ def network_list(ctx: typer.Context) -> None:
     """List networks with how many addresses are in use."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
-        items = [views.network(n, catalogue.addresses_used(tx, n.id)) for n in catalogue.networks(tx)]
+    items = ctx.obj.cloud.db.read(
+        lambda tx: [views.network(n, catalogue.addresses_used(tx, n.id)) for n in catalogue.networks(tx)]
+    )
     render.listing(ctx.obj, items, NETWORK_COLUMNS)
 
 
@@ -312,10 +310,11 @@ def network_show(ctx: typer.Context, name: str) -> None:
     """Show a network."""
     from novactl.db import catalogue
 
-    with ctx.obj.cloud.db.read() as tx:
+    def work(tx: Any) -> dict[str, Any]:
         found = catalogue.network(tx, name)
-        item: dict[str, Any] = views.network(found, catalogue.addresses_used(tx, found.id))
-    render.show(ctx.obj, item)
+        return dict(views.network(found, catalogue.addresses_used(tx, found.id)))
+
+    render.show(ctx.obj, ctx.obj.cloud.db.read(work))
 
 
 @network.command("delete")
@@ -325,8 +324,7 @@ def network_delete(ctx: typer.Context, name: str) -> None:
     from novactl.db import catalogue
 
     session = ctx.obj
-    with session.cloud.db.read() as tx:
-        catalogue.network(tx, name)
+    session.cloud.db.read(lambda tx: catalogue.network(tx, name))
     session.confirm(f"delete network {name}?")
     actions.delete_network(session.cloud.world, name)
     session.tell(f"network {name} deleted")

@@ -93,8 +93,7 @@ def list_(ctx: typer.Context) -> None:
     """List hosts with what is used of them."""
     from novactl.db import hosts
 
-    with ctx.obj.cloud.db.read() as tx:
-        items = [views.host(host) for host in hosts.everything(tx)]
+    items = ctx.obj.cloud.db.read(lambda tx: [views.host(host) for host in hosts.everything(tx)])
     if ctx.obj.output == "table":
         items = [
             {
@@ -118,8 +117,7 @@ def show(ctx: typer.Context, name: str) -> None:
     """Show a host."""
     from novactl.db import hosts
 
-    with ctx.obj.cloud.db.read() as tx:
-        render.show(ctx.obj, views.host(hosts.get(tx, name)))
+    ctx.obj.cloud.db.read(lambda tx: render.show(ctx.obj, views.host(hosts.get(tx, name))))
 
 
 @app.command()
@@ -145,8 +143,7 @@ def remove(ctx: typer.Context, name: str) -> None:
     from novactl.db import hosts
 
     session = ctx.obj
-    with session.cloud.db.read() as tx:
-        hosts.get(tx, name)
+    session.cloud.db.read(lambda tx: hosts.get(tx, name))
     session.confirm(f"remove host {name} from the fleet?")
     actions.remove(session.cloud.world, session.cloud, name)
     session.tell(f"host {name} removed")

@@ -36,14 +36,10 @@ def list_(
     novactl list --status ACTIVE -o json
     """
     from novactl.actions.selection import pattern, selected
-    from novactl.db import hosts, instances
 
     session = ctx.obj
     wanted = pattern(name)
-    with session.cloud.db.read() as tx:
-        if on is not None:
-            hosts.get(tx, on)
-        found = instances.everything(tx, project=session.settings.project, host=on, deleted=deleted)
+    found = verbs.living(session, on, deleted=deleted)
     items = [
         views.instance(instance)
         for instance in found

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from novactl.cli import verbs
-from novactl.cli.options import All, DryRun, Names, On, Selector
+from novactl.cli.options import All, DryRun, LockWait, Names, NoWait, On, Selector, Timeout
 from novactl.errors import UsageError
 
 
@@ -24,6 +24,9 @@ def start(
     on: On = None,
     everything: All = False,
     dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
 ) -> None:
     """Start instances: everything on the host is made again from the record.
 
@@ -33,7 +36,12 @@ def start(
 
     project = ctx.obj.settings.project
     targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(ctx.obj, [Start(name=name, project=project) for name in targets], dry_run)
+    _verb(
+        ctx.obj,
+        [Start(name=name, project=project) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
 
 
 def stop(
@@ -44,6 +52,9 @@ def stop(
     everything: All = False,
     force: Annotated[bool, typer.Option("--force", help="Power off at once.")] = False,
     dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
 ) -> None:
     """Shut instances down: asked by ACPI, powered off after 60 seconds.
 
@@ -53,7 +64,12 @@ def stop(
 
     project = ctx.obj.settings.project
     targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(ctx.obj, [Stop(name=name, project=project, force=force) for name in targets], dry_run)
+    _verb(
+        ctx.obj,
+        [Stop(name=name, project=project, force=force) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
 
 
 def delete(
@@ -63,6 +79,9 @@ def delete(
     on: On = None,
     if_exists: Annotated[bool, typer.Option("--if-exists", help="Fine if it is gone.")] = False,
     dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
 ) -> None:
     """Delete instances and their disks.
 
@@ -74,7 +93,12 @@ def delete(
     targets = _targets(ctx.obj, names, selector, on, False)
     if targets and not dry_run:
         ctx.obj.confirm(f"delete {', '.join(targets)} and their disks?")
-    _verb(ctx.obj, [Delete(name=name, project=project, if_exists=if_exists) for name in targets], dry_run)
+    _verb(
+        ctx.obj,
+        [Delete(name=name, project=project, if_exists=if_exists) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
 
 
 def _targets(
@@ -97,17 +121,13 @@ def _targets(
             raise UsageError("the same name is given twice")
         return list(names)
     from novactl.actions.selection import selected
-    from novactl.db import hosts, instances
 
-    with session.cloud.db.read() as tx:
-        if on is not None:
-            hosts.get(tx, on)
-        found = instances.everything(tx, project=session.settings.project, host=on)
+    found = verbs.living(session, on)
     return [instance.name for instance in found if selected(instance, selector or ())]
 
 
-def _verb(session: Any, actions: list[Any], dry_run: bool) -> None:
+def _verb(session: Any, actions: list[Any], dry_run: bool, waiting: verbs.Waiting) -> None:
     if dry_run:
         verbs.dry_run(session, actions, many=True)
     else:
-        verbs.run(session, actions, many=True)
+        verbs.run(session, actions, many=True, waiting=waiting)

@@ -30,22 +30,24 @@ def op_list(
     active: Annotated[bool, typer.Option("--active", help="Only those that have not ended.")] = False,
 ) -> None:
     """List operations, newest first."""
-    from novactl.db import journal
+    from novactl.db import operations
 
-    with ctx.obj.cloud.db.read() as tx:
-        items = [views.operation(*row) for row in journal.listed(tx, active=active)]
+    items = ctx.obj.cloud.db.read(
+        lambda tx: [views.operation(*row) for row in operations.listed(tx, active=active)]
+    )
     render.listing(ctx.obj, items, OP_COLUMNS)
 
 
 @op.command("show")
 def op_show(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Show an operation with its steps."""
-    from novactl.db import journal
+    from novactl.db import operations
 
     session = ctx.obj
     found = session.cloud.journal.load(id_)
-    with session.cloud.db.read() as tx:
-        children = [views.operation(*row) for row in journal.listed(tx, parent=id_)]
+    children = session.cloud.db.read(
+        lambda tx: [views.operation(*row) for row in operations.listed(tx, parent=id_)]
+    )
     item = views.operation_in_full(found, children)
     if session.output != "table":
         render.show(session, item)
@@ -81,13 +83,34 @@ def op_resume(
 
     novactl op resume --all
     """
+    from novactl.actions import recover
+
     session = ctx.obj
     if everything == (id_ is not None):
         raise UsageError("give an operation's id or --all")
     if id_ is not None:
-        session.tell(f"{session.cloud.operator.take_over(id_, back=False).id}: done")
+        session.tell(f"{recover.take_over(session.cloud.operator, id_, back=False).id}: done")
         return
-    verbs.report(session, session.cloud.operator.take_over_all())
+    verbs.report(session, recover.take_over_all(session.cloud.operator))
+
+
+@op.command("run")
+def op_run(
+    ctx: typer.Context,
+    id_: Annotated[str, typer.Argument(metavar="ID")],
+    giver: Annotated[str | None, typer.Option("--from", hidden=True)] = None,
+) -> None:
+    """Run an operation that is journaled and has no runner; what --no-wait starts.
+
+    novactl op run op-1a205f389be1f3053cf
+    """
+    from novactl import detach
+    from novactl.actions import handover
+
+    session = ctx.obj
+    family = handover.take_up(session.cloud.operator, id_, giver)
+    detach.taken()
+    verbs.report(session, handover.carry_out(session.cloud.operator, family))
 
 
 @op.command("cancel")
@@ -96,25 +119,28 @@ def op_cancel(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID
 
     novactl op cancel op-1a205f389be1f3053cf
     """
-    found = ctx.obj.cloud.operator.cancel(id_)
+    from novactl.actions import recover
+
+    found = recover.cancel(ctx.obj.cloud.operator, id_)
     ctx.obj.tell(f"{found.id}: {'undone' if found.state == 'undone' else 'will stop at its next step'}")
 
 
 @op.command("rollback")
 def op_rollback(ctx: typer.Context, id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Undo an operation whose owner is gone; past its point of no return: 5."""
-    ctx.obj.tell(f"{ctx.obj.cloud.operator.take_over(id_, back=True).id}: undone")
+    from novactl.actions import recover
+
+    ctx.obj.tell(f"{recover.take_over(ctx.obj.cloud.operator, id_, back=True).id}: undone")
 
 
 @event.command("list")
 def event_list(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME|UUID")]) -> None:
     """What was done to an instance, by whom and how it ended; a deleted one by its uuid."""
-    from novactl.db import instances, journal
+    from novactl.db import operations
 
     session = ctx.obj
-    with session.cloud.db.read() as tx:
-        found = instances.find(tx, name, session.settings.project, prefix=True, deleted=True)
-        items = [views.event(row) for row in journal.events(tx, found.uuid)]
+    found = verbs.find(session, name, prefix=True, deleted=True)
+    items = session.cloud.db.read(lambda tx: [views.event(row) for row in operations.events(tx, found.uuid)])
     render.listing(session, items, EVENT_COLUMNS)
 
 

@@ -1,21 +1,36 @@
 """How instance verbs run: a plan with --dry-run, else outcomes and the exit code they make."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from novactl.cli import render, views
-from novactl.errors import NovactlError, PartlyDone
+from novactl.errors import NovactlError, PartlyDone, UsageError
 
 PLAN_COLUMNS = ("n", "name", "kind", "host", "summary")
 OUTCOME_COLUMNS = ("target", "result", "operation")
+OPERATION_COLUMNS = ("id", "kind", "target", "state")
 
 
 def find(session: Any, name: str, *, prefix: bool = False, deleted: bool = False) -> Any:
     """The instance a person means (docs/cli.md, Grammar)."""
     from novactl.db import instances
 
-    with session.cloud.db.read() as tx:
-        return instances.find(tx, name, session.settings.project, prefix=prefix, deleted=deleted)
+    return session.cloud.db.read(
+        lambda tx: instances.find(tx, name, session.settings.project, prefix=prefix, deleted=deleted)
+    )
+
+
+def living(session: Any, host: str | None, *, deleted: bool = False) -> list[Any]:
+    """The project's instances, of one host or of all; the deleted ones instead. NotFound for the host."""
+    from novactl.db import hosts, instances
+
+    def work(tx: Any) -> list[Any]:
+        if host is not None:
+            hosts.get(tx, host)
+        return instances.everything(tx, project=session.settings.project, host=host, deleted=deleted)
+
+    return list(session.cloud.db.read(work))
 
 
 def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
@@ -37,11 +52,38 @@ def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
             session.tell("nothing to do")
 
 
-def run(session: Any, actions: Sequence[Any], *, many: bool, together: bool = False) -> list[Any]:
+@dataclass(frozen=True)
+class Waiting:
+    """--no-wait, --timeout and --lock-wait (docs/cli.md)."""
+
+    no_wait: bool = False
+    timeout: float | None = None
+    lock_wait: float = 0.0
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        if self.no_wait and self.timeout is not None:
+            raise UsageError("--no-wait and --timeout exclude each other")
+        if (self.timeout is not None and self.timeout < 0) or self.lock_wait < 0:
+            raise UsageError("--timeout and --lock-wait are 0 or more seconds")
+
+
+def run(
+    session: Any,
+    actions: Sequence[Any],
+    *,
+    many: bool,
+    together: bool = False,
+    waiting: Waiting = Waiting(),
+) -> list[Any]:
     """Carry the actions out and render how they ended. Raises the error of a single target; several that
-    ended alike give that code, mixed ones 3."""
+    ended alike give that code, mixed ones 3. With --no-wait the list is empty."""
+    waiting.check()
     try:
-        outcomes = session.cloud.operator.run(actions, together=together) if actions else []
+        outcomes = _outcomes(session, actions, together, waiting) if actions else []
+        if waiting.no_wait:
+            _left_to_run(session, outcomes, many=many)
+            return []
     finally:
         session.progress.clear()
     if not many:
@@ -53,9 +95,51 @@ def run(session: Any, actions: Sequence[Any], *, many: bool, together: bool = Fa
     return list(outcomes)
 
 
+def _outcomes(session: Any, actions: Sequence[Any], together: bool, waiting: Waiting) -> list[Any]:
+    operator = session.cloud.operator
+    operator.lock_wait = waiting.lock_wait
+    if not waiting.no_wait and waiting.timeout is None:
+        return list(operator.run(actions, together=together))
+    from novactl import detach
+    from novactl.actions import handover
+
+    handed = handover.journal(operator, actions, together=together)
+    if handed.head is not None:
+        try:
+            detach.spawn(session.settings, handed.head.id, operator.journal.owner.runner)
+        except NovactlError:
+            handover.take_back(operator, handed)
+            raise
+        if waiting.timeout is not None:
+            handover.follow(operator, handed, waiting.timeout)
+        else:
+            session.tell(f"goes on detached; its log: {detach.log_file(session.settings, handed.head.id)}")
+    return list(handed.outcomes)
+
+
+def _left_to_run(session: Any, outcomes: Sequence[Any], *, many: bool) -> None:
+    """The operations that go on without us, and the errors of those that do not."""
+    from novactl.db import operations
+
+    ids = [outcome.operation for outcome in outcomes if outcome.error is None and outcome.operation]
+    items = session.cloud.db.read(lambda tx: [views.operation(*operations.one(tx, id_)) for id_ in ids])
+    if session.output == "table":
+        for item in items:
+            print(item["id"])
+    elif many or not items:
+        render.listing(session, items, OPERATION_COLUMNS)
+    else:
+        render.show(session, items[0], OPERATION_COLUMNS)
+    _raise_failed(outcomes)
+
+
 def report(session: Any, outcomes: Sequence[Any]) -> None:
     """Render how several targets ended, and raise what that means for the exit code."""
     render.listing(session, [views.outcome(outcome) for outcome in outcomes], OUTCOME_COLUMNS)
+    _raise_failed(outcomes)
+
+
+def _raise_failed(outcomes: Sequence[Any]) -> None:
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if len(outcomes) == 1 and failed:
         raise failed[0].error

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from novactl.db import second_copy
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NotFound, Refused
 from novactl.objects.flavor import Flavor
@@ -36,6 +37,7 @@ def refuse_taken(tx: Tx, what: str, name: str) -> None:
 def add_flavor(tx: Tx, flavor: Flavor) -> None:
     refuse_taken(tx, "flavor", flavor.name)
     tx.insert("flavors", **{**flavor.as_dict(), "extra_specs": dumps(flavor.extra_specs)})
+    second_copy.changed(tx)
 
 
 def flavor(tx: Tx, name: str) -> Flavor:
@@ -54,6 +56,7 @@ def flavors(tx: Tx) -> list[Flavor]:
 def remove_flavor(tx: Tx, name: str) -> None:
     if not tx.run("DELETE FROM flavors WHERE name = :name", name=name):
         raise missing(tx, "flavor", name)
+    second_copy.changed(tx)
 
 
 def _flavor(row: Row) -> Flavor:
@@ -70,6 +73,7 @@ def add_image(tx: Tx, image: Image) -> None:
         body=dumps(image.as_dict()),
         created_at=image.created_at,
     )
+    second_copy.changed(tx)
 
 
 def image(tx: Tx, name: str) -> Image:
@@ -92,10 +96,12 @@ def update_image(tx: Tx, image: Image) -> None:
         name=image.name,
         body=dumps(image.as_dict()),
     )
+    second_copy.changed(tx)
 
 
 def remove_image(tx: Tx, image_id: str) -> None:
     tx.run("DELETE FROM images WHERE id = :id", id=image_id)
+    second_copy.changed(tx)
 
 
 def stored_files_in_use(tx: Tx) -> set[str]:
@@ -114,6 +120,7 @@ def add_keypair(tx: Tx, project: str, keypair: Keypair) -> None:
     if tx.one("SELECT 1 AS yes FROM keypairs WHERE project = :project AND name = :name", **key):
         raise Refused(f"keypair {keypair.name} exists already", hint=f"novactl keypair show {keypair.name}")
     tx.insert("keypairs", **key, fingerprint=keypair.fingerprint, public_key=keypair.public_key)
+    second_copy.changed(tx)
 
 
 def keypair(tx: Tx, project: str, name: str) -> Keypair:
@@ -136,6 +143,7 @@ def remove_keypair(tx: Tx, project: str, name: str) -> None:
         "DELETE FROM keypairs WHERE project = :project AND name = :name", project=project, name=name
     ):
         raise missing(tx, "keypair", name)
+    second_copy.changed(tx)
 
 
 def add_network(tx: Tx, network: Network) -> None:
@@ -157,6 +165,7 @@ def add_network(tx: Tx, network: Network) -> None:
         project=network.project,
         pool=network.pool,
     )
+    second_copy.changed(tx)
 
 
 def network(tx: Tx, name: str) -> Network:
@@ -181,6 +190,7 @@ def remove_network(tx: Tx, name: str) -> None:
     if used := addresses_used(tx, found.id):
         raise Refused(f"network {name}: {used} addresses are in use", hint="delete those instances first")
     tx.run("DELETE FROM networks WHERE id = :id", id=found.id)
+    second_copy.changed(tx)
 
 
 def _network(row: Row) -> Network:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from novactl.db import second_copy
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NotFound
 from novactl.objects.host import Host, Resources
@@ -55,6 +56,7 @@ def add(tx: Tx, host: Host) -> None:
         host_keys=dumps(list(host.host_keys)),
         **{column: getattr(host, column) for column in PLAIN},
     )
+    second_copy.changed(tx)
 
 
 def update(tx: Tx, name: str, **values: Any) -> None:
@@ -63,10 +65,12 @@ def update(tx: Tx, name: str, **values: Any) -> None:
     sets = ", ".join(f'"{column}" = :{column}' for column in stored)
     if not tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE name = :of", of=name, **stored):
         raise NotFound(f"host {name} is not in the database")
+    second_copy.changed(tx)
 
 
 def remove(tx: Tx, name: str) -> None:
     tx.run("DELETE FROM hosts WHERE name = :name", name=name)
+    second_copy.changed(tx)
 
 
 def get(tx: Tx, name: str) -> Host:

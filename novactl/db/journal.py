@@ -1,12 +1,14 @@
 """The operation journal: operations, steps, locks and events. Each method is one transaction."""
 
 import json
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from novactl.db.session import Database, Row, Tx, dumps
+from novactl.db import operations
+from novactl.db.session import Database, Row, Tx, count_up, dumps
 from novactl.engine.operation import (
     ACTIVE,
     Attempt,
@@ -23,6 +25,8 @@ from novactl.engine.step import Registry
 from novactl.errors import Busy, Fenced, NotFound
 from novactl.version import __version__
 
+LEASE = 60.0
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -31,16 +35,21 @@ class Owner:
     words: str
     user: str
     key: dict[str, Any]
+    runner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class DbJournal:
     """engine.ports.Journal on the database."""
 
-    def __init__(self, db: Database, registry: Registry, clock: Clock, owner: Owner) -> None:
+    def __init__(
+        self, db: Database, registry: Registry, clock: Clock, owner: Owner, lease: float = LEASE
+    ) -> None:
+        """`lease`: seconds that an operation is ours without another word of us."""
         self.db = db
         self.registry = registry
         self.clock = clock
         self.owner = owner
+        self.lease = lease
 
     # --- inside the caller's transaction ---
 
@@ -61,6 +70,7 @@ class DbJournal:
             written_by=__version__,
             started_at=now,
             records=plan.records(),
+            mark=self._mark(tx, op_id),
         )
         tx.insert(
             "operations",
@@ -69,6 +79,8 @@ class DbJournal:
             cancel_requested=0,
             finished_at=None,
             error=None,
+            lease_until=tx.now() + self.lease,
+            runner=self.owner.runner,
             **{
                 column: getattr(op, column)
                 for column in [
@@ -143,20 +155,38 @@ class DbJournal:
             result=dumps(record.result),
         )
 
+    def _mark(self, tx: Tx, op_id: str) -> str:
+        """What the hosts are told of an operation: by it they tell a database that has forgotten it."""
+        return f"{count_up(tx, 'serial'):012d}.{op_id}"
+
     def take(self, tx: Tx, op: Operation, epoch: int) -> None:
         """Make this process its owner, under a new epoch: the older owner can write no more."""
-        op.owner, op.epoch = self.owner.words, epoch
+        op.owner, op.epoch, op.mark = self.owner.words, epoch, self._mark(tx, op.id)
         if op.state is OpState.INCOMPLETE:
             op.state = OpState.RUNNING
         tx.run(
-            "UPDATE operations SET owner = :owner, owner_key = :key, epoch = :epoch, state = :state"
-            " WHERE id = :id",
+            "UPDATE operations SET owner = :owner, owner_key = :key, runner = :runner, epoch = :epoch,"
+            " lease_until = :until, state = :state WHERE id = :id",
             owner=self.owner.words,
             key=dumps(self.owner.key),
+            runner=self.owner.runner,
             epoch=epoch,
+            until=tx.now() + self.lease,
             state=op.state,
             id=op.id,
         )
+
+    def abandon(self, tx: Tx, op: Operation, reason: str) -> None:
+        """It ends as it stands, for one that cleans up all it may have left: its locks are free."""
+        self._turn_in(tx, op, OpState.ABANDONED, reason, self.clock.now())
+
+    def renew(self) -> None:
+        """engine.heartbeat: the lease of all that this process works on runs from now."""
+        self.db.write(lambda tx: operations.renew(tx, self.owner.runner, self.lease), alone=False)
+
+    def cancelled(self) -> set[str]:
+        """engine.heartbeat: which operations of this process somebody wants to end."""
+        return self.db.read(lambda tx: operations.cancelled(tx, self.owner.runner))
 
     def _own(self, tx: Tx, op: Operation) -> None:
         """Raises Fenced unless this process still owns the operation: checked by every write."""
@@ -169,14 +199,13 @@ class DbJournal:
 
     def load(self, op_id: str) -> Operation:
         """An operation with its steps. Raises NotFound."""
-        with self.db.read() as tx:
-            return self.load_in(tx, op_id)
+        return self.db.read(lambda tx: self.load_in(tx, op_id))
 
     def load_in(self, tx: Tx, op_id: str) -> Operation:
         row = tx.one("SELECT * FROM operations WHERE id = :id", id=op_id)
         if row is None:
             raise NotFound(f"operation {op_id!r} does not exist", hint="novactl op list shows what exists")
-        op = _operation(row)
+        op = operations.operation(row)
         for step in tx.all("SELECT * FROM steps WHERE operation = :id ORDER BY n", id=op_id):
             op.records.append(
                 Record(
@@ -193,8 +222,9 @@ class DbJournal:
         return op
 
     def refresh_cancel(self, op: Operation) -> bool:
-        with self.db.read() as tx:
-            row = tx.one("SELECT cancel_requested FROM operations WHERE id = :id", id=op.id)
+        row = self.db.read(
+            lambda tx: tx.one("SELECT cancel_requested FROM operations WHERE id = :id", id=op.id)
+        )
         op.cancel_requested = bool(row and row["cancel_requested"])
         return op.cancel_requested
 
@@ -228,42 +258,52 @@ class DbJournal:
         told = error if error is not None or state is OpState.DONE else op.error
         ended = state not in ACTIVE
         now = self.clock.now()
-        with self.db.write() as tx:
+
+        def work(tx: Tx) -> None:
             self._own(tx, op)
             self._turn_in(tx, op, state, told, now)
+
+        self.db.write(work, alone=False)
         op.state, op.error, op.finished_at = state, told, now if ended else None
 
     def append_attempt(self, op: Operation, plan: Callable[[Any], Attempt | None]) -> bool:
         """The next attempt's claim, locks and steps, in one transaction; False when there is none to
         try."""
-        with self.db.write() as tx:
+
+        def work(tx: Tx) -> list[Record] | None:
             self._own(tx, op)
             attempt = plan(tx)
-            if attempt is None:
-                return False
-            number, now = op.attempt + 1, self.clock.now()
-            held = {(row["kind"], row["id"]) for row in self._locks_of(tx, op)}
-            self._lock(tx, op, frozenset(lock for lock in attempt.locks if (lock.kind, lock.id) not in held))
-            records = [
-                Record(
-                    n=n,
-                    attempt=number,
-                    step=step,
-                    state=StepState.DONE if step.type in attempt.applied else StepState.PENDING,
-                )
-                for n, step in enumerate(attempt.steps, start=len(op.records) + 1)
-            ]
-            for record in records:
-                self._insert_record(tx, op, record, now)
-            tx.run(
-                "UPDATE operations SET attempt = :attempt, state = :state WHERE id = :id",
-                attempt=number,
-                state=OpState.RUNNING,
-                id=op.id,
-            )
-        op.attempt, op.state = number, OpState.RUNNING
+            return None if attempt is None else self._append(tx, op, attempt)
+
+        records = self.db.write(work)
+        if records is None:
+            return False
+        op.attempt, op.state = op.attempt + 1, OpState.RUNNING
         op.records.extend(records)
         return True
+
+    def _append(self, tx: Tx, op: Operation, attempt: Attempt) -> list[Record]:
+        number, now = op.attempt + 1, self.clock.now()
+        held = {(row["kind"], row["id"]) for row in self._locks_of(tx, op)}
+        self._lock(tx, op, frozenset(lock for lock in attempt.locks if (lock.kind, lock.id) not in held))
+        records = [
+            Record(
+                n=n,
+                attempt=number,
+                step=step,
+                state=StepState.DONE if step.type in attempt.applied else StepState.PENDING,
+            )
+            for n, step in enumerate(attempt.steps, start=len(op.records) + 1)
+        ]
+        for record in records:
+            self._insert_record(tx, op, record, now)
+        tx.run(
+            "UPDATE operations SET attempt = :attempt, state = :state WHERE id = :id",
+            attempt=number,
+            state=OpState.RUNNING,
+            id=op.id,
+        )
+        return records
 
     def _locks_of(self, tx: Tx, op: Operation) -> list[Row]:
         return tx.all("SELECT kind, id FROM op_locks WHERE operation = :id", id=op.id)
@@ -271,7 +311,8 @@ class DbJournal:
     def _save(
         self, op: Operation, record: Record, state: StepState, effect: Callable[[Any], None] | None = None
     ) -> None:
-        with self.db.write() as tx:
+
+        def work(tx: Tx) -> None:
             self._own(tx, op)
             if effect is not None:
                 effect(tx)
@@ -286,6 +327,8 @@ class DbJournal:
                 op=op.id,
                 n=record.n,
             )
+
+        self.db.write(work, alone=False)
         record.state = state
 
     def _turn_in(self, tx: Tx, op: Operation, state: OpState, error: str | None, now: str) -> None:
@@ -311,78 +354,3 @@ class DbJournal:
                 message=error or "",
                 user=op.user,
             )
-
-
-def listed(
-    tx: Tx, *, active: bool = False, parent: str | None = None, limit: int = 1000
-) -> list[tuple[Operation, int, int]]:
-    """(operation without its steps, steps done, steps in all), newest first."""
-    where, values = [], {}
-    if active:
-        where.append("o.state IN ('planned', 'running', 'undoing', 'incomplete')")
-    if parent is not None:
-        where.append("o.parent = :parent")
-        values["parent"] = parent
-    rows = tx.all(
-        "SELECT o.*, COUNT(s.n) AS steps_total,"
-        " SUM(CASE WHEN s.state = 'done' THEN 1 ELSE 0 END) AS steps_done,"
-        " (SELECT c.step FROM steps c WHERE c.operation = o.id AND c.state NOT IN ('done', 'undone')"
-        "  ORDER BY c.n LIMIT 1) AS step"
-        " FROM operations o LEFT JOIN steps s ON s.operation = o.id"
-        + (f" WHERE {' AND '.join(where)}" if where else "")
-        + " GROUP BY o.id ORDER BY o.started_at DESC, o.id DESC LIMIT :limit",
-        limit=limit,
-        **values,
-    )
-    return [(_operation(row), row["steps_done"] or 0, row["steps_total"]) for row in rows]
-
-
-def states_of_children(tx: Tx, parent: str) -> list[tuple[str, OpState]]:
-    """(id, state) of a parent operation's children, in the order they were made."""
-    rows = tx.all(
-        "SELECT id, state FROM operations WHERE parent = :parent ORDER BY started_at, id", parent=parent
-    )
-    return [(row["id"], OpState(row["state"])) for row in rows]
-
-
-def request_cancel(tx: Tx, op_id: str) -> None:
-    """The owner of the operation, or of its children, sees it before the next step."""
-    tx.run("UPDATE operations SET cancel_requested = 1 WHERE id = :id OR parent = :id", id=op_id)
-
-
-def events(tx: Tx, target_uuid: str) -> list[Row]:
-    """What happened to an instance, oldest first."""
-    return tx.all("SELECT * FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=target_uuid)
-
-
-def owner_key(tx: Tx, op_id: str) -> dict[str, Any]:
-    row = tx.one("SELECT owner_key FROM operations WHERE id = :id", id=op_id)
-    return dict(json.loads(row["owner_key"])) if row else {}
-
-
-def _operation(row: Row) -> Operation:
-    return Operation(
-        request=json.loads(row["request"]),
-        state=OpState(row["state"]),
-        cancel_requested=bool(row["cancel_requested"]),
-        step=json.loads(row["step"])["type"] if row.get("step") else None,
-        **{
-            column: row[column]
-            for column in [
-                "id",
-                "kind",
-                "target",
-                "target_uuid",
-                "project",
-                "attempt",
-                "epoch",
-                "parent",
-                "owner",
-                "user",
-                "written_by",
-                "started_at",
-                "finished_at",
-                "error",
-            ]
-        },
-    )

@@ -6,10 +6,19 @@ import os
 import threading
 from pathlib import Path
 
-from novactl.db.session import Tx
+from novactl.db.session import Row, Tx
 from novactl.errors import DatabaseError, Refused, UsageError
 
 KEY_BYTES = 32
+
+
+def sealed(tx: Tx, reference: str) -> Row:
+    """The row {id, owner, sealed} of a reference. Raises DatabaseError when it is not there."""
+    secret_id = reference.removeprefix("secret:")
+    row = tx.one("SELECT id, owner, sealed FROM secrets WHERE id = :id", id=secret_id)
+    if row is None:
+        raise DatabaseError(f"secret {secret_id} is not in the database")
+    return row
 
 
 class Secrets:
@@ -24,8 +33,8 @@ class Secrets:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         nonce = os.urandom(12)
-        sealed = nonce + AESGCM(self._key()).encrypt(nonce, content, secret_id.encode())
-        tx.insert("secrets", id=secret_id, owner=owner, sealed=base64.b64encode(sealed).decode())
+        blob = nonce + AESGCM(self._key()).encrypt(nonce, content, secret_id.encode())
+        tx.insert("secrets", id=secret_id, owner=owner, sealed=base64.b64encode(blob).decode())
         return f"secret:{secret_id}"
 
     def open(self, tx: Tx, reference: str) -> bytes:
@@ -33,13 +42,10 @@ class Secrets:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        secret_id = reference.removeprefix("secret:")
-        row = tx.one("SELECT sealed FROM secrets WHERE id = :id", id=secret_id)
-        if row is None:
-            raise DatabaseError(f"secret {secret_id} is not in the database")
-        sealed = base64.b64decode(row["sealed"])
+        row = sealed(tx, reference)
+        blob = base64.b64decode(row["sealed"])
         try:
-            return AESGCM(self._key()).decrypt(sealed[:12], sealed[12:], secret_id.encode())
+            return AESGCM(self._key()).decrypt(blob[:12], blob[12:], row["id"].encode())
         except InvalidTag as error:
             raise Refused(
                 "the secret was sealed with another key",

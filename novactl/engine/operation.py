@@ -91,6 +91,7 @@ class Operation:
     started_at: str = ""
     finished_at: str | None = None
     error: str | None = None
+    mark: str = ""  # what the hosts are told of it
     step: str | None = None  # the one it is at, when its records were not loaded
     records: list[Record] = field(default_factory=list)
 

@@ -35,6 +35,7 @@ class StepContext:
     clock: Clock
     interrupt: Interrupt
     observe: Observer
+    cancelled: Callable[[str], bool] = lambda _: False
 
     @property
     def operation_id(self) -> str:
@@ -50,13 +51,18 @@ class StepContext:
                 return record.result
         return {}
 
+    def check(self) -> None:
+        self.interrupt.check()
+        if not self.op.past_pivot and self.cancelled(self.op.id):
+            raise cancellation(self.op)
+
     def pause(self, seconds: float) -> None:
-        self.interrupt.check()
+        self.check()
         self.clock.sleep(seconds)
-        self.interrupt.check()
+        self.check()
 
     def progress(self, done: int, total: int) -> None:
-        self.interrupt.check()
+        self.check()
         self.observe(self.op, self.record, "progress", f"{done * 100 // total if total else 100} %")
 
 
@@ -73,6 +79,7 @@ class Runner:
         failpoints: Failpoints,
         observe: Observer,
         next_attempt: NextAttempt,
+        cancelled: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.journal = journal
         self.world = world
@@ -81,6 +88,7 @@ class Runner:
         self.failpoints = failpoints
         self.observe = observe
         self.next_attempt = next_attempt
+        self.cancelled = cancelled
 
     def run(self, op: Operation) -> Operation:
         """Go on from wherever the journal ends: forward, or back when it was being undone. Returns the
@@ -156,7 +164,7 @@ class Runner:
     def _may_go_on(self, op: Operation) -> None:
         self.interrupt.check()
         if self.journal.refresh_cancel(op):
-            raise Interrupted(f"{op.kind} of {op.target} was cancelled", operation=op.id)
+            raise cancellation(op)
 
     def _do(self, op: Operation, record: Record) -> None:
         ctx = self._context(op, record)
@@ -235,7 +243,7 @@ class Runner:
 
     def _undo_one(self, op: Operation, record: Record) -> None:
         ctx = self._context(op, record)
-        ctx.interrupt = Interrupt()  # undoing goes on after Ctrl-C
+        ctx.interrupt, ctx.cancelled = Interrupt(), lambda _: False  # undoing goes on
         step = record.step
         self.failpoints.reach("before-undo", record)
         if isinstance(step, RecordStep):
@@ -257,7 +265,7 @@ class Runner:
         )
 
     def _context(self, op: Operation, record: Record) -> StepContext:
-        return StepContext(self.world, op, record, self.clock, self.interrupt, self.observe)
+        return StepContext(self.world, op, record, self.clock, self.interrupt, self.observe, self.cancelled)
 
 
 def _left_undoing(op: Operation) -> NovactlError | None:
@@ -269,6 +277,11 @@ def _left_undoing(op: Operation) -> NovactlError | None:
         return None
     why = next((record.error for record in reversed(current) if record.error), op.error)
     return OperationFailed(why or "rolled back")
+
+
+def cancellation(op: Operation) -> Interrupted:
+    """What stops an operation that somebody else wants to end."""
+    return Interrupted(f"{op.kind} of {op.target} was cancelled", operation=op.id)
 
 
 def _as_error(error: Exception) -> NovactlError:

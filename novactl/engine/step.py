@@ -43,6 +43,10 @@ class Context(Protocol):
         """What the named earlier step of this attempt recorded; {} when nothing."""
         ...
 
+    def check(self) -> None:
+        """Raises Interrupted when the operation is to stop."""
+        ...
+
     def pause(self, seconds: float) -> None:
         """Wait; raises Interrupted when the operation is to stop."""
         ...

@@ -75,12 +75,44 @@ nv_call() { # mark none|text|packed function arguments...: stdin holds text as i
 
 # --- fencing: every act on an instance goes through its epoch, under its lock ------------------------
 
-nv_ours() { # fleet function arguments...: only on a host of that fleet
+nv_ours() { # fleet mark function arguments...: only on a host of that fleet, which learns the mark
     nv_other=
     if [ -e "$nv_state/fleet" ]; then read -r nv_other <"$nv_state/fleet"; fi
     [ "$nv_other" = "$1" ] || nv_die 76 "this host is not enrolled in this fleet"
-    shift
+    nv_learn_mark "$2"
+    shift 2
     "$@"
+}
+
+# The mark of the fleet's newest operation, "serial.operation" with a serial of 12 digits: the highest one told is the
+# name of an empty file. The shell itself makes it: at once, without a process; one that comes late sorts before.
+
+nv_known_mark() { # nv_mark is the highest this host was told, empty for none
+    nv_mark=
+    for nv_file in "$nv_state"/serial/[0-9]*; do nv_mark=${nv_file##*/}; done
+    case ${nv_mark%%.*} in *[!0-9]*) nv_mark='' ;; esac
+}
+
+nv_learn_mark() { # mark, empty for none: nv_mark is the highest this host was told before
+    nv_known_mark
+    case $1 in
+        '') return 0 ;;
+        *[!0-9a-fop.-]*) nv_die 2 "$1 is no mark" ;;
+        [0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9].op-?*) ;;
+        *) nv_die 2 "$1 is no mark" ;;
+    esac
+    [ -z "$nv_mark" ] || [ "${1%%.*}" -gt "${nv_mark%%.*}" ] || return 0
+    [ -d "$nv_state/serial" ] || mkdir -m 0700 "$nv_state/serial" 2>/dev/null || [ -d "$nv_state/serial" ]
+    : >"$nv_state/serial/$1"
+    set -- "$nv_state"/serial/[0-9]*
+    [ $# -gt 64 ] || return 0
+    nv_older=
+    for nv_file in "$@"; do # the arguments turn into all but the last
+        shift
+        if [ -n "$nv_older" ]; then set -- "$@" "$nv_older"; fi
+        nv_older=$nv_file
+    done
+    rm -f "$@"
 }
 
 nv_fenced() { # uuid epoch function arguments...
@@ -124,7 +156,7 @@ nv_facts() { # instances-path: what preflight wants to know, one "key value" a l
     fi
     rm -f "$nv_where/.novactl-odirect"
     echo "fleet $(cat "$nv_state/fleet" 2>/dev/null || true)"
-    for nv_tool in virsh qemu-img flock base64 gzip sha256sum dd timeout stat df mkfs.ext4 mkswap qemu-system-x86_64; do
+    for nv_tool in virsh qemu-img flock base64 gzip sha256sum dd timeout stat df setsid mkfs.ext4 mkswap qemu-system-x86_64; do
         if command -v "$nv_tool" >/dev/null 2>&1; then echo "tool $nv_tool"; else echo "missing $nv_tool"; fi
     done
     echo "qemu_img $(qemu-img --version 2>/dev/null | head -n 1)"
@@ -172,16 +204,22 @@ nv_enrol() { # fleet instances-path takeover(yes|no)
         nv_die 76 "this host belongs to fleet $nv_other"
     fi
     chmod 0711 "$nv_state"
-    mkdir -p "$nv_state/lock" "$nv_state/epoch"
+    if [ "$nv_other" != "$1" ]; then nv_forget_fleet; fi
+    mkdir -p "$nv_state/lock" "$nv_state/epoch" "$nv_state/serial" "$nv_state/job"
     for nv_dir in "$2" "$2/_base"; do
         [ -d "$nv_dir" ] || ( umask 066; mkdir -p "$nv_dir"; chmod 0711 "$nv_dir" )
     done
-    chmod 0700 "$nv_state/lock" "$nv_state/epoch"
+    chmod 0700 "$nv_state/lock" "$nv_state/epoch" "$nv_state/serial" "$nv_state/job"
     if [ "$nv_other" != "$1" ]; then
         echo "$1" >"$nv_state/.fleet.$$"
         sync "$nv_state/.fleet.$$"
         mv "$nv_state/.fleet.$$" "$nv_state/fleet"
     fi
+}
+
+nv_forget_fleet() { # what the host knew of it; its catalogue is kept aside, since it may be the last copy of it
+    rm -rf "$nv_state/serial"
+    if [ -e "$nv_state/catalogue.json" ]; then mv "$nv_state/catalogue.json" "$nv_state/catalogue.previous.json"; fi
 }
 
 nv_leave() { # fleet instances-path: forget this fleet; refuses while instances are there
@@ -190,12 +228,42 @@ nv_leave() { # fleet instances-path: forget this fleet; refuses while instances 
         if [ -d "$nv_dir" ]; then nv_die 76 "$(basename "$nv_dir") still has files here"; fi
     done
     rm -f "$nv_state/fleet"
+    nv_forget_fleet
+}
+
+# --- the second copy of the catalogue: one file, whose first line is its version ----------------------
+
+nv_copy_version() { # nv_version is that of the copy here, 0 for none
+    nv_version=0
+    if [ -e "$nv_state/catalogue.json" ]; then read -r nv_version <"$nv_state/catalogue.json" || true; fi
+    case $nv_version in '' | *[!0-9]*) nv_version=0 ;; esac
+}
+
+nv_put_copy() { # version: stdin is the catalogue; one that is no newer than what is here is let go
+    nv_where=$nv_state
+    umask 077
+    exec 8>"$nv_state/.catalogue.lock"
+    flock -w 30 8 || nv_die 77 "another command writes the catalogue copy"
+    nv_copy_version
+    [ "$1" -gt "$nv_version" ] || return 0
+    echo "$1" >"$nv_state/.catalogue.new" || nv_failed "cannot write the catalogue copy"
+    cat >>"$nv_state/.catalogue.new" || nv_failed "cannot write the catalogue copy"
+    sync "$nv_state/.catalogue.new" || nv_failed "cannot write the catalogue copy"
+    mv "$nv_state/.catalogue.new" "$nv_state/catalogue.json"
+    sync "$nv_state"
+}
+
+nv_get_copy() { # the version on the first line, then the catalogue; nothing when there is none
+    if [ -e "$nv_state/catalogue.json" ]; then cat "$nv_state/catalogue.json"; fi
 }
 
 # --- looking ---------------------------------------------------------------------------------------------
 
 nv_look() { # instances-path bridge...: what boot asks of the host it chose
     echo "disk_free $(nv_space "$1")"
+    nv_copy_version
+    echo "mark $nv_mark"
+    echo "copy $nv_version"
     while read -r nv_key nv_value _; do
         if [ "$nv_key" = MemAvailable: ]; then echo "available_kib $nv_value"; fi
     done </proc/meminfo
@@ -220,6 +288,14 @@ nv_domain_state() { # uuid: libvirt's word for the state, "none" when there is n
     fi
 }
 
+nv_greet() { # uuid: the state of the domain; then its epoch, the version of the copy here and the mark
+    nv_domain_state "$1"
+    nv_seen=0
+    if [ -e "$nv_state/epoch/$1" ]; then read -r nv_seen <"$nv_state/epoch/$1"; fi
+    nv_copy_version
+    echo "$nv_seen $nv_version $nv_mark"
+}
+
 nv_route() { # ip: the device a guest's address is reached by, "default" when only by the default route
     ip -o route get "$1" | awk '{for (i = 1; i < NF; i++) {if ($i == "via") via = 1; if ($i == "dev") dev = $(i + 1)}}
         END {print (via ? "default" : dev)}'
@@ -236,9 +312,11 @@ nv_base_have() { # path without ending: bytes of the source that arrived
     if [ -e "$1.part" ]; then cat "$1.pos" 2>/dev/null || echo 0; else echo 0; fi
 }
 
-nv_base_state() { # base-directory name: "ready", or how many bytes of the source are here
+nv_base_state() { # base-directory name [op n]: "ready", or how many bytes of the source are here
     if [ -e "$1/$2" ] && [ -e "$1/$2.json" ]; then
         touch -c "$1/$2.json"
+        # the job that made it, when whoever started it did not live to see its end
+        if [ $# -eq 4 ] && [ -d "$nv_state/job/$3.$4" ]; then nv_job_forget "$3" "$4"; fi
         echo ready
     else
         nv_base_have "$1/.$2"
@@ -283,22 +361,26 @@ nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) vers
     nv_base_lock "$1" "$2"
     if [ -e "$1/$2.json" ]; then return 0; fi
     nv_part=$1/.$2.part nv_raw=$1/.$2.raw
+    nv_progress "checking"
     nv_sum=$(sha256sum <"$nv_part" | cut -d ' ' -f 1)
     if [ "$nv_sum" != "$2" ]; then
         rm -f "$nv_part" "$1/.$2.pos"
         nv_die 1 "the base file arrived damaged (sha256 $nv_sum); it will be sent again"
     fi
     if [ "$3" = qcow2 ] || [ "$3" = vmdk ]; then
+        nv_progress "converting"
         nv_image_tool qemu-img convert -q -f "$3" -O raw "$nv_part" "$nv_raw" || {
             rm -f "$nv_raw"
             nv_failed "qemu-img cannot convert the image to raw"
         }
         [ "$(stat -c %s "$nv_raw")" -eq "$5" ] || nv_die 1 "the image did not convert to its stated size"
+        nv_progress "hashing"
         nv_sum=$(sha256sum <"$nv_raw" | cut -d ' ' -f 1)
     else
         mv "$nv_part" "$nv_raw"
     fi
     chmod 0644 "$nv_raw"
+    nv_progress "writing to disk"
     sync "$nv_raw"
     printf '{"source_sha256": "%s", "source_format": "%s", "raw_sha256": "%s", "size_bytes": %s, "converter": "%s"}\n' \
         "$2" "$3" "$nv_sum" "$(stat -c %s "$nv_raw")" "$4" >"$1/.$2.json"
@@ -323,6 +405,12 @@ nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that
     chmod 0644 "$nv_raw"
     sync "$nv_raw"
     mv "$nv_raw" "$1/$2"
+}
+
+nv_remove_part() { # base-directory name: what a transfer left, unless one is under way
+    exec 7>"$1/.lock.$2"
+    flock -n 7 || nv_die 77 "another command fetches this base file"
+    rm -f "$1/.$2.part" "$1/.$2.pos" "$1/.$2.pos.new" "$1/.$2.raw" "$1/.$2.json"
 }
 
 # --- an instance's files: only what carries the mark of this operation is ever taken away ----------
@@ -352,6 +440,16 @@ nv_remove_directory() { # directory: gone at once under another name, then file 
         mv -T "$1" "$1.del"
     fi
     rm -rf "$1.del"
+}
+
+nv_remove_stray() { # directory ending(del|op-...): what was half made or half removed beside it
+    case $2 in
+        del) ;;
+        op-*[!0-9a-f]* | op-) nv_die 2 "$2 is not an ending of ours" ;;
+        op-*) ;;
+        *) nv_die 2 "$2 is not an ending of ours" ;;
+    esac
+    rm -rf "$1.$2"
 }
 
 nv_overlay() { # directory file base-name size-bytes: a qcow2 overlay over ../_base/<base-name>
@@ -403,6 +501,11 @@ nv_shutdown() { # uuid: ask the guest by ACPI
 nv_destroy() { # uuid: power off; not running is fine
     if nv_out=$(nv_virsh destroy "$1" 2>&1); then return 0; else nv_rc=$?; fi
     case $nv_out in *"is not running"*) return 0 ;; esac
+    if nv_has_domain "$1"; then nv_die "$nv_rc" "$nv_out"; fi
+}
+
+nv_autostart_off() { # uuid: libvirt does not start it by itself; no such domain is fine
+    if nv_out=$(nv_virsh autostart --disable "$1" 2>&1); then return 0; else nv_rc=$?; fi
     if nv_has_domain "$1"; then nv_die "$nv_rc" "$nv_out"; fi
 }
 

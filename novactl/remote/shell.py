@@ -12,7 +12,7 @@ import shlex
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,19 @@ log = logging.getLogger(__name__)
 CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need some too
 DEADLINE = 180.0
 CHUNK = 1 << 16
+PARTS = ("host.sh", "jobs.sh", "survey.sh")
 
 
 @cache
 def library() -> str:
-    """The text of host.sh."""
-    return (Path(__file__).parent / "host.sh").read_text()
+    """All functions of a host: the text of host.sh and of what belongs to it."""
+    return "".join((Path(__file__).parent / part).read_text() for part in PARTS)
+
+
+def job_script(words: Sequence[str]) -> bytes:
+    """What a job runs by itself: the library and one call. The braces make a shell that got only a part
+    of it run nothing."""
+    return f"{library()}\n{{\nnv_state=$1 nv_job=$2\nnv_job_run {shlex.join(words)}\nexit\n}}\n".encode()
 
 
 def failure(host: str, status: int, message: str) -> NovactlError:
@@ -64,7 +71,7 @@ def _as_text(data: bytes | None) -> tuple[str, str]:
 
 
 class Channel:
-    """One `sh` with host.sh loaded."""
+    """One `sh` with the library loaded."""
 
     def __init__(self, host: str, transport: Any, sudo: bool) -> None:
         self.host = host
@@ -80,7 +87,8 @@ class Channel:
         form, text = _as_text(data)
         line = shlex.join(["nv_call", self._mark, form, *words])
         if data is not None:
-            line += f" <<'{self._mark}'\n{text}{self._mark}"
+            # Without braces a link that is cut would make the shell go on with the part that came.
+            line = f"{{ {line} <<'{self._mark}'\n{text}{self._mark}\n}}"
         self._channel.settimeout(deadline)
         with self._last_words():
             self._channel.sendall(line.encode() + b"\n")
@@ -127,6 +135,10 @@ class HostShell:
         self._idle: list[Channel] = []
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CHANNELS)
+
+    def job_script(self, words: Sequence[str]) -> bytes:
+        """The script of a job that calls one function (nv_job_start)."""
+        return job_script(words)
 
     def call(self, *words: str, data: bytes | None = None, deadline: float = DEADLINE) -> str:
         """stdout of a function. Raises HostUnreachable when the link fails (the effect may have

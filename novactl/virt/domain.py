@@ -163,7 +163,21 @@ def record(instance: Instance) -> dict[str, Any]:
         "tags": list(instance.tags),
         "created_at": instance.created_at,
         "launch_index": instance.launch_index,
+        "launched_at": instance.launched_at,
+        "locked": instance.locked,
     }
+
+
+def marked(xml: str, *, epoch: int, launched_at: str | None = None) -> str:
+    """Our domain's XML as it is defined now: by this epoch (a runner that took over has a newer one than
+    the plan), first started at `launched_at` unless the record says when."""
+    domain = fromstring(xml)  # noqa: S314 - made by build()
+    element = domain.find(f"metadata/{{{NAMESPACE}}}instance")
+    assert element is not None and element.text is not None
+    known = json.loads(element.text)
+    element.text = json.dumps({**known, "launched_at": known["launched_at"] or launched_at}, sort_keys=True)
+    element.set("epoch", str(epoch))
+    return render(domain)
 
 
 def _os(spec: DomainSpec) -> Element:

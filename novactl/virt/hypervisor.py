@@ -6,29 +6,24 @@ before it acts, libvirt's acts (virsh) included.
 
 import json
 import re
+import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from novactl.errors import HostFault, UsageError
 from novactl.objects.names import UUID, instance_dir
 from novactl.objects.states import PowerState
+from novactl.objects.survey import Survey
 from novactl.version import __version__
+from novactl.virt import survey
 
-POWER_STATES = {
-    "running": PowerState.RUNNING,
-    "idle": PowerState.RUNNING,
-    "paused": PowerState.PAUSED,
-    "in shutdown": PowerState.RUNNING,
-    "shut off": PowerState.SHUTDOWN,
-    "crashed": PowerState.CRASHED,
-    "pmsuspended": PowerState.SUSPENDED,
-    "none": PowerState.NOSTATE,
-}
-"""libvirt's words (virsh domstate) as Nova's power states; "none" is ours for no domain at all."""
+OPERATION = re.compile(r"op-[0-9a-f]+")
+STRAY = re.compile(rf"del|{OPERATION.pattern}")
+BASE = re.compile(r"[0-9a-z][0-9a-z_]{0,63}")
 
 Feed = Callable[[Callable[[], bytes], Callable[[bytes], None]], None]
 
@@ -42,20 +37,50 @@ class Shell(Protocol):
     def call_bytes(self, *words: str, data: bytes | None = None, deadline: float = 180.0) -> bytes: ...
     def stream(self, *words: str, feed: Feed) -> None: ...
     def open_tunnel(self, address: str, port: int, timeout: float) -> Any: ...
+    def job_script(self, words: Sequence[str]) -> bytes: ...
 
 
 @dataclass
 class Look:
-    """What the chosen host says of itself just before it is used."""
+    """What the chosen host says of itself just before it is used. `mark` is the highest of the fleet's that
+    it was told before this call, "" for none; `copy` the version of the catalogue copy there, 0 for none."""
 
     disk_free: int = 0
     memory_available_mib: int = 0
     domain: bool = False
     missing_bridges: list[str] = field(default_factory=list)
+    mark: str = ""
+    copy: int = 0
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a host says of an instance and of itself, in one call; mark and copy as in Look, and the newest
+    epoch it saw of the instance, 0 for none."""
+
+    power: PowerState
+    mark: str
+    epoch: int
+    copy: int
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job on a host. "none": there is no such job, or it died (a reboot) without an exit status; `log`
+    is the end of what it said, 4 KiB at most."""
+
+    state: Literal["running", "ended", "none"]
+    rc: int | None = None
+    progress: str = ""
+    log: str = ""
 
 
 class Hypervisor:
-    """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure)."""
+    """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
+
+    `mark` is the fleet's newest that we know ("" or a serial of 12 digits, a dot and its operation); each
+    call of ours tells it to the host. `copy_seen` is the
+    version of the catalogue copy when the host last spoke of it."""
 
     def __init__(self, shell: Shell, fleet: str, instances_path: str) -> None:
         self.shell = shell
@@ -64,6 +89,8 @@ class Hypervisor:
         self._guards: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._domains: frozenset[str] | None = None
+        self.mark = ""
+        self.copy_seen: int | None = None
         self.base_path = str(PurePosixPath(instances_path) / "_base")
 
     @property
@@ -108,6 +135,10 @@ class Hypervisor:
                     seen.memory_available_mib = int(value) // 1024
                 case "no_bridge":
                     seen.missing_bridges.append(value)
+                case "mark":
+                    seen.mark = value
+                case "copy":
+                    seen.copy = self.copy_seen = int(value)
         seen.domain = uuid in self._domains_at_first()
         return seen
 
@@ -123,10 +154,18 @@ class Hypervisor:
         return self._state(self._ours("nv_domain_state", _uuid(uuid)))
 
     def _state(self, answer: str) -> PowerState:
-        word = answer.strip()
-        if word not in POWER_STATES:
-            raise HostFault(f"{self.name}: libvirt reports an unknown state {word!r}")
-        return POWER_STATES[word]
+        return survey.power_state(self.name, answer.strip())
+
+    def greet(self, uuid: str) -> Greeting:
+        """power_state(), and what the host remembers: one call, no process more than that one's."""
+        state, _, rest = self._ours("nv_greet", _uuid(uuid)).strip().rpartition("\n")
+        epoch, copy, mark = f"{rest} ".split(" ", 2)
+        self.copy_seen = int(copy)
+        return Greeting(self._state(state), mark.strip(), int(epoch), self.copy_seen)
+
+    def fence(self, uuid: str, epoch: int) -> None:
+        """Every act of an older process has ended and none can follow."""
+        self._fenced(uuid, epoch, ":")
 
     def settled_state(self, uuid: str, epoch: int) -> PowerState:
         """As power_state(), but after any act of an older process has ended and none can follow."""
@@ -136,6 +175,56 @@ class Hypervisor:
         """The device an address is reached by from the host; "default" when only by its default route."""
         return self.shell.call("nv_route", address).strip()
 
+    def survey(self) -> Survey:
+        """All that is there, of any fleet or none. HostUnreachable when libvirt does not answer."""
+        mark = secrets.token_hex(16)
+        answer = self.shell.call_bytes("nv_survey", mark, self.instances_path, deadline=600)
+        return survey.parse(self.name, answer, mark)
+
+    # --- the second copy of the catalogue ---
+
+    def put_copy(self, version: int, content: bytes) -> None:
+        """The copy there is this one, or one that is as new or newer."""
+        self._ours("nv_put_copy", str(version), data=content)
+        self.copy_seen = max(version, self.copy_seen or 0)
+
+    def get_copy(self) -> tuple[int, bytes]:
+        """(version, content) of the copy, whosever the host is; (0, b"") when there is none. HostFault
+        when it is damaged."""
+        answer = self.shell.call_bytes("nv_get_copy")
+        try:
+            version, content = _offset(answer) if answer else (0, b"")
+        except ValueError as error:
+            raise HostFault(f"{self.name}: the catalogue copy there is damaged") from error
+        self.copy_seen = version
+        return version, content
+
+    # --- jobs: work that survives the link and us ---
+
+    def job_start(self, op: str, n: int, *words: str) -> None:
+        """The function of host.sh runs there as the job of that step, or ran before. What acts on an
+        instance begins with nv_fenced, as a call does."""
+        self._ours("nv_job_start", *_job(op, n), data=self.shell.job_script(words))
+
+    def job_wait(self, op: str, n: int, seconds: float) -> JobState:
+        """How it is, at its end or after so many seconds (less than 100)."""
+        first, _, said = self._ours("nv_job_wait", *_job(op, n), str(seconds)).partition("\n")
+        match first.split(" ", 1):
+            case ["running", text]:
+                return JobState("running", None, text.strip(), said)
+            case ["ended", rc]:
+                return JobState("ended", int(rc), "", said)
+            case _:
+                return JobState("none", None, "", said)
+
+    def job_end(self, op: str, n: int) -> None:
+        """It does not run any more, nor anything it started, and its exit status is forgotten."""
+        self._ours("nv_job_end", *_job(op, n))
+
+    def job_forget(self, op: str, n: int) -> None:
+        """Nothing is left of the job, which has ended. Busy when it still runs."""
+        self._ours("nv_job_forget", *_job(op, n))
+
     # --- base files ---
 
     def base_guard(self, name: str) -> AbstractContextManager[bool]:
@@ -143,9 +232,11 @@ class Hypervisor:
         other processes out."""
         return self._guards.setdefault(name, threading.Lock())
 
-    def base_state(self, name: str) -> tuple[bool, int]:
-        """(ready, how many bytes of the source are already there)."""
-        answer = self.shell.call("nv_base_state", self.base_path, name).strip()
+    def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
+        """(ready, how many bytes of the source are already there); when ready, what is left of the job
+        that made it is forgotten."""
+        words = _job(*job) if job else ()
+        answer = self.shell.call("nv_base_state", self.base_path, name, *words).strip()
         return (True, 0) if answer == "ready" else (False, int(answer))
 
     def base_receive(self, name: str, size: int, start: int, feed: Feed) -> None:
@@ -154,8 +245,18 @@ class Hypervisor:
 
     def base_finish(self, name: str, source_format: str, virtual_size: int) -> None:
         """The received bytes were hashed, made RAW and published with their sidecar."""
-        words = [self.base_path, name, source_format, f"novactl {__version__}", str(virtual_size)]
-        self.shell.call("nv_base_finish", *words, deadline=3600)
+        self.shell.call(*self.base_finish_words(name, source_format, virtual_size), deadline=3600)
+
+    def base_finish_words(self, name: str, source_format: str, virtual_size: int) -> list[str]:
+        """base_finish() as the words of a job."""
+        version = f"novactl {__version__}"
+        return ["nv_base_finish", self.base_path, name, source_format, version, str(virtual_size)]
+
+    def remove_part(self, name: str) -> None:
+        """What a transfer of the base file left is gone. Busy while one is under way."""
+        if not BASE.fullmatch(name):
+            raise UsageError(f"{name!r} is not a base file")
+        self._ours("nv_remove_part", self.base_path, name)
 
     def base_blank(self, name: str, size: int, kind: str) -> None:
         """An empty base file of `size` bytes, ext4 or swap."""
@@ -175,6 +276,14 @@ class Hypervisor:
 
     def remove_directory(self, uuid: str, epoch: int) -> None:
         self._fenced(uuid, epoch, "nv_remove_directory", self.directory(uuid))
+
+    def remove_stray(self, uuid: str, epoch: int, entry: str) -> None:
+        """What was half made (`<uuid>.<operation>`) or half removed (`<uuid>.del`) is gone. UsageError for
+        any other entry."""
+        owner, _, ending = entry.partition(".")
+        if owner != uuid or not STRAY.fullmatch(ending):
+            raise UsageError(f"{entry!r} is not a left-over of {uuid}")
+        self._fenced(uuid, epoch, "nv_remove_stray", self.directory(uuid), ending)
 
     def overlay(self, uuid: str, epoch: int, file: str, base: str, size: int) -> None:
         """A qcow2 overlay of `size` bytes over the RAW base file."""
@@ -206,6 +315,10 @@ class Hypervisor:
         """Powered off."""
         self._fenced(uuid, epoch, "nv_destroy", uuid)
 
+    def autostart_off(self, uuid: str, epoch: int) -> None:
+        """libvirt does not start it when the host boots; no domain is fine."""
+        self._fenced(uuid, epoch, "nv_autostart_off", uuid)
+
     def remove_domain(self, uuid: str, epoch: int) -> None:
         """Powered off and no longer defined, its saved state and NVRAM with it."""
         self._fenced(uuid, epoch, "nv_remove_domain", uuid)
@@ -235,7 +348,7 @@ class Hypervisor:
 
     def _ours(self, *words: str, data: bytes | None = None) -> str:
         """HostRefused when the host is (or has become) another fleet's."""
-        return self.shell.call("nv_ours", self.fleet, *words, data=data)
+        return self.shell.call("nv_ours", self.fleet, self.mark, *words, data=data)
 
 
 def disk_info(directory: str, disks: list[tuple[str, str]]) -> bytes:
@@ -247,6 +360,12 @@ def _uuid(value: str) -> str:
     if not UUID.fullmatch(value):
         raise UsageError(f"{value!r} is not a uuid")
     return value
+
+
+def _job(op: str, n: int) -> tuple[str, str]:
+    if not OPERATION.fullmatch(op):
+        raise UsageError(f"{op!r} is not an operation")
+    return op, str(n)
 
 
 def _offset(answer: bytes) -> tuple[int, bytes]:

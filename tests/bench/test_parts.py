@@ -10,7 +10,7 @@ import pytest
 from novactl.actions.boot import Boot
 from novactl.cloud import Cloud, Settings
 from novactl.db import catalogue, hosts
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import Image
 from novactl.objects.network import Network
@@ -40,11 +40,11 @@ def test_imports(results: Results) -> None:
 
 
 def test_commit(results: Results, tmp_path: Path) -> None:
-    db = Database(tmp_path / "novactl.db")
+    db = SqliteDatabase(tmp_path / "novactl.db")
     db.create("fleet")
 
     def commit() -> None:
-        with db.write() as tx:
+        with db.writing() as tx:
             tx.insert("meta", name=str(time.perf_counter_ns()), value="x")
 
     results.add(
@@ -56,7 +56,7 @@ def test_commit(results: Results, tmp_path: Path) -> None:
 def test_claims(results: Results, tmp_path: Path) -> None:
     """One full claim each: instance, host, address, operation, locks and steps in one synced transaction."""
     cloud = Cloud(Settings(config=tmp_path), tell=lambda text: None)
-    with cloud.db.write() as tx:
+    with cloud.db.writing() as tx:
         for n in range(10):
             hosts.add(tx, host(n))
         catalogue.add_flavor(tx, Flavor(id="f1", name="small", vcpus=1, memory_mib=1, disk_gib=1))
@@ -71,7 +71,7 @@ def test_claims(results: Results, tmp_path: Path) -> None:
         wanted = (NetworkRequest(network="lan"),)
         action = Boot(request=BootRequest(name=name, flavor="small", image="img", networks=wanted), name=name)
         action.check(cloud.world)
-        with cloud.db.write() as tx:
+        with cloud.db.writing() as tx:
             op_id = cloud.world.ids.operation()
             plan = action.plan(cloud.world, tx, op_id, None)
             assert plan is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from novactl.db import catalogue, hosts, instances
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Host
 from novactl.objects.image import Image
@@ -61,8 +61,8 @@ def crowd(tmp_path: Path) -> Callable[[int], Command]:
     def make(count: int) -> Command:
         command = Command(tmp_path / f"hosts-{count}")
         command.ok("db", "init")
-        db = Database(command.config / "novactl.db")
-        with db.write() as tx:
+        db = SqliteDatabase(command.config / "novactl.db")
+        with db.writing() as tx:
             for n in range(count):
                 hosts.add(tx, host(n))
             network = Network(id="n1", name="lan", cidr="10.0.0.0/16", gateway="10.0.0.1", bridge="br0")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from tests.support import scratch
 from tests.support.command import Command
 from tests.support.forked import Forked, Server
@@ -26,7 +26,7 @@ def empty(server: Server, quick: Path) -> Command:
 
 
 @pytest.fixture
-def db(quick: Path) -> Iterator[Database]:
+def db(quick: Path) -> Iterator[SqliteDatabase]:
     """The database of `novactl`, to put things in or to look."""
     made = scratch.database(quick / "config" / "novactl.db")
     yield made
@@ -34,7 +34,7 @@ def db(quick: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def novactl(empty: Command, db: Database) -> Command:
+def novactl(empty: Command, db: SqliteDatabase) -> Command:
     """novactl with an empty database."""
     return empty
 

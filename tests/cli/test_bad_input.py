@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from novactl.db import catalogue
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.keypair import Keypair
 from tests.support import fleet
 from tests.support.command import Command, Ended
@@ -48,20 +48,20 @@ PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ4Kx1nV0mUu9a3Y3qkG6mO9m0a5vV
 
 
 @pytest.fixture
-def stocked(novactl: Command, db: Database) -> Command:
+def stocked(novactl: Command, db: SqliteDatabase) -> Command:
     fleet.furnish(db)
-    with db.write() as tx:
+    with db.writing() as tx:
         catalogue.add_keypair(
             tx, "default", Keypair(name="me", fingerprint="SHA256:x", public_key=PUBLIC_KEY)
         )
     return novactl
 
 
-def stored(db: Database) -> dict[str, int]:
+def stored(db: SqliteDatabase) -> dict[str, int]:
     """How many rows each table has."""
     tables = ("hosts", "flavors", "images", "keypairs", "networks", "instances", "ports", "holds")
     tables += ("operations", "steps", "op_locks", "events", "secrets")
-    with db.read() as tx:
+    with db.reading() as tx:
         return {table: len(tx.all(f"SELECT * FROM {table}")) for table in tables}
 
 
@@ -115,7 +115,7 @@ SOME = (
 
 
 @pytest.mark.parametrize("noun", NOUNS)
-def test_bad_names(stocked: Command, db: Database, tmp_path: Path, noun: str) -> None:
+def test_bad_names(stocked: Command, db: SqliteDatabase, tmp_path: Path, noun: str) -> None:
     (tmp_path / "image").write_bytes(raw())
     (tmp_path / "key").write_text(PUBLIC_KEY)
     before = stored(db)
@@ -198,7 +198,9 @@ def test_good_names(stocked: Command, tmp_path: Path, name: str) -> None:
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
 )
-def test_unknown_names(stocked: Command, db: Database, words: list[str], message: str, hint: str) -> None:
+def test_unknown_names(
+    stocked: Command, db: SqliteDatabase, words: list[str], message: str, hint: str
+) -> None:
     fleet.add_instance(db, fleet.instance(1))
     before = stored(db)
     ended = stocked(*words)
@@ -212,7 +214,7 @@ def test_ssh_to_an_unknown_instance_is_255_or_4(stocked: Command) -> None:
     assert "instance 'nobody' does not exist" in ended.err
 
 
-def test_an_ambiguous_prefix(stocked: Command, db: Database) -> None:
+def test_an_ambiguous_prefix(stocked: Command, db: SqliteDatabase) -> None:
     one = fleet.add_instance(db, fleet.instance(0xABCDEF01))
     fleet.add_instance(db, fleet.instance(2, uuid=one.uuid[:-1] + "9"))
     refused(stocked("show", "abcdef01"), 2, "'abcdef01' is ambiguous")
@@ -239,7 +241,7 @@ def test_an_ambiguous_prefix(stocked: Command, db: Database) -> None:
         ("--property", "k=" + "x" * 256),
     ],
 )
-def test_flavors_out_of_reason(novactl: Command, db: Database, option: str, value: str) -> None:
+def test_flavors_out_of_reason(novactl: Command, db: SqliteDatabase, option: str, value: str) -> None:
     sizes = {"--vcpus": "1", "--memory": "1", "--disk": "0", option: value}
     words = [f"{name}={given}" for name, given in sizes.items()]
     refused(novactl("flavor", "create", "x", *words), 2)
@@ -285,7 +287,9 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-def test_files_that_are_no_public_key(novactl: Command, db: Database, tmp_path: Path, what: str) -> None:
+def test_files_that_are_no_public_key(
+    novactl: Command, db: SqliteDatabase, tmp_path: Path, what: str
+) -> None:
     (tmp_path / "key").write_bytes(GARBAGE[what])
     refused(novactl("keypair", "add", "me", "--public-key", str(tmp_path / "key")), 2)
     assert stored(db)["keypairs"] == 0
@@ -354,7 +358,7 @@ def test_key_files_that_are_not_there(novactl: Command, tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_networks_that_make_no_sense(
-    novactl: Command, db: Database, options: list[str], message: str
+    novactl: Command, db: SqliteDatabase, options: list[str], message: str
 ) -> None:
     words = [f"{name}={value}" for name, value in zip(options[::2], options[1::2], strict=True)]
     bridge = [] if "--bridge" in options else ["--bridge=br0"]
@@ -387,7 +391,7 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize("what", BAD_IMAGES)
-def test_images_that_are_refused(stocked: Command, db: Database, tmp_path: Path, what: str) -> None:
+def test_images_that_are_refused(stocked: Command, db: SqliteDatabase, tmp_path: Path, what: str) -> None:
     content, options = BAD_IMAGES[what]
     (tmp_path / "image").write_bytes(content)
     before = stored(db)
@@ -415,7 +419,7 @@ def test_images_that_are_refused(stocked: Command, db: Database, tmp_path: Path,
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_images_asked_for_wrongly(
-    novactl: Command, db: Database, tmp_path: Path, options: list[str], message: str
+    novactl: Command, db: SqliteDatabase, tmp_path: Path, options: list[str], message: str
 ) -> None:
     (tmp_path / "image").write_bytes(raw())
     given = [str(tmp_path / word) if word == "image" else word for word in options]
@@ -428,7 +432,7 @@ def test_images_asked_for_wrongly(
 @pytest.mark.parametrize("what", ["--file", "--kernel", "--initrd"])
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo", "device"])
 def test_image_files_that_are_no_files(
-    novactl: Command, db: Database, tmp_path: Path, what: str, kind: str
+    novactl: Command, db: SqliteDatabase, tmp_path: Path, what: str, kind: str
 ) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.write_bytes(raw())
@@ -508,9 +512,9 @@ BOOT = ["boot", "web9", "--flavor", "small", "--image", "tiny"]
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_boots_that_are_refused(
-    stocked: Command, db: Database, options: list[str], code: int, message: str
+    stocked: Command, db: SqliteDatabase, options: list[str], code: int, message: str
 ) -> None:
-    with db.write() as tx:
+    with db.writing() as tx:
         catalogue.add_flavor(tx, fleet.flavor("huge", vcpus=999))
         catalogue.add_image(tx, fleet.image("large", virtual_size_bytes=(1 << 30) + 1))
         catalogue.add_image(tx, fleet.image("hungry", min_memory_mib=1024))
@@ -522,7 +526,7 @@ def test_boots_that_are_refused(
     assert not (stocked.config / "secret.key").exists()
 
 
-def test_user_data_that_is_too_large(stocked: Command, db: Database, tmp_path: Path) -> None:
+def test_user_data_that_is_too_large(stocked: Command, db: SqliteDatabase, tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"x" * 65536)
     before = stored(db)
     ended = stocked(*BOOT, "--user-data", str(tmp_path / "data"))
@@ -531,15 +535,15 @@ def test_user_data_that_is_too_large(stocked: Command, db: Database, tmp_path: P
     assert stored(db) == before
 
 
-def test_a_name_that_is_taken(stocked: Command, db: Database) -> None:
+def test_a_name_that_is_taken(stocked: Command, db: SqliteDatabase) -> None:
     fleet.add_instance(db, fleet.instance(9))
     refused(stocked(*BOOT), 5, "instance web9 exists already")
     assert stocked.json(*BOOT, "--if-not-exists", "--dry-run")["steps"] == []
     assert stocked.json(*BOOT, "--project", "other", "--dry-run")["target"] == "web9"
 
 
-def test_no_hosts_yet(novactl: Command, db: Database) -> None:
-    with db.write() as tx:
+def test_no_hosts_yet(novactl: Command, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
         catalogue.add_flavor(tx, fleet.flavor())
         catalogue.add_image(tx, fleet.image())
     ended = novactl(*BOOT, "-o", "json")
@@ -549,7 +553,7 @@ def test_no_hosts_yet(novactl: Command, db: Database) -> None:
 
 
 @pytest.mark.parametrize("value", ["<b>&\"'", "$(touch canary)", "é 漢字 🙂", "a;b|c", "{}", "]]>"])
-def test_odd_values_in_a_boot_s_plan_are_literal(stocked: Command, db: Database, value: str) -> None:
+def test_odd_values_in_a_boot_s_plan_are_literal(stocked: Command, db: SqliteDatabase, value: str) -> None:
     words = ["--meta", f"k={value}", "--tag", value, "--dry-run"]
     plan = stocked.json(*BOOT, *words)
     assert plan["steps"][0]["name"] == "record-instance"
@@ -557,7 +561,7 @@ def test_odd_values_in_a_boot_s_plan_are_literal(stocked: Command, db: Database,
     assert stored(db)["instances"] == 0
 
 
-def test_a_dry_run_with_user_data_makes_no_key(stocked: Command, db: Database, tmp_path: Path) -> None:
+def test_a_dry_run_with_user_data_makes_no_key(stocked: Command, db: SqliteDatabase, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("#cloud-config\n")
     plan = stocked.json(*BOOT, "--user-data", str(tmp_path / "data"), "--dry-run")
     assert plan["kind"] == "boot"
@@ -596,7 +600,9 @@ def test_a_dry_run_with_user_data_makes_no_key(stocked: Command, db: Database, t
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_hosts_asked_for_wrongly(novactl: Command, db: Database, options: list[str], message: str) -> None:
+def test_hosts_asked_for_wrongly(
+    novactl: Command, db: SqliteDatabase, options: list[str], message: str
+) -> None:
     address = [] if options[0].startswith("--address") else ["--address=192.0.2.1"]
     refused(novactl("host", "add", "kvm9", *address, *options), 2, message)
     assert stored(db)["hosts"] == 0
@@ -664,7 +670,7 @@ def test_hosts_are_set(stocked: Command) -> None:
     ],
     ids=" ".join,
 )
-def test_nobody_there_to_confirm(stocked: Command, db: Database, words: list[str]) -> None:
+def test_nobody_there_to_confirm(stocked: Command, db: SqliteDatabase, words: list[str]) -> None:
     fleet.add_instance(db, fleet.instance(1))
     before = stored(db)
     ended = stocked(*words, "-o", "json")
@@ -673,7 +679,7 @@ def test_nobody_there_to_confirm(stocked: Command, db: Database, words: list[str
     assert stored(db) == before
 
 
-def test_network_with_addresses_in_use(stocked: Command, db: Database) -> None:
+def test_network_with_addresses_in_use(stocked: Command, db: SqliteDatabase) -> None:
     fleet.add_instance(db, fleet.instance(1, ports=(fleet.port(fleet.uuid(1)),)))
     refused(stocked("network", "delete", "lan", "--yes"), 5, "network lan: 1 addresses are in use")
 
@@ -681,7 +687,7 @@ def test_network_with_addresses_in_use(stocked: Command, db: Database) -> None:
 # --- a database that cannot be written ---
 
 
-def test_a_database_that_can_only_be_read(stocked: Command, db: Database) -> None:
+def test_a_database_that_can_only_be_read(stocked: Command, db: SqliteDatabase) -> None:
     """In a mount namespace of its own, where its directory is read-only for root too."""
     db.close()
     flags = ["--mount"] if os.getuid() == 0 else ["--map-root-user", "--mount"]

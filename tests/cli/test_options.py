@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from novactl.cli.app import hoist
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from tests.support import fleet
 from tests.support.command import Command
 from tests.support.forked import Forked, Server
@@ -59,7 +59,9 @@ def test_forked_and_installed_are_the_same(server: Server, tmp_path: Path) -> No
         (["console-log", "web1", "--lines", "-1"], "--lines is negative", ""),
     ],
 )
-def test_usage_errors(novactl: Command, db: Database, words: list[str], message: str, hint: str) -> None:
+def test_usage_errors(
+    novactl: Command, db: SqliteDatabase, words: list[str], message: str, hint: str
+) -> None:
     fleet.furnish(db)
     fleet.add_instance(db, fleet.instance(1))
     ended = novactl(*words)
@@ -118,7 +120,7 @@ GLOBALS = [
 @pytest.mark.parametrize("option", GLOBALS[:4], ids=" ".join)
 @pytest.mark.parametrize("at", range(4))
 def test_the_output_may_be_asked_for_anywhere(
-    novactl: Command, db: Database, option: list[str], at: int
+    novactl: Command, db: SqliteDatabase, option: list[str], at: int
 ) -> None:
     fleet.furnish(db)
     words = ["flavor", "show", "small"]
@@ -126,7 +128,7 @@ def test_the_output_may_be_asked_for_anywhere(
     assert (ended.code, ended.json["name"]) == (0, "small")
 
 
-def test_options_from_all_sides(novactl: Command, db: Database, tmp_path: Path) -> None:
+def test_options_from_all_sides(novactl: Command, db: SqliteDatabase, tmp_path: Path) -> None:
     fleet.furnish(db)
     other = Command(tmp_path / "other").config
     words = [
@@ -268,8 +270,8 @@ def test_a_database_that_is_something_else(novactl: Command, tmp_path: Path) -> 
     assert path.read_text().startswith("this is not")
 
 
-def test_a_database_of_another_novactl(novactl: Command, db: Database) -> None:
-    with db.write() as tx:
+def test_a_database_of_another_novactl(novactl: Command, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
         tx.run("UPDATE meta SET value = '77' WHERE name = 'schema'")
     for words in (["list"], ["flavor", "list"], ["db", "init"]):
         ended = novactl(*words)
@@ -280,7 +282,7 @@ def test_a_database_of_another_novactl(novactl: Command, db: Database) -> None:
 # --- errors for people and for scripts ---
 
 
-def test_the_error_line_of_json(novactl: Command, db: Database) -> None:
+def test_the_error_line_of_json(novactl: Command, db: SqliteDatabase) -> None:
     fleet.furnish(db)
     for form in ("json", "jsonl"):
         ended = novactl("flavor", "show", "smal", "-o", form)
@@ -380,7 +382,7 @@ def test_help_needs_no_database(empty: Command) -> None:
     assert not empty.config.exists()
 
 
-def test_output_to_a_closed_pipe(novactl: Command, db: Database, tmp_path: Path) -> None:
+def test_output_to_a_closed_pipe(novactl: Command, db: SqliteDatabase, tmp_path: Path) -> None:
     fleet.furnish(db)
     for number in range(1, 300):
         fleet.add_instance(db, fleet.instance(number))
@@ -396,7 +398,7 @@ def test_output_to_a_closed_pipe(novactl: Command, db: Database, tmp_path: Path)
     assert "Traceback" not in error
 
 
-def test_json_is_one_document_with_what_it_was_given(novactl: Command, db: Database) -> None:
+def test_json_is_one_document_with_what_it_was_given(novactl: Command, db: SqliteDatabase) -> None:
     fleet.furnish(db)
     fleet.add_instance(db, fleet.instance(1, metadata={"k": "é\u202e\"'<"}, tags=("ü",)))
     shown = novactl.json("show", "web1")

@@ -16,7 +16,7 @@ import yaml
 
 from novactl.cli.render import FORMATS, plain_table, visible
 from novactl.db import catalogue
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.keypair import Keypair
 from novactl.objects.states import PowerState, TaskState, VmState
 from tests.support import fleet
@@ -26,10 +26,10 @@ GOLDEN = Path(__file__).parent / "golden"
 FINGERPRINT = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
 
 
-def stock(db: Database) -> None:
+def stock(db: SqliteDatabase) -> None:
     """A catalogue whose every id is known."""
     fleet.furnish(db, hosts_=2)
-    with db.write() as tx:
+    with db.writing() as tx:
         big = fleet.flavor(
             "big", vcpus=8, memory_mib=16384, disk_gib=0, swap_mib=512, extra_specs={"a": "é b"}
         )
@@ -64,7 +64,7 @@ def stock(db: Database) -> None:
 
 
 @pytest.fixture
-def stocked(novactl: Command, db: Database) -> Command:
+def stocked(novactl: Command, db: SqliteDatabase) -> Command:
     stock(db)
     return novactl
 
@@ -238,12 +238,12 @@ def test_list_filters(stocked: Command, options: list[str], names: str) -> None:
 # --- many ---
 
 
-def test_a_thousand_instances_in_every_form(novactl: Command, db: Database) -> None:
+def test_a_thousand_instances_in_every_form(novactl: Command, db: SqliteDatabase) -> None:
     from novactl.db import instances
 
     fleet.furnish(db)
     lan = fleet.network("big", id="id-big", cidr="10.9.0.0/16", gateway=None, bridge="br9")
-    with db.write() as tx:
+    with db.writing() as tx:
         catalogue.add_network(tx, lan)
         for n in range(1, 1001):
             uuid = fleet.uuid(n)
@@ -272,7 +272,7 @@ def test_a_thousand_instances_in_every_form(novactl: Command, db: Database) -> N
 # --- what is stored is shown and never drives the terminal ---
 
 
-def test_control_characters_are_shown(novactl: Command, db: Database) -> None:
+def test_control_characters_are_shown(novactl: Command, db: SqliteDatabase) -> None:
     """They cannot be stored by our verbs; a guest's name for itself or an older novactl might have them."""
     fleet.furnish(db)
     evil = "a\x1b[2Jb\nc\td\x9be\u202ef"

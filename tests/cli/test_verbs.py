@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from novactl.db import instances
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.states import VmState
 from tests.support import fleet
 from tests.support.command import NOVACTL, Command
 
 
 @pytest.fixture
-def stocked(novactl: Command, db: Database) -> Command:
+def stocked(novactl: Command, db: SqliteDatabase) -> Command:
     fleet.furnish(db)
     fleet.add_instance(db, fleet.instance(1))  # on no host: no verb reaches one
     fleet.add_instance(db, fleet.instance(2, vm_state=VmState.STOPPED))
@@ -64,7 +64,7 @@ def test_if_exists(stocked: Command) -> None:
     assert (ended.code, ended.json[0]["result"]) == (0, "unchanged")
 
 
-def test_deleting_what_is_on_no_host(stocked: Command, db: Database) -> None:
+def test_deleting_what_is_on_no_host(stocked: Command, db: SqliteDatabase) -> None:
     """The whole of an operation, without a host in it."""
     (row,) = stocked.json("delete", "web1", "--yes")
     assert (row["result"], row["code"], row["uuid"]) == ("done", 0, fleet.uuid(1))
@@ -86,7 +86,7 @@ def test_deleting_what_is_on_no_host(stocked: Command, db: Database) -> None:
     for verb in ("resume", "rollback", "cancel"):
         ended = stocked("op", verb, row["operation"])
         assert (ended.code, "is done already" in ended.err) == (5, True)
-    with db.read() as tx:
+    with db.reading() as tx:
         assert tx.all("SELECT * FROM op_locks") == []
 
 
@@ -129,8 +129,8 @@ def test_wait(stocked: Command, words: list[str], code: int) -> None:
         assert ended.error["retryable"] is True
 
 
-def test_wait_sees_an_error(stocked: Command, db: Database) -> None:
-    with db.write() as tx:
+def test_wait_sees_an_error(stocked: Command, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
         instances.update(tx, fleet.uuid(1), vm_state=VmState.ERROR)
     began = time.monotonic()
     ended = stocked("wait", "web1", "status=SHUTOFF", "--timeout", "60")
@@ -158,7 +158,7 @@ def _has_opened_the_database(pid: int) -> bool:
 # --- hosts that do not answer ---
 
 
-def test_a_host_that_does_not_answer_is_not_added(stocked: Command, db: Database) -> None:
+def test_a_host_that_does_not_answer_is_not_added(stocked: Command, db: SqliteDatabase) -> None:
     for options in (["--accept-host-key"], ["--fingerprint", "SHA256:x"], []):
         ended = stocked(
             "host", "add", "kvm9", "--address", "127.0.0.1", "--port", "1", *options, "-o", "json"
@@ -197,7 +197,7 @@ def at_a_terminal(config: Path, words: list[str], answer: str) -> tuple[int, str
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "no\n", "maybe\n"])
-def test_a_no(stocked: Command, db: Database, answer: str) -> None:
+def test_a_no(stocked: Command, db: SqliteDatabase, answer: str) -> None:
     code, shown = at_a_terminal(stocked.config, ["network", "delete", "lan"], answer)
     assert code == 8
     assert "delete network lan? [y/N]" in shown

@@ -1,5 +1,6 @@
 """Fixtures of the database tests."""
 
+from tests.support.databases import db, everywhere
 from tests.support.scratch import quick
 
-__all__ = ["quick"]
+__all__ = ["db", "everywhere", "quick"]

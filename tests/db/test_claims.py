@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from novactl.actions.boot import _ports
 from novactl.db import catalogue, hosts, instances
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.errors import DatabaseError, NotFound, Refused
 from novactl.objects.host import Resources
 from novactl.objects.network import Network
@@ -28,7 +28,7 @@ RESOURCES = ("vcpus", "memory_mib", "disk_gib")
 
 
 @contextmanager
-def temporary() -> Iterator[Database]:
+def temporary() -> Iterator[SqliteDatabase]:
     with TemporaryDirectory(prefix="novactl-test-", dir=scratch.quick_directory()) as directory:
         db = scratch.database(Path(directory) / "novactl.db")
         yield db
@@ -36,15 +36,15 @@ def temporary() -> Iterator[Database]:
 
 
 @pytest.fixture
-def db(quick: Path) -> Iterator[Database]:
+def db(quick: Path) -> Iterator[SqliteDatabase]:
     database = scratch.database(quick / "novactl.db")
     yield database
     database.close()
 
 
-def held(db: Database) -> dict[str, dict[str, int]]:
+def held(db: SqliteDatabase) -> dict[str, dict[str, int]]:
     """What the holds of each host add up to."""
-    with db.read() as tx:
+    with db.reading() as tx:
         rows = tx.all(
             "SELECT host, SUM(vcpus) AS vcpus, SUM(memory_mib) AS memory_mib, SUM(disk_gib) AS disk_gib"
             " FROM holds GROUP BY host"
@@ -52,10 +52,10 @@ def held(db: Database) -> dict[str, dict[str, int]]:
     return {row.pop("host"): row for row in rows}
 
 
-def check_sums(db: Database) -> None:
+def check_sums(db: SqliteDatabase) -> None:
     """used == the sum of the holds, on every host."""
     sums = held(db)
-    with db.read() as tx:
+    with db.reading() as tx:
         for host in hosts.everything(tx):
             assert host.used() == sums.get(host.name, dict.fromkeys(RESOURCES, 0)), host.name
 
@@ -96,7 +96,7 @@ def test_no_sequence_overcommits_or_loses_a_hold(sequence: list[tuple[Any, ...]]
         fleet.furnish(db, hosts_=2)
         expected: dict[tuple[str, int], Resources] = {}
         for act in sequence:
-            with db.write() as tx:
+            with db.writing() as tx:
                 host = hosts.get(tx, act[1])
                 if act[0] == "set":
                     hosts.update(tx, host.name, **act[2])
@@ -118,7 +118,7 @@ def test_no_sequence_overcommits_or_loses_a_hold(sequence: list[tuple[Any, ...]]
                     if given:
                         expected[key] = amounts
             check_sums(db)
-        with db.read() as tx:
+        with db.reading() as tx:
             rows = tx.all("SELECT * FROM holds")
         assert {(row["host"], row["instance_uuid"]): row["vcpus"] for row in rows} == {
             (host, fleet.uuid(n)): amounts.vcpus for (host, n), amounts in expected.items()
@@ -147,7 +147,7 @@ def test_the_scheduler_and_the_claim_agree(
     values |= {f"reserved_{r}": n for r, n in zip(RESOURCES, reserved, strict=True)}
     values |= dict(zip(("cpu_ratio", "memory_ratio", "disk_ratio"), ratios, strict=True))  # type: ignore[arg-type]
     values |= {f"{r}_used": n for r, n in zip(RESOURCES, used, strict=True)}
-    with db.write() as tx:
+    with db.writing() as tx:
         tx.run("DELETE FROM holds")
         tx.run("DELETE FROM hosts")
         hosts.add(tx, fleet.host(**values))
@@ -159,17 +159,17 @@ def test_the_scheduler_and_the_claim_agree(
 _kept: list[Any] = []
 
 
-def _shared() -> Database:
+def _shared() -> SqliteDatabase:
     if not _kept:
         context = temporary()
         _kept.extend([context, context.__enter__()])
-    db: Database = _kept[1]
+    db: SqliteDatabase = _kept[1]
     return db
 
 
-def test_a_claim_that_does_not_fit_leaves_no_trace(db: Database) -> None:
+def test_a_claim_that_does_not_fit_leaves_no_trace(db: SqliteDatabase) -> None:
     fleet.furnish(db)
-    with db.write() as tx:
+    with db.writing() as tx:
         assert hosts.claim(tx, "kvm1", fleet.uuid(1), Resources(vcpus=16, memory_mib=3584, disk_gib=100))
         assert not hosts.claim(tx, "kvm1", fleet.uuid(2), Resources(vcpus=1, memory_mib=1, disk_gib=1))
         assert not hosts.claim(tx, "nowhere", fleet.uuid(2), Resources(vcpus=1, memory_mib=1, disk_gib=1))
@@ -178,29 +178,29 @@ def test_a_claim_that_does_not_fit_leaves_no_trace(db: Database) -> None:
     check_sums(db)
 
 
-def test_one_instance_has_one_hold_of_a_role_on_a_host(db: Database) -> None:
+def test_one_instance_has_one_hold_of_a_role_on_a_host(db: SqliteDatabase) -> None:
     fleet.furnish(db)
     amounts = Resources(vcpus=1, memory_mib=1, disk_gib=1)
-    with db.write() as tx:
+    with db.writing() as tx:
         assert hosts.claim(tx, "kvm1", fleet.uuid(1), amounts)
         assert hosts.claim(tx, "kvm1", fleet.uuid(1), amounts, role="move-target")
-    with pytest.raises(DatabaseError, match=r"UNIQUE"), db.write() as tx:
+    with pytest.raises(DatabaseError, match=r"UNIQUE"), db.writing() as tx:
         hosts.claim(tx, "kvm1", fleet.uuid(1), amounts)
     check_sums(db)
 
 
-def test_releasing_below_a_lowered_ratio_works(db: Database) -> None:
+def test_releasing_below_a_lowered_ratio_works(db: SqliteDatabase) -> None:
     fleet.furnish(db)
-    with db.write() as tx:
+    with db.writing() as tx:
         assert hosts.claim(tx, "kvm1", fleet.uuid(1), Resources(vcpus=16, memory_mib=2048, disk_gib=50))
         hosts.update(tx, "kvm1", cpu_ratio=0.5, reserved_memory_mib=9999)
         hosts.release(tx, "kvm1", fleet.uuid(1))
         assert hosts.get(tx, "kvm1").used() == dict.fromkeys(RESOURCES, 0)
 
 
-def test_hosts(db: Database) -> None:
+def test_hosts(db: SqliteDatabase) -> None:
     fleet.furnish(db, hosts_=2, labels={"rack": "é"}, host_keys=("ssh-ed25519 AAAA",))
-    with db.write() as tx:
+    with db.writing() as tx:
         assert hosts.get(tx, "kvm2").labels == {"rack": "é"}
         assert hosts.get(tx, "kvm2").host_keys == ("ssh-ed25519 AAAA",)
         hosts.update(tx, "kvm2", labels={"a": "b"}, enabled=0)
@@ -213,7 +213,7 @@ def test_hosts(db: Database) -> None:
             hosts.update(tx, "kvm9", enabled=0)
         hosts.remove(tx, "kvm2")
         assert [host.name for host in hosts.everything(tx)] == ["kvm1"]
-    with pytest.raises(DatabaseError, match=r"UNIQUE"), db.write() as tx:
+    with pytest.raises(DatabaseError, match=r"UNIQUE"), db.writing() as tx:
         hosts.add(tx, fleet.host("kvm1", id="another"))
 
 
@@ -225,19 +225,19 @@ ROUNDS = 25
 
 def _claims(path: Path, worker: int, barrier: Any, answers: Any) -> None:
     """A process that claims, and sometimes gives back, as fast as it can."""
-    db, chance = Database(path), random.Random(worker)
+    db, chance = SqliteDatabase(path), random.Random(worker)
     kept: dict[int, str] = {}
     barrier.wait()
     for turn in range(ROUNDS):
         number = worker * 1000 + turn
         amounts = Resources(vcpus=chance.randint(1, 3), memory_mib=chance.choice([64, 128]), disk_gib=1)
         host = chance.choice(["kvm1", "kvm2"])
-        with db.write() as tx:
+        with db.writing() as tx:
             if hosts.claim(tx, host, fleet.uuid(number), amounts):
                 kept[number] = host
         if kept and chance.random() < 0.3:
             number, host = kept.popitem()
-            with db.write() as tx:
+            with db.writing() as tx:
                 hosts.release(tx, host, fleet.uuid(number))
     db.close()
     answers.put(sorted((fleet.uuid(number), host) for number, host in kept.items()))
@@ -259,11 +259,11 @@ def in_processes(work: Any, path: Path) -> list[Any]:
     return found
 
 
-def test_processes_that_claim_at_once(db: Database) -> None:
+def test_processes_that_claim_at_once(db: SqliteDatabase) -> None:
     fleet.furnish(db, hosts_=2)
     db.close()  # no connection crosses a fork
     believed = {pair for found in in_processes(_claims, db.path) for pair in found}
-    with db.read() as tx:
+    with db.reading() as tx:
         rows = tx.all("SELECT * FROM holds")
         known = hosts.everything(tx)
     assert {(row["instance_uuid"], row["host"]) for row in rows} == believed  # none lost, none doubled
@@ -277,14 +277,14 @@ def test_processes_that_claim_at_once(db: Database) -> None:
 
 def _names(path: Path, worker: int, barrier: Any, answers: Any) -> None:
     """A process that wants the same names and the lowest addresses as all others."""
-    db = Database(path)
+    db = SqliteDatabase(path)
     won = []
     barrier.wait()
     for turn in range(ROUNDS):
         number = worker * 1000 + turn
         uuid, name = fleet.uuid(number), f"web{turn}"
         try:
-            with db.write() as tx:
+            with db.writing() as tx:
                 wanted = [NetworkRequest(network="lan")]
                 (port,) = _ports(tx, uuid, wanted, [catalogue.network(tx, "lan")])
                 instances.add(tx, fleet.instance(number, name=name))
@@ -296,19 +296,19 @@ def _names(path: Path, worker: int, barrier: Any, answers: Any) -> None:
     answers.put(won)
 
 
-def test_processes_that_want_the_same_names_and_addresses(db: Database) -> None:
+def test_processes_that_want_the_same_names_and_addresses(db: SqliteDatabase) -> None:
     fleet.furnish(db)
     db.close()
     won = [item for found in in_processes(_names, db.path) for item in found]
     assert sorted(name for name, _, _ in won) == sorted(f"web{turn}" for turn in range(ROUNDS))
     assert len({ip for _, ip, _ in won}) == len({mac for _, _, mac in won}) == ROUNDS
-    with db.read() as tx:
+    with db.reading() as tx:
         assert set(instances.taken_addresses(tx, "id-lan")) == {ip for _, ip, _ in won}
 
 
 def _first(path: Path, worker: int, barrier: Any, answers: Any) -> None:
     """A process that finds no database and makes one, as all others do."""
-    db = Database(path)
+    db = SqliteDatabase(path)
     barrier.wait()
     try:
         db.create(f"fleet-{worker}")
@@ -328,10 +328,10 @@ def test_processes_that_make_the_database_at_once(tmp_path: Path) -> None:
 # --- addresses ---
 
 
-def test_addresses_are_the_lowest_free_and_unique(db: Database) -> None:
+def test_addresses_are_the_lowest_free_and_unique(db: SqliteDatabase) -> None:
     fleet.furnish(db)
     small = fleet.network("small", id="id-small", cidr="198.51.100.0/29", gateway="198.51.100.1")
-    with db.write() as tx:
+    with db.writing() as tx:
         catalogue.add_network(tx, small)
         found = []
         for number in range(1, 6):
@@ -360,19 +360,19 @@ def test_addresses_are_the_lowest_free_and_unique(db: Database) -> None:
         ("192.0.2.10", "of network lan is taken"),
     ],
 )
-def test_addresses_that_are_refused(db: Database, ip: str, message: str) -> None:
+def test_addresses_that_are_refused(db: SqliteDatabase, ip: str, message: str) -> None:
     fleet.furnish(db)
     fleet.add_instance(db, fleet.instance(1, ports=(fleet.port(fleet.uuid(1)),)))
     lan = fleet.network()
-    with db.write() as tx, pytest.raises(Refused, match=message) as caught:
+    with db.writing() as tx, pytest.raises(Refused, match=message) as caught:
         list(_ports(tx, fleet.uuid(2), [NetworkRequest(network="lan", ip=ip)], [lan]))
     assert caught.value.code == 5
 
 
-def test_two_nics_on_one_network_get_two_addresses(db: Database) -> None:
+def test_two_nics_on_one_network_get_two_addresses(db: SqliteDatabase) -> None:
     fleet.furnish(db)
     lan: Network = fleet.network()
-    with db.write() as tx:
+    with db.writing() as tx:
         one, two = _ports(tx, fleet.uuid(2), [NetworkRequest(network="lan")] * 2, [lan, lan])
         assert (one.ip, two.ip) == ("192.0.2.3", "192.0.2.4")  # .2 is the name server
         assert len({one.mac, two.mac, one.tap, two.tap}) == 4
@@ -381,12 +381,12 @@ def test_two_nics_on_one_network_get_two_addresses(db: Database) -> None:
             list(_ports(tx, fleet.uuid(2), same, [lan, lan]))
 
 
-def test_the_database_keeps_addresses_and_macs_unique(db: Database) -> None:
+def test_the_database_keeps_addresses_and_macs_unique(db: SqliteDatabase) -> None:
     fleet.furnish(db)
     fleet.add_instance(db, fleet.instance(1, ports=(fleet.port(fleet.uuid(1)),)))
     fleet.add_instance(db, fleet.instance(2))
     first = fleet.port(fleet.uuid(1))
     for clash in ({"ip": first.ip}, {"mac": first.mac, "ip": "192.0.2.99"}):
-        with pytest.raises(DatabaseError, match=r"UNIQUE") as caught, db.write() as tx:
+        with pytest.raises(DatabaseError, match=r"UNIQUE") as caught, db.writing() as tx:
             instances.add_port(tx, fleet.uuid(2), "id-lan", fleet.port(fleet.uuid(2), **clash))
         assert isinstance(caught.value.__cause__, sqlite3.IntegrityError)

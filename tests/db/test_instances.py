@@ -1,8 +1,5 @@
 """Finding what a person means, and keeping what an instance is."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from novactl.db import catalogue, instances
@@ -11,19 +8,17 @@ from novactl.errors import NotFound, Refused, UsageError
 from novactl.objects.instance import Instance
 from novactl.objects.keypair import Keypair
 from novactl.objects.states import PowerState, TaskState, VmState
-from tests.support import fleet, scratch
+from tests.support import fleet
 
 
 @pytest.fixture
-def db(quick: Path) -> Iterator[Database]:
-    database = scratch.database(quick / "novactl.db")
-    fleet.furnish(database)
-    yield database
-    database.close()
+def db(db: Database) -> Database:
+    fleet.furnish(db)
+    return db
 
 
 def find(db: Database, name: str, project: str = "default", **options: bool) -> Instance:
-    with db.read() as tx:
+    with db.reading() as tx:
         return instances.find(tx, name, project, **options)
 
 
@@ -110,7 +105,7 @@ def test_near_names_are_of_the_same_project(db: Database) -> None:
 def test_deleted_ones_by_uuid_and_only_where_asked_for(db: Database) -> None:
     uuid = fleet.uuid(1)
     fleet.add_instance(db, fleet.instance(1, host="kvm1", ports=(fleet.port(uuid),), user_data="secret:x"))
-    with db.write() as tx:
+    with db.writing() as tx:
         instances.bury(tx, uuid, "2026-01-02T00:00:00Z", "the host burned")
         instances.bury(tx, uuid, "2026-01-03T00:00:00Z", None)  # twice is fine
     for name in ("web1", uuid):
@@ -125,7 +120,7 @@ def test_deleted_ones_by_uuid_and_only_where_asked_for(db: Database) -> None:
     fleet.add_instance(
         db, fleet.instance(2, name="web1", ports=(fleet.port(uuid),))
     )  # name, ip, mac are free
-    with db.read() as tx:
+    with db.reading() as tx:
         assert [i.uuid for i in instances.everything(tx)] == [fleet.uuid(2)]
         assert [i.uuid for i in instances.everything(tx, deleted=True)] == [uuid]
 
@@ -136,7 +131,7 @@ def test_everything_by_project_and_host(db: Database) -> None:
     ):
         ports = (fleet.port(fleet.uuid(number), 0, ip=f"192.0.2.{50 + number}"),)
         fleet.add_instance(db, fleet.instance(number, project=project, host=host, ports=ports))
-    with db.read() as tx:
+    with db.reading() as tx:
         everything = instances.everything(tx)
         assert [i.uuid for i in everything] == [fleet.uuid(n) for n in (1, 2, 3)]
         assert [i.ports[0].ip for i in everything] == [f"192.0.2.{50 + n}" for n in (1, 2, 3)]
@@ -147,7 +142,7 @@ def test_everything_by_project_and_host(db: Database) -> None:
 
 def test_update_counts_the_version(db: Database) -> None:
     fleet.add_instance(db, fleet.instance(1))
-    with db.write() as tx:
+    with db.writing() as tx:
         instances.update(tx, fleet.uuid(1), host="kvm1")
         instances.update(tx, fleet.uuid(1), task_state=None)
         assert instances.get(tx, fleet.uuid(1)).version == 2
@@ -166,7 +161,7 @@ def test_catalogue_round_trips(db: Database) -> None:
     debian = fleet.image("debian", properties={"os_distro": "debian"}, locations=("file:/a b",), cmdline="x")
     wan = fleet.network("wan", cidr="198.51.100.0/24", gateway=None, dns=())
     key = Keypair(name="me", fingerprint="SHA256:x", public_key="ssh-ed25519 AAAA me@here")
-    with db.write() as tx:
+    with db.writing() as tx:
         catalogue.add_flavor(tx, big)
         catalogue.add_image(tx, debian)
         catalogue.add_network(tx, wan)
@@ -199,7 +194,7 @@ def test_a_name_is_taken_once_and_missed_with_near_ones(db: Database, what: str)
         "network": lambda tx: catalogue.network(tx, "mediun"),
         "keypair": lambda tx: catalogue.keypair(tx, "default", "mediun"),
     }[what]
-    with db.write() as tx:
+    with db.writing() as tx:
         made(tx)
         with pytest.raises(Refused, match=rf"^{what} medium exists already$") as refused:
             made(tx)
@@ -211,7 +206,7 @@ def test_a_name_is_taken_once_and_missed_with_near_ones(db: Database, what: str)
 
 
 def test_removing(db: Database) -> None:
-    with db.write() as tx:
+    with db.writing() as tx:
         catalogue.remove_flavor(tx, "small")
         for remove in (
             lambda: catalogue.remove_flavor(tx, "small"),
@@ -221,7 +216,7 @@ def test_removing(db: Database) -> None:
             with pytest.raises(NotFound):
                 remove()
     fleet.add_instance(db, fleet.instance(1, ports=(fleet.port(fleet.uuid(1)),)))
-    with db.write() as tx:
+    with db.writing() as tx:
         assert catalogue.addresses_used(tx, "id-lan") == 1
         with pytest.raises(Refused, match=r"^network lan: 1 addresses are in use$"):
             catalogue.remove_network(tx, "lan")
@@ -232,7 +227,7 @@ def test_removing(db: Database) -> None:
 def test_files_that_are_still_needed(db: Database) -> None:
     kernel, own = "cd" * 32, "ef" * 32
     fleet.add_instance(db, fleet.instance(1, image=fleet.image(sha256=own, kernel_sha256=kernel)))
-    with db.write() as tx:
+    with db.writing() as tx:
         assert catalogue.stored_files_in_use(tx) == {fleet.SHA256, own, kernel}
         catalogue.remove_image(tx, "id-tiny")
         assert catalogue.stored_files_in_use(tx) == {own, kernel}

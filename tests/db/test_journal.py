@@ -2,25 +2,28 @@
 
 import itertools
 import json
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from novactl.db.journal import listed, owner_key
+from novactl.db.operations import listed, owner
+from novactl.db.session import Database
 from novactl.engine.operation import ACTIVE, Lock, Mode, OpState
 from novactl.errors import Busy, DatabaseError, OperationFailed, OperationIncomplete, Refused
 from novactl.version import __version__
+from tests.support.databases import KINDS, Place, place
 from tests.support.toys import (
     Bench,
     BenchMaker,
     Claim,
     Note,
-    OnSqlite,
+    OnDatabase,
     Put,
+    database_bench,
     memory_bench,
-    sqlite_bench,
 )
 
 pytest.register_assert_rewrite("tests.support.runner_contract")
@@ -28,21 +31,23 @@ from tests.support.runner_contract import RunnerContract  # noqa: E402
 
 
 @pytest.fixture
-def make(quick: Path) -> Iterator[BenchMaker]:
-    made: list[Bench] = []
+def make(everywhere: Place, quick: Path) -> Iterator[BenchMaker]:
+    """Benches on databases of each kind; the one before the last two is not in use any more."""
+    made: deque[Database] = deque()
     numbers = itertools.count()
 
-    def sqlite() -> Bench:
-        made.append(sqlite_bench(quick / f"{next(numbers)}.db"))
-        return made[-1]
+    def one() -> Bench:
+        if len(made) > 1:
+            everywhere.release(made.popleft())
+        made.append(everywhere.fresh(quick / str(next(numbers))))
+        return database_bench(made[-1])
 
-    yield sqlite
-    for bench in made:
-        assert isinstance(bench.journaled, OnSqlite)
-        bench.journaled.db.close()
+    yield one
+    for db in made:
+        everywhere.release(db)
 
 
-class TestOnSqlite(RunnerContract):
+class TestOnDatabases(RunnerContract):
     @pytest.fixture
     def make(self, make: BenchMaker) -> BenchMaker:
         return make
@@ -53,10 +58,15 @@ def bench(make: BenchMaker) -> Bench:
     return make()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def either(request: pytest.FixtureRequest, make: BenchMaker) -> Bench:
-    """Each journal: the fake keeps what the real one keeps."""
-    return make() if request.param == "sqlite" else memory_bench()
+@pytest.fixture(params=["memory", *KINDS])
+def either(request: pytest.FixtureRequest, quick: Path) -> Iterator[Bench]:
+    """Each journal: the fake keeps what the real ones keep."""
+    if request.param == "memory":
+        yield memory_bench()
+        return
+    db = place(request.param).fresh(quick)
+    yield database_bench(db)
+    place(request.param).release(db)
 
 
 def journal(bench: Bench) -> Any:
@@ -152,9 +162,9 @@ def test_the_age_in_busy_is_by_the_clock_of_the_journal(bench: Bench) -> None:
 
 def test_the_database_itself_keeps_a_second_exclusive_lock_out(bench: Bench) -> None:
     first = bench.submit(Put(key="a"))
-    assert isinstance(bench.journaled, OnSqlite)
+    assert isinstance(bench.journaled, OnDatabase)
     row = {"kind": "instance", "id": "u-1", "mode": "X", "exclusive": "instance/u-1"}
-    with pytest.raises(DatabaseError, match=r"UNIQUE"), bench.journaled.db.write() as tx:
+    with pytest.raises(DatabaseError, match=r"UNIQUE|[Dd]uplicate"), bench.journaled.db.writing() as tx:
         tx.insert("op_locks", operation=first.id, **{**row, "id": "u-1b"})
 
 
@@ -167,13 +177,13 @@ def test_listed(bench: Bench) -> None:
     bench.world.faults[("do", "c")] = Refused("no")
     with pytest.raises(OperationFailed):
         bench.runner().run(failed)
-    assert isinstance(bench.journaled, OnSqlite)
-    with bench.journaled.db.read() as tx:
+    assert isinstance(bench.journaled, OnDatabase)
+    with bench.journaled.db.reading() as tx:
         rows = [(op.id, str(op.state), n, total) for op, n, total in listed(tx)]
         active = [op.id for op, _, _ in listed(tx, active=True)]
         newest = [op.id for op, _, _ in listed(tx, limit=1)]
         none = listed(tx, parent="op-9")
-        key = owner_key(tx, done.id)
+        key = owner(tx, done.id)[0]
     assert rows == [
         (waiting.id, "planned", 1, 2),
         (failed.id, "undone", 0, 1),
@@ -185,9 +195,9 @@ def test_listed(bench: Bench) -> None:
 
 def test_an_operation_of_another_novactl_is_refused_by_name(bench: Bench) -> None:
     op = bench.submit(Put(key="a"))
-    assert isinstance(bench.journaled, OnSqlite)
+    assert isinstance(bench.journaled, OnDatabase)
     future = {"type": "put", "version": 2, "fields": {"key": "a", "host": None, "mode": 1}}
-    with bench.journaled.db.write() as tx:
+    with bench.journaled.db.writing() as tx:
         tx.run("UPDATE steps SET step = :step", step=json.dumps(future))
         tx.run("UPDATE operations SET written_by = '7.7.7'")
     with pytest.raises(DatabaseError, match=r"^journal: step 'put' version 2 is not known here$") as caught:
@@ -198,8 +208,8 @@ def test_an_operation_of_another_novactl_is_refused_by_name(bench: Bench) -> Non
 
 def test_take_gives_it_another_owner_and_epoch(bench: Bench) -> None:
     op = bench.submit(Put(key="a"))
-    assert isinstance(bench.journaled, OnSqlite)
-    with bench.journaled.db.write() as tx:
+    assert isinstance(bench.journaled, OnDatabase)
+    with bench.journaled.db.writing() as tx:
         journal(bench).take(tx, op, 7)
     assert (bench.load().epoch, bench.load().owner) == (7, "tester@here (pid 1)")
 

@@ -4,7 +4,6 @@ import base64
 import multiprocessing
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,9 @@ from novactl.db import instances
 from novactl.db.secrets import Secrets
 from novactl.db.session import Database
 from novactl.errors import DatabaseError, Refused, UsageError
-from tests.support import fleet, scratch
+from tests.support import fleet
 
 CONTENT = b"#cloud-config\npassword: canary-5f3a9c1e\n\x00\xff"
-
-
-@pytest.fixture
-def db(quick: Path) -> Iterator[Database]:
-    database = scratch.database(quick / "novactl.db")
-    yield database
-    database.close()
 
 
 @pytest.fixture
@@ -32,12 +24,12 @@ def secrets(quick: Path) -> Secrets:
 
 
 def seal(db: Database, secrets: Secrets, content: bytes = CONTENT, name: str = "s-1") -> str:
-    with db.write() as tx:
+    with db.writing() as tx:
         return secrets.seal(tx, name, fleet.uuid(1), content)
 
 
 def open_(db: Database, secrets: Secrets, reference: str) -> bytes:
-    with db.read() as tx:
+    with db.reading() as tx:
         return secrets.open(tx, reference)
 
 
@@ -54,7 +46,9 @@ def test_round_trip(db: Database, secrets: Secrets, quick: Path) -> None:
     assert open_(db, secrets, seal(db, secrets, b"", "s-2")) == b""
 
 
-def test_neither_content_nor_key_is_in_the_files_of_the_database(db: Database, secrets: Secrets) -> None:
+def test_neither_content_nor_key_is_in_the_files_of_the_database(
+    db: Database, secrets: Secrets
+) -> None:
     seal(db, secrets)
     stored = everything_stored(db)
     key = (db.path.parent / "keys" / "secret.key").read_bytes().strip()
@@ -66,7 +60,7 @@ def test_neither_content_nor_key_is_in_the_files_of_the_database(db: Database, s
 def test_the_same_content_is_sealed_differently_each_time(db: Database, secrets: Secrets) -> None:
     seal(db, secrets, name="s-1")
     seal(db, secrets, name="s-2")
-    with db.read() as tx:
+    with db.reading() as tx:
         sealed = [row["sealed"] for row in tx.all("SELECT sealed FROM secrets")]
     assert len({base64.b64decode(text)[:12] for text in sealed}) == 2
 
@@ -94,7 +88,7 @@ def test_another_key_is_refused(db: Database, secrets: Secrets, quick: Path) -> 
 def test_a_secret_in_the_place_of_another_is_refused(db: Database, secrets: Secrets) -> None:
     seal(db, secrets, b"one", "s-1")
     seal(db, secrets, b"two", "s-2")
-    with db.write() as tx:
+    with db.writing() as tx:
         tx.run("UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE id = 's-1') WHERE id = 's-2'")
     with pytest.raises(Refused):
         open_(db, secrets, "secret:s-2")
@@ -139,7 +133,7 @@ def test_erased_with_its_instance(db: Database, secrets: Secrets) -> None:
     fleet.furnish(db)
     fleet.add_instance(db, fleet.instance(1))
     reference = seal(db, secrets)
-    with db.write() as tx:
+    with db.writing() as tx:
         secrets.seal(tx, "s-other", fleet.uuid(2), b"stays")
         instances.bury(tx, fleet.uuid(1), fleet.WHEN, None)
     with pytest.raises(DatabaseError):

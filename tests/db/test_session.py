@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from novactl.db.session import SCHEMA, Database, Rollback, dumps
+from novactl.db.session import SCHEMA, Rollback, dumps
+from novactl.db.sqlite import SqliteDatabase
 from novactl.errors import DatabaseError, Refused
 from tests.support import scratch
 
@@ -19,7 +20,7 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def db(quick: Path) -> Iterator[Database]:
+def db(quick: Path) -> Iterator[SqliteDatabase]:
     database = scratch.database(quick / "novactl.db")
     yield database
     database.close()
@@ -30,7 +31,7 @@ def mode(path: Path) -> int:
 
 
 def test_create_is_private(tmp_path: Path) -> None:
-    database = Database(tmp_path / "one" / "two" / "novactl.db")
+    database = SqliteDatabase(tmp_path / "one" / "two" / "novactl.db")
     assert not database.exists
     before = os.umask(0)
     try:
@@ -40,14 +41,14 @@ def test_create_is_private(tmp_path: Path) -> None:
     assert (mode(database.path), mode(database.path.parent)) == (0o600, 0o700)
     assert database.exists
     assert database.fleet() == "fleet-1"
-    with database.write() as tx:
+    with database.writing() as tx:
         tx.insert("meta", name="a", value="b")
         assert {mode(path) for path in database.path.parent.iterdir()} == {0o600}
     database.close()
 
 
 def test_create_twice_keeps_the_fleet(tmp_path: Path) -> None:
-    database = Database(tmp_path / "novactl.db")
+    database = SqliteDatabase(tmp_path / "novactl.db")
     database.create("fleet-1")
     database.create("fleet-2")
     assert database.fleet() == "fleet-1"
@@ -56,7 +57,7 @@ def test_create_twice_keeps_the_fleet(tmp_path: Path) -> None:
 
 
 def test_create_fills_an_empty_file_and_leaves_another_program_s_alone(tmp_path: Path) -> None:
-    empty = Database(tmp_path / "empty.db")
+    empty = SqliteDatabase(tmp_path / "empty.db")
     empty.path.touch()
     empty.create("fleet-1")
     assert empty.fleet() == "fleet-1"
@@ -66,35 +67,35 @@ def test_create_fills_an_empty_file_and_leaves_another_program_s_alone(tmp_path:
         connection.execute("CREATE TABLE cookies (id INTEGER)")
     connection.close()
     with pytest.raises(DatabaseError, match=r"foreign\.db: holds something else$") as caught:
-        Database(foreign).create("fleet-1")
+        SqliteDatabase(foreign).create("fleet-1")
     assert caught.value.code == 9
     with sqlite3.connect(foreign) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("cookies",)]
     connection.close()
 
 
-def test_settings_that_durability_needs(db: Database) -> None:
-    with db.write() as tx:
+def test_settings_that_durability_needs(db: SqliteDatabase) -> None:
+    with db.writing() as tx:
         assert tx.one("PRAGMA journal_mode") == {"journal_mode": "wal"}
         assert tx.one("PRAGMA synchronous") == {"synchronous": 2}  # FULL
         assert tx.one("PRAGMA foreign_keys") == {"foreign_keys": 1}
 
 
-def test_tables_are_those_of_the_schema(db: Database) -> None:
+def test_tables_are_those_of_the_schema(db: SqliteDatabase) -> None:
     from novactl.db import tables
 
-    with db.read() as tx:
+    with db.reading() as tx:
         for table in tables.metadata.sorted_tables:
             columns = {row["name"] for row in tx.all(f"PRAGMA table_info({table.name})")}
             assert columns == {column.name for column in table.columns}, table.name
 
 
-def with_schema(path: Path, value: str) -> Database:
+def with_schema(path: Path, value: str) -> SqliteDatabase:
     database = scratch.database(path)
-    with database.write() as tx:
+    with database.writing() as tx:
         tx.run("UPDATE meta SET value = :value WHERE name = 'schema'", value=value)
     database.close()
-    return Database(path)
+    return SqliteDatabase(path)
 
 
 @pytest.mark.parametrize("how", ["read", "write"])
@@ -133,7 +134,7 @@ def test_what_is_not_ours(tmp_path: Path, content: bytes, message: str, hint: st
     path = tmp_path / "novactl.db"
     path.write_bytes(content)
     for how in ("read", "write"):
-        database = Database(path)
+        database = SqliteDatabase(path)
         with pytest.raises(DatabaseError, match=message) as caught, getattr(database, how)():
             pytest.fail("it was opened")
         assert caught.value.code == 9
@@ -142,7 +143,10 @@ def test_what_is_not_ours(tmp_path: Path, content: bytes, message: str, hint: st
 
 
 def test_a_directory_in_its_place(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseError, match=r"unable to open database file"), Database(tmp_path).read():
+    with (
+        pytest.raises(DatabaseError, match=r"unable to open database file"),
+        SqliteDatabase(tmp_path).reading(),
+    ):
         pytest.fail("it was opened")
 
 
@@ -151,7 +155,7 @@ def test_a_truncated_database(quick: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2 + 100])
     broken = r"malformed|not a database|disk I/O error"
-    with pytest.raises(DatabaseError, match=broken) as caught, Database(path).write() as tx:
+    with pytest.raises(DatabaseError, match=broken) as caught, SqliteDatabase(path).writing() as tx:
         for table in ("instances", "operations", "steps", "events", "secrets"):
             tx.all(f"SELECT * FROM {table}")
     assert caught.value.code == 9
@@ -201,7 +205,7 @@ def refused(work: Callable[[], object]) -> Callable[[], str]:
 
 
 def written(path: Path) -> None:
-    with Database(path).write() as tx:
+    with SqliteDatabase(path).writing() as tx:
         tx.insert("meta", name="a", value="b")
 
 
@@ -216,10 +220,10 @@ def test_a_file_that_may_only_be_read(public: Path) -> None:
 
 def test_a_directory_that_may_not_be_written(public: Path) -> None:
     public.chmod(0o555)
-    told = as_nobody(refused(lambda: Database(public / "novactl.db").create("fleet")))
+    told = as_nobody(refused(lambda: SqliteDatabase(public / "novactl.db").create("fleet")))
     assert told.startswith(f"9: {public / 'novactl.db'}: ")
     assert "not yours" in told or "cannot be written by you" in told
-    told = as_nobody(refused(lambda: Database(public / "more" / "novactl.db").create("fleet")))
+    told = as_nobody(refused(lambda: SqliteDatabase(public / "more" / "novactl.db").create("fleet")))
     assert told.startswith(f"9: {public / 'more' / 'novactl.db'}: ")
     assert list(public.iterdir()) == []
 
@@ -229,31 +233,31 @@ def test_a_file_of_somebody_else(public: Path) -> None:
     path.chmod(0o600)
     if os.getuid() != 0:
         path.chmod(0)
-    told = as_nobody(refused(lambda: Database(path).fleet()))
+    told = as_nobody(refused(lambda: SqliteDatabase(path).fleet()))
     assert told.startswith(f"9: {path}: unable to open database file")
 
 
 # --- transactions ---
 
 
-def test_a_write_that_raises_leaves_nothing(db: Database) -> None:
-    with pytest.raises(Refused), db.write() as tx:
+def test_a_write_that_raises_leaves_nothing(db: SqliteDatabase) -> None:
+    with pytest.raises(Refused), db.writing() as tx:
         tx.insert("meta", name="a", value="b")
         raise Refused("no")
-    with pytest.raises(KeyboardInterrupt), db.write() as tx:
+    with pytest.raises(KeyboardInterrupt), db.writing() as tx:
         tx.insert("meta", name="a", value="b")
         raise KeyboardInterrupt
-    with db.write() as tx:
+    with db.writing() as tx:
         tx.insert("meta", name="c", value="d")
         raise Rollback
-    with db.read() as tx:
+    with db.reading() as tx:
         assert {row["name"] for row in tx.all("SELECT name FROM meta")} == {"fleet", "schema"}
 
 
-def test_a_read_sees_one_moment_and_writes_nothing(db: Database) -> None:
-    with db.read() as before:
+def test_a_read_sees_one_moment_and_writes_nothing(db: SqliteDatabase) -> None:
+    with db.reading() as before:
         assert before.one("SELECT 1 AS yes FROM meta WHERE name = 'a'") is None
-        with db.write() as tx:
+        with db.writing() as tx:
             tx.insert("meta", name="a", value="b")
         assert before.one("SELECT 1 AS yes FROM meta WHERE name = 'a'") is None
         other: list[object] = []
@@ -265,18 +269,18 @@ def test_a_read_sees_one_moment_and_writes_nothing(db: Database) -> None:
         assert other == [{"value": "b"}]
 
 
-def _one(db: Database, sql: str) -> object:
-    with db.read() as tx:
+def _one(db: SqliteDatabase, sql: str) -> object:
+    with db.reading() as tx:
         return tx.one(sql)
 
 
-def test_threads_take_turns_to_write(db: Database) -> None:
-    with db.write() as tx:
+def test_threads_take_turns_to_write(db: SqliteDatabase) -> None:
+    with db.writing() as tx:
         tx.insert("meta", name="count", value="0")
 
     def count_up() -> None:
         for _ in range(20):
-            with db.write() as tx:
+            with db.writing() as tx:
                 row = tx.one("SELECT value FROM meta WHERE name = 'count'")
                 assert row
                 tx.run("UPDATE meta SET value = :n WHERE name = 'count'", n=str(int(row["value"]) + 1))
@@ -289,21 +293,21 @@ def test_threads_take_turns_to_write(db: Database) -> None:
     assert _one(db, "SELECT value FROM meta WHERE name = 'count'") == {"value": "160"}
 
 
-def test_sqlites_errors_are_ours(db: Database) -> None:
+def test_sqlites_errors_are_ours(db: SqliteDatabase) -> None:
     with (
         pytest.raises(DatabaseError, match=r"UNIQUE constraint failed: meta.name") as caught,
-        db.write() as tx,
+        db.writing() as tx,
     ):
         tx.insert("meta", name="fleet", value="another")
     assert isinstance(caught.value.__cause__, sqlite3.IntegrityError)
     assert caught.value.code == 9
 
 
-def test_values_are_bound_not_pasted(db: Database) -> None:
+def test_values_are_bound_not_pasted(db: SqliteDatabase) -> None:
     evil = "x'); DROP TABLE meta; --"
-    with db.write() as tx:
+    with db.writing() as tx:
         tx.insert("meta", name=evil, value=evil)
-    with db.read() as tx:
+    with db.reading() as tx:
         assert tx.one("SELECT value FROM meta WHERE name = :name", name=evil) == {"value": evil}
 
 

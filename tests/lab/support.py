@@ -58,7 +58,7 @@ def in_records(novactl: Command) -> dict[str, Any]:
     """What the database holds that a refused command could have changed: instances, claims, addresses,
     active operations, the catalogue, secrets, and the files of the image store."""
     cloud = Cloud(Settings(config=novactl.config), tell=print)
-    with cloud.db.read() as tx:
+    with cloud.db.reading() as tx:
         found = {
             "instances": [(i.name, i.status, i.host) for i in instances.everything(tx)],
             "used": {h.name: (h.instances, h.enabled, h.labels, h.used()) for h in hosts.everything(tx)},

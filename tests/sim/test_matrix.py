@@ -239,7 +239,7 @@ def nth(call: str, n: int, how: str) -> Fault:
 
 def status(fleet: SimFleet) -> str | None:
     """What `list` would show; None when it is gone."""
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         found = instances.everything(tx)
     assert len(found) <= 1
     return found[0].status if found else None
@@ -354,7 +354,7 @@ def test_the_matrix_is_complete(quick: Path) -> None:
     for name, scenario in SCENARIOS.items():
         with Stage(scenario, quick / name).play() as fleet:
             fleet.run(scenario.action(), failpoints=Names())
-            with fleet.db.read() as tx:
+            with fleet.db.reading() as tx:
                 rows = tx.all("SELECT step FROM steps")
         steps |= {json.loads(row["step"])["type"] for row in rows}
     assert reached == set(INSTANTS)

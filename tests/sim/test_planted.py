@@ -92,7 +92,7 @@ def record_comes_before_the_act(patch: Patch) -> None:
 def undoing_is_not_written(patch: Patch) -> None:
     def forgets(self: Any, op: Any, record: Any, revert: Any = None) -> None:
         if revert is not None:
-            with self.db.write() as tx:
+            with self.db.writing() as tx:
                 revert(tx)
         record.state = StepState.UNDONE
 
@@ -112,7 +112,7 @@ def locks_are_freed_too_early(patch: Patch) -> None:
 
     def frees(self: Any, op: Any, state: OpState, error: str | None = None) -> None:
         turn(self, op, state, error)
-        with self.db.write() as tx:
+        with self.db.writing() as tx:
             tx.run("DELETE FROM op_locks WHERE operation = :id", id=op.id)
 
     patch.setattr(DbJournal, "turn", frees)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from novactl.actions import recover
 from novactl.db import instances
 from novactl.errors import Fenced, NovactlError, OperationFailed
 from novactl.objects.instance import Instance
@@ -110,7 +111,7 @@ class Schedule:
         try:
             with self.fleet.process(self.chance.choice("abc"), self) as process:
                 self.lives.append(process.life)
-                process.operator.take_over(op_id, back=back)
+                recover.take_over(process.operator, op_id, back=back)
         except Died:
             self.seen["died"] += 1
         except NovactlError as error:
@@ -170,7 +171,7 @@ class Schedule:
                     self.fleet.take_over(op_id, back=False)
 
     def living(self) -> list[Instance]:
-        with self.fleet.db.read() as tx:
+        with self.fleet.db.reading() as tx:
             return instances.everything(tx)
 
     def bring_back(self) -> None:
@@ -198,7 +199,7 @@ class Schedule:
         self.delete_all()
         assert settled(self.fleet) == []
         assert [host.everything() for host in self.fleet.hosts.values()] == [set()] * len(self.fleet.hosts)
-        with self.fleet.db.read() as tx:
+        with self.fleet.db.reading() as tx:
             left = {table: tx.all(f"SELECT * FROM {table}") for table in ("holds", "ports", "secrets")}
         assert left == {"holds": [], "ports": [], "secrets": []}
 

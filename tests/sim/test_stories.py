@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from novactl.actions import recover
 from novactl.db import hosts, instances
-from novactl.db.journal import events
+from novactl.db.operations import events
 from novactl.engine.operation import OpState
 from novactl.errors import (
     Busy,
@@ -34,7 +35,7 @@ def fleet(quick: Path) -> Iterator[SimFleet]:
 
 
 def instance(fleet: SimFleet, name: str = "web1") -> Instance:
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         return instances.find(tx, name, "default")
 
 
@@ -62,7 +63,7 @@ def test_a_boot_leaves_everything_where_it_belongs(fleet: SimFleet) -> None:
     assert host.domains[found.uuid].operation == outcome.operation
     assert host.epochs == {found.uuid: 1}
     assert len(host.bases) == 5
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         assert hosts.get(tx, "kvm1").used() == {"vcpus": 1, "memory_mib": 512, "disk_gib": 3}
         assert [(row["action"], row["result"]) for row in events(tx, found.uuid)] == [("boot", "done")]
     assert settled(fleet) == []
@@ -107,7 +108,7 @@ def test_after_three_hosts_it_gives_up(quick: Path) -> None:
     assert [host.calls.count("start") for host in fleet.hosts.values()] == [1, 1, 1, 0, 0]
     with pytest.raises(NotFound):
         instance(fleet)
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         gone = instances.get(tx, str(outcome.uuid))
         assert gone.fault is not None
         assert "kvm3: start failed" in gone.fault["message"]
@@ -179,7 +180,7 @@ def test_a_delete_that_lost_its_host_is_finished_later(fleet: SimFleet) -> None:
     with pytest.raises(Refused, match=r"is past its point of no return$") as caught:
         fleet.take_over(str(outcome.operation), back=True)
     assert caught.value.code == 5
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         assert hosts.get(tx, "kvm1").vcpus_used == 1  # capacity is freed last
     with pytest.raises(OperationIncomplete):
         fleet.take_over(str(outcome.operation), back=False)
@@ -335,7 +336,7 @@ def test_many_at_once(quick: Path) -> None:
         assert {outcome.result for outcome in outcomes} == {"done"}
         outcomes = process.operator.run([delete(f"web{n}") for n in range(1, 25, 2)])
         assert {outcome.result for outcome in outcomes} == {"done"}
-        with fleet.db.read() as tx:
+        with fleet.db.reading() as tx:
             assert len({ip for i in instances.everything(tx) for ip in (p.ip for p in i.ports)}) == 12
     assert always(fleet) == []
     assert settled(fleet) == []
@@ -357,7 +358,7 @@ class Cancels:
     def reach(self, point: str, record: object) -> None:
         if (point, record.n) == self.at:  # type: ignore[attr-defined]
             with self.fleet.process("other") as process:
-                self.state = str(process.operator.cancel(self.fleet.active()[0]).state)
+                self.state = str(recover.cancel(process.operator, self.fleet.active()[0]).state)
 
 
 def test_a_living_operation_that_is_cancelled_stops_and_undoes(fleet: SimFleet) -> None:
@@ -375,7 +376,7 @@ def test_a_dead_operation_that_is_cancelled_is_undone(fleet: SimFleet) -> None:
         fleet.run(boot(), failpoints=DieAt("after-act", 5))
     (op_id,) = fleet.active()
     with fleet.process() as process:
-        assert process.operator.cancel(op_id).state is OpState.UNDONE
+        assert recover.cancel(process.operator, op_id).state is OpState.UNDONE
     assert settled(fleet) == []
 
 
@@ -386,10 +387,10 @@ def test_too_late_to_cancel(fleet: SimFleet) -> None:
     (op_id,) = fleet.active()
     with fleet.process() as process:
         with pytest.raises(Refused, match=r"is past its point of no return$") as caught:
-            process.operator.cancel(op_id)
+            recover.cancel(process.operator, op_id)
         assert caught.value.code == 5
         with pytest.raises(Refused, match=rf"^{outcome.operation}: is done already$"):
-            process.operator.cancel(str(outcome.operation))
+            recover.cancel(process.operator, str(outcome.operation))
 
 
 # --- several at once ---
@@ -416,7 +417,7 @@ def left_by_a_dead_parent(fleet: SimFleet) -> str:
     """The parent of six boots, of which two ended well before the process died; its id."""
     with pytest.raises(Died), fleet.process("a", DiesInAll("after-act", "start-domain", 2)) as process:
         process.operator.run([boot(f"web{n}") for n in range(1, 7)])
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         (parent,) = [row["id"] for row in tx.all("SELECT * FROM operations WHERE target = '6 instances'")]
         assert len(instances.everything(tx)) == 6
     assert len(fleet.active()) == 5
@@ -424,7 +425,7 @@ def left_by_a_dead_parent(fleet: SimFleet) -> str:
 
 
 def names(fleet: SimFleet) -> list[str]:
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         return sorted(found.name for found in instances.everything(tx))
 
 
@@ -447,7 +448,7 @@ def test_everything_that_was_left_is_resumed(fleet: SimFleet) -> None:
     with pytest.raises(Died):
         fleet.run(boot("other"), failpoints=DieAt("after-intent", 5))
     with fleet.process() as process:
-        outcomes = process.operator.take_over_all()
+        outcomes = recover.take_over_all(process.operator)
     assert {outcome.code for outcome in outcomes} == {0}
     assert settled(fleet) == []
     assert len(names(fleet)) == 7
@@ -457,7 +458,7 @@ def test_a_child_of_a_dead_process_can_be_cancelled_alone(fleet: SimFleet) -> No
     parent = left_by_a_dead_parent(fleet)
     child = next(op_id for op_id in fleet.active() if op_id != parent)
     with fleet.process() as process:
-        assert process.operator.cancel(child).state is OpState.UNDONE
+        assert recover.cancel(process.operator, child).state is OpState.UNDONE
     fleet.take_over(parent, back=False)
     assert settled(fleet) == []
     assert len(names(fleet)) == 5
@@ -473,10 +474,10 @@ def test_a_parent_that_is_cancelled_stops_its_children(fleet: SimFleet) -> None:
                 if self.done or (point, record.name) != ("after-record", "make-directory"):  # type: ignore[attr-defined]
                     return
                 self.done = True
-                with fleet.db.read() as tx:
+                with fleet.db.reading() as tx:
                     (row,) = tx.all("SELECT id FROM operations WHERE target = '3 instances'")
                 with fleet.process("other") as process:
-                    process.operator.cancel(row["id"])
+                    recover.cancel(process.operator, row["id"])
 
     with fleet.process("a", CancelsParent()) as process:
         outcomes = process.operator.run([boot(f"web{n}") for n in range(1, 4)])
@@ -491,7 +492,7 @@ def test_a_parent_ends_as_its_children_did(fleet: SimFleet, ended: bool, back: b
     """Its process died when they had ended, or before there was one."""
     with fleet.process() as process:
         process.operator.run([boot("web1"), boot("web2")])
-    with fleet.db.write() as tx:
+    with fleet.db.writing() as tx:
         tx.run("UPDATE operations SET state = 'running', finished_at = NULL WHERE target = '2 instances'")
         if not ended:
             tx.run("UPDATE operations SET parent = NULL")

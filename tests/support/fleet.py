@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from novactl.db import catalogue, hosts, instances
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Host
 from novactl.objects.image import MIB, Image
@@ -99,9 +99,9 @@ def instance(number: int = 1, **values: Any) -> Instance:
     return replace(made, **values)
 
 
-def furnish(db: Database, *, hosts_: int = 1, **host_values: Any) -> None:
+def furnish(db: SqliteDatabase, *, hosts_: int = 1, **host_values: Any) -> None:
     """A fleet of kvm1 … kvmN with a flavor, an image and a network."""
-    with db.write() as tx:
+    with db.writing() as tx:
         for n in range(1, hosts_ + 1):
             hosts.add(tx, host(f"kvm{n}", **host_values))
         catalogue.add_flavor(tx, flavor())
@@ -109,9 +109,9 @@ def furnish(db: Database, *, hosts_: int = 1, **host_values: Any) -> None:
         catalogue.add_network(tx, network())
 
 
-def add_instance(db: Database, made: Instance) -> Instance:
+def add_instance(db: SqliteDatabase, made: Instance) -> Instance:
     """The instance with its ports in the database."""
-    with db.write() as tx:
+    with db.writing() as tx:
         instances.add(tx, replace(made, ports=()))
         for each in made.ports:
             instances.add_port(tx, made.uuid, f"id-{each.network}", each)

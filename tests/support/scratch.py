@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 
 FLEET = "11111111-2222-4333-8444-555555555555"
 
@@ -23,18 +23,18 @@ def quick_directory() -> Path | None:
 def _template() -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "template.db"
-        database = Database(path)
+        database = SqliteDatabase(path)
         database.create(FLEET)
         database.close()
         return path.read_bytes()
 
 
-def database(path: Path) -> Database:
+def database(path: Path) -> SqliteDatabase:
     """A new database at `path`, as `create` makes it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_bytes(_template())
-    return Database(path)
+    return SqliteDatabase(path)
 
 
 @pytest.fixture

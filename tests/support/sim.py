@@ -14,23 +14,27 @@ from typing import Any, ClassVar
 from xml.etree.ElementTree import fromstring
 
 from novactl import resources
+from novactl.actions import recover
 from novactl.actions.operate import Operator, Outcome
 from novactl.actions.steps import REGISTRY
 from novactl.actions.world import World
 from novactl.db import catalogue, hosts
-from novactl.db.journal import DbJournal, Owner, listed
+from novactl.db.journal import DbJournal, Owner
+from novactl.db.operations import listed
 from novactl.db.secrets import Secrets
-from novactl.db.session import Database
+from novactl.db.sqlite import SqliteDatabase
 from novactl.engine.operation import Operation
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints
-from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, NotFound, Refused
+from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, NotFound, Refused, UsageError
 from novactl.objects.host import Resources
 from novactl.objects.image import MIB, Image
 from novactl.objects.names import instance_dir
 from novactl.objects.states import PowerState
+from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
+from novactl.virt import survey
 from novactl.virt.domain import NAMESPACE
-from novactl.virt.hypervisor import Feed, Look
+from novactl.virt.hypervisor import BASE, STRAY, Feed, Greeting, JobState, Look
 from tests.support import fleet as records
 from tests.support import scratch
 from tests.support.clock import SeededIds, SimClock
@@ -41,6 +45,7 @@ CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
 KERNEL = b"kernel" * 100
 INITRD = b"initrd" * 100
 SHUTDOWN_TAKES = 3.0  # seconds from the ACPI request until the guest is off
+JOB_TAKES = 5.0  # seconds that a job of a base file works
 
 
 # --- a host ---
@@ -55,6 +60,22 @@ class SimDomain:
     state: PowerState = PowerState.SHUTDOWN
     deaf: bool = False  # ignores ACPI
     off_at: float | None = None
+    autostart: bool = False
+
+
+@dataclass
+class SimJob:
+    """A job: its effect comes at its end. Without `rc` and dead: a reboot ended it."""
+
+    words: tuple[str, ...]
+    ends_at: float
+    rc: int | None = None
+    log: str = ""
+    dead: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.rc is None and not self.dead
 
 
 @dataclass
@@ -81,9 +102,16 @@ class SimHost:
     bases: dict[str, int] = field(default_factory=dict)  # name: size
     parts: dict[str, bytearray] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    mark: str = ""
+    copy: tuple[int, bytes] = (0, b"")
+    jobs: dict[tuple[str, int], SimJob] = field(default_factory=dict)
+    boots: int = 1
 
     def tick(self, clock: SimClock) -> None:
-        """Guests that were asked to shut down do so in time."""
+        """Guests that were asked to shut down do so in time, and jobs end."""
+        for job in self.jobs.values():
+            if job.running and clock.monotonic() >= job.ends_at - 1e-6:
+                job.rc, job.log = self._work(job.words)
         for domain in self.domains.values():
             if domain.off_at is not None and clock.monotonic() >= domain.off_at:
                 domain.state, domain.off_at = PowerState.SHUTDOWN, None
@@ -91,8 +119,34 @@ class SimHost:
     def power_cycle(self) -> None:
         """The host was switched off and on again."""
         self.up = True
+        self.boots += 1
+        for job in self.jobs.values():
+            job.dead = job.rc is None
         for domain in self.domains.values():
             domain.state, domain.off_at = PowerState.SHUTDOWN, None
+
+    def _work(self, words: tuple[str, ...]) -> tuple[int, str]:
+        """What a job does, and its exit status and log."""
+        match words:
+            case ("nv_base_finish", _, name, _, _, virtual_size):
+                return self.finish_base(name, int(virtual_size))
+            case ("nv_die", status, message):
+                return int(status), f"{message}\n"
+            case ("true",) | ("sleep", _):
+                return 0, ""
+        return 127, f"{words[0]}: not found\n"
+
+    def finish_base(self, name: str, virtual_size: int) -> tuple[int, str]:
+        if name in self.bases:
+            return 0, ""
+        part = self.parts.pop(name, None)
+        if part is None:
+            return 1, f"cannot open .{name}.part"
+        found = hashlib.sha256(part).hexdigest()
+        if found != name:
+            return 1, f"the base file arrived damaged (sha256 {found}); it will be sent again"
+        self.bases[name] = virtual_size
+        return 0, ""
 
     def running(self) -> set[str]:
         return {uuid for uuid, domain in self.domains.items() if domain.state not in OFF}
@@ -117,6 +171,11 @@ class Fault:
         return self.times > 0 and self.call in (call, "*") and self.host in (host, None)
 
 
+def serial(mark: str) -> int:
+    """The number in a mark."""
+    return int(mark.partition(".")[0] or 0)
+
+
 class SimHypervisor:
     """actions.world.Hypervisor on a SimHost, for one process. Promises and errors are those of
     virt.hypervisor.Hypervisor; tests/virt/test_hypervisor.py holds both to the same contract."""
@@ -129,6 +188,9 @@ class SimHypervisor:
         self.name = host.name
         self.instances_path = "/var/lib/novactl/instances"
         self.base_path = f"{self.instances_path}/_base"
+        self.mark = ""
+        self.copy_seen: int | None = None
+        self.host_mark = ""  # what the host knew before the call
         self._guards: dict[str, threading.Lock] = {}
 
     # --- what goes wrong ---
@@ -169,6 +231,7 @@ class SimHypervisor:
     def _ours(self) -> None:
         if self.host.fleet != self.fleet:
             self._die(76, "this host is not enrolled in this fleet")
+        self.host_mark, self.host.mark = self.host.mark, max(self.host.mark, self.mark, key=serial)
 
     @contextlib.contextmanager
     def _fenced(self, call: str, uuid: str, epoch: int) -> Iterator[None]:
@@ -186,6 +249,8 @@ class SimHypervisor:
         with self._call("enrol"):
             if self.host.fleet not in (None, self.fleet) and not takeover:
                 self._die(76, f"this host belongs to fleet {self.host.fleet}")
+            if self.host.fleet != self.fleet:
+                self.host.mark, self.host.copy = "", (0, b"")
             self.host.fleet = self.fleet
 
     def leave(self) -> None:
@@ -194,11 +259,15 @@ class SimHypervisor:
                 if self.host.directories:
                     self._die(76, f"{min(self.host.directories)} still has files here")
                 self.host.fleet = None
+                self.host.mark, self.host.copy = "", (0, b"")
 
     def look(self, uuid: str, bridges: list[str]) -> Look:
         with self._call("look"):
             self._ours()
+            self.copy_seen = self.host.copy[0]
             return Look(
+                mark=self.host_mark,
+                copy=self.host.copy[0],
                 disk_free=self.host.free,
                 memory_available_mib=self.host.memory_mib,
                 domain=uuid in self.host.domains,
@@ -211,6 +280,18 @@ class SimHypervisor:
             domain = self.host.domains.get(uuid)
             return PowerState.NOSTATE if domain is None else domain.state
 
+    def greet(self, uuid: str) -> Greeting:
+        with self._call("greet"):
+            self._ours()
+            domain = self.host.domains.get(uuid)
+            power = PowerState.NOSTATE if domain is None else domain.state
+            self.copy_seen = self.host.copy[0]
+            return Greeting(power, self.host_mark, self.host.epochs.get(uuid, 0), self.copy_seen)
+
+    def fence(self, uuid: str, epoch: int) -> None:
+        with self._fenced("fence", uuid, epoch):
+            pass
+
     def settled_state(self, uuid: str, epoch: int) -> PowerState:
         with self._fenced("settled_state", uuid, epoch):
             domain = self.host.domains.get(uuid)
@@ -220,14 +301,96 @@ class SimHypervisor:
         with self._call("route_device"):
             return "br0"
 
+    def survey(self) -> Survey:
+        with self._call("survey"):
+            host = self.host
+            found = [SeenDirectory(entry=entry) for entry in host.strays]
+            for uuid, directory in host.directories.items():
+                files = tuple(sorted([*directory.files, ".made-by"]))
+                found.append(SeenDirectory(entry=uuid, made_by=directory.made_by, files=files))
+            return Survey(
+                fleet=host.fleet,
+                mark=host.mark,
+                boot_id=f"{host.name}-{host.boots}",
+                domains=tuple(
+                    survey.domain(uuid, domain.state, domain.autostart, domain.xml)
+                    for uuid, domain in sorted(host.domains.items())
+                ),
+                directories=tuple(sorted(found, key=lambda one: one.entry)),
+                bases=tuple(sorted(host.bases)),
+                parts=tuple(sorted(host.parts)),
+                epochs=dict(host.epochs),
+                jobs=tuple((*key, job.running) for key, job in sorted(host.jobs.items())),
+            )
+
+    # --- the second copy ---
+
+    def put_copy(self, version: int, content: bytes) -> None:
+        with self._call("put_copy"):
+            self._ours()
+            self._half("put_copy")
+            if version > self.host.copy[0]:
+                self.host.copy = (version, content)
+            self.copy_seen = max(version, self.copy_seen or 0)
+
+    def get_copy(self) -> tuple[int, bytes]:
+        with self._call("get_copy"):
+            self.copy_seen = self.host.copy[0]
+            return self.host.copy
+
+    # --- jobs ---
+
+    def job_start(self, op: str, n: int, *words: str) -> None:
+        with self._call("job_start"):
+            self._ours()
+            found = self.host.jobs.get((op, n))
+            if found is None or found.dead:
+                takes = {"nv_base_finish": JOB_TAKES, "sleep": float(words[-1]) if words[0] == "sleep" else 0}
+                ends_at = self.clock.monotonic() + takes.get(words[0], 0)
+                self.host.jobs[op, n] = SimJob(words, ends_at)
+
+    def job_wait(self, op: str, n: int, seconds: float) -> JobState:
+        with self._call("job_wait"):
+            self._ours()
+            job = self.host.jobs.get((op, n))
+            if job is not None and job.running:
+                self.clock.sleep(min(seconds, max(0.0, job.ends_at - self.clock.monotonic())))
+                self.host.tick(self.clock)
+            if job is None or job.dead:
+                return JobState("none")
+            return JobState("running") if job.running else JobState("ended", job.rc, "", job.log)
+
+    def job_end(self, op: str, n: int) -> None:
+        with self._call("job_end"):
+            self._ours()
+            if job := self.host.jobs.get((op, n)):
+                job.dead = job.rc is None
+                self._half("job_end")
+                del self.host.jobs[op, n]
+
+    def job_forget(self, op: str, n: int) -> None:
+        with self._call("job_forget"):
+            self._ours()
+            self._forget(op, n)
+
+    def _forget(self, op: str, n: int) -> None:
+        job = self.host.jobs.get((op, n))
+        if job is not None and job.running:
+            self._die(77, f"the job {op}.{n} still runs on this host")
+        self.host.jobs.pop((op, n), None)
+
     # --- base files ---
 
     def base_guard(self, name: str) -> AbstractContextManager[bool]:
         return self._guards.setdefault(name, threading.Lock())
 
-    def base_state(self, name: str) -> tuple[bool, int]:
+    def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
         with self._call("base_state"):
-            return (True, 0) if name in self.host.bases else (False, len(self.host.parts.get(name, b"")))
+            if name not in self.host.bases:
+                return False, len(self.host.parts.get(name, b""))
+            if job:
+                self._forget(*job)
+            return True, 0
 
     def base_receive(self, name: str, size: int, start: int, feed: Feed) -> None:
         with self._call("base_receive"):
@@ -241,14 +404,23 @@ class SimHypervisor:
 
     def base_finish(self, name: str, source_format: str, virtual_size: int) -> None:
         with self._call("base_finish"):
-            if name in self.host.bases:
-                return
             self._half("base_finish")
-            part = self.host.parts.pop(name)
-            found = hashlib.sha256(part).hexdigest()
-            if found != name:
-                self._die(1, f"the base file arrived damaged (sha256 {found}); it will be sent again")
-            self.host.bases[name] = virtual_size
+            status, message = self.host.finish_base(name, virtual_size)
+            if status:
+                self._die(status, message)
+
+    def base_finish_words(self, name: str, source_format: str, virtual_size: int) -> list[str]:
+        return ["nv_base_finish", self.base_path, name, source_format, "sim", str(virtual_size)]
+
+    def remove_part(self, name: str) -> None:
+        if not BASE.fullmatch(name):
+            raise UsageError(f"{name!r} is not a base file")
+        with self._call("remove_part"):
+            self._ours()
+            working = [job.words[2] for job in self.host.jobs.values() if job.running and len(job.words) == 6]
+            if name in working:
+                self._die(77, "another command fetches this base file")
+            self.host.parts.pop(name, None)
 
     def base_blank(self, name: str, size: int, kind: str) -> None:
         with self._call("base_blank"):
@@ -281,6 +453,14 @@ class SimHypervisor:
     def remove_directory(self, uuid: str, epoch: int) -> None:
         with self._fenced("remove_directory", uuid, epoch):
             self._remove(uuid, "remove_directory")
+
+    def remove_stray(self, uuid: str, epoch: int, entry: str) -> None:
+        owner, _, ending = entry.partition(".")
+        if owner != uuid or not STRAY.fullmatch(ending):
+            raise UsageError(f"{entry!r} is not a left-over of {uuid}")
+        with self._fenced("remove_stray", uuid, epoch):
+            self._half("remove_stray")
+            self.host.strays.discard(entry)
 
     def _remove(self, uuid: str, call: str) -> None:
         if self.host.directories.pop(uuid, None):
@@ -354,6 +534,11 @@ class SimHypervisor:
         with self._fenced("destroy", uuid, epoch):
             if domain := self.host.domains.get(uuid):
                 domain.state, domain.off_at = PowerState.SHUTDOWN, None
+
+    def autostart_off(self, uuid: str, epoch: int) -> None:
+        with self._fenced("autostart_off", uuid, epoch):
+            if domain := self.host.domains.get(uuid):
+                domain.autostart = False
 
     def remove_domain(self, uuid: str, epoch: int) -> None:
         with self._fenced("remove_domain", uuid, epoch):
@@ -472,7 +657,7 @@ class SimFleet:
         self._furnish(host_values)
 
     def _furnish(self, host_values: dict[str, Any]) -> None:
-        with self.db.write() as tx:
+        with self.db.writing() as tx:
             for name in self.hosts:
                 hosts.add(tx, records.host(name, **host_values))
             for image in images():
@@ -486,7 +671,7 @@ class SimFleet:
         twin = copy.copy(self)
         twin.directory, twin.path = directory, directory / "novactl.db"
         twin.path.write_bytes(self._frozen())
-        twin.db = Database(twin.path)
+        twin.db = SqliteDatabase(twin.path)
         twin.clock, twin.ids = copy.copy(self.clock), copy.copy(self.ids)
         twin.clock._lock, twin.ids._lock = threading.Lock(), threading.Lock()
         twin.ids._random = copy.copy(self.ids._random)
@@ -497,7 +682,7 @@ class SimFleet:
 
     def _frozen(self) -> bytes:
         """The database's content; unchanged until somebody writes."""
-        with self.db.write() as tx:
+        with self.db.writing() as tx:
             version = (tx.one("PRAGMA data_version") or {})["data_version"], tx._connection.total_changes
         if self._frozen_at != version:
             with contextlib.closing(sqlite3.connect(self.path)) as connection:
@@ -533,11 +718,11 @@ class SimFleet:
     ) -> Operation:
         """`op resume` or `op rollback` in a process of its own."""
         with self.process(name, failpoints) as process:
-            return process.operator.take_over(op_id, back=back)
+            return recover.take_over(process.operator, op_id, back=back)
 
     def active(self) -> list[str]:
         """Operations that have not ended, oldest first."""
-        with self.db.read() as tx:
+        with self.db.reading() as tx:
             return [op.id for op, _, _ in listed(tx, active=True)][::-1]
 
 
@@ -555,7 +740,7 @@ class Process:
             return known[host]
 
         self.world = World(
-            db=Database(fleet.path),
+            db=SqliteDatabase(fleet.path),
             hypervisor=hypervisor,
             store=fleet.store,
             secrets=fleet.secrets,
@@ -573,7 +758,7 @@ class Process:
             self.journal,
             failpoints=failpoints,
             observe=lambda op, record, event, detail="": None,
-            alive=lambda key: key.get("life") in fleet.living,
+            alive=lambda key, **_: key.get("life") in fleet.living,
         )
 
 
@@ -582,7 +767,7 @@ class Process:
 
 def _rows(fleet: SimFleet) -> dict[str, list[dict[str, Any]]]:
     tables = ("hosts", "holds", "instances", "ports", "operations", "steps", "op_locks", "secrets")
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         return {table: tx.all(f"SELECT * FROM {table}") for table in tables}
 
 
@@ -604,7 +789,7 @@ CLAIMS = """
 
 def always(fleet: SimFleet) -> list[str]:
     """What is wrong now, though an operation may be half way."""
-    with fleet.db.read() as tx:
+    with fleet.db.reading() as tx:
         wrong = [f"{row['name']}: {row['what']}" for row in tx.all(CLAIMS)]
         holds = {(row["instance_uuid"], row["host"]) for row in tx.all("SELECT * FROM holds")}
         rows = tx.all("SELECT uuid, epoch, deleted_at FROM instances")

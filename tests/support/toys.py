@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from novactl.db.journal import DbJournal, Owner, events
+from novactl.db.journal import DbJournal, Owner
+from novactl.db.operations import events
+from novactl.db.session import Database
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan, Record
 from novactl.engine.ports import INSTANTS, Failpoints, Interrupt, NoFailpoints
 from novactl.engine.runner import Runner
 from novactl.engine.step import Answer, Kind, RecordStep, Registry, Step
-from tests.support import scratch
 from tests.support.clock import SimClock
 from tests.support.memory_journal import MemoryJournal
 
@@ -219,42 +219,42 @@ class InMemory:
             self.journal.take(tx, op, op.epoch + 1)
 
 
-class OnSqlite:
-    """The real journal on a real file."""
+class OnDatabase:
+    """The real journal on a real database."""
 
-    def __init__(self, clock: SimClock, path: Path) -> None:
-        self.db = scratch.database(path)
+    def __init__(self, clock: SimClock, db: Database) -> None:
+        self.db = db
         owner = Owner(words="tester@here (pid 1)", user="tester", key={"pid": 1})
         self.journal = DbJournal(self.db, TOYS, clock, owner)
-        self._own = self.names()
+        self._own = {"fleet", "schema", "serial"}
         self._count = 0
 
     def submit(self, plan: Plan, applied: Sequence[str] = ()) -> Operation:
         self._count += 1
-        with self.db.write() as tx:
+        with self.db.writing() as tx:
             for name in applied:
                 tx.insert("meta", name=name, value="claimed")
             return self.journal.insert(tx, f"op-{self._count}", plan)
 
     def names(self) -> set[str]:
-        with self.db.read() as tx:
-            return {row["name"] for row in tx.all("SELECT name FROM meta")} - getattr(self, "_own", set())
+        with self.db.reading() as tx:
+            return {row["name"] for row in tx.all("SELECT name FROM meta")} - self._own
 
     def held(self) -> set[tuple[str, str]]:
-        with self.db.read() as tx:
+        with self.db.reading() as tx:
             rows = tx.all("SELECT * FROM op_locks")
         return {(f"{row['kind']}/{row['id']}/{row['mode']}", row["operation"]) for row in rows}
 
     def ended(self) -> list[tuple[str, str]]:
-        with self.db.read() as tx:
+        with self.db.reading() as tx:
             return [(row["operation"], row["result"]) for row in events(tx, "u-1")]
 
     def request_cancel(self, op_id: str) -> None:
-        with self.db.write() as tx:
+        with self.db.writing() as tx:
             tx.run("UPDATE operations SET cancel_requested = 1 WHERE id = :id", id=op_id)
 
     def take(self, op: Operation) -> None:
-        with self.db.write() as tx:
+        with self.db.writing() as tx:
             self.journal.take(tx, op, op.epoch + 1)
 
 
@@ -366,6 +366,6 @@ def memory_bench() -> Bench:
     return Bench(InMemory(clock), ToyWorld(clock))
 
 
-def sqlite_bench(path: Path) -> Bench:
+def database_bench(db: Database) -> Bench:
     clock = SimClock()
-    return Bench(OnSqlite(clock, path), ToyWorld(clock))
+    return Bench(OnDatabase(clock, db), ToyWorld(clock))

@@ -19,129 +19,12 @@ import pytest
 from novactl.errors import Busy, Fenced, HostFault, HostRefused, HostUnreachable, UsageError
 from novactl.images.transfer import EXTENT, feed, header
 from novactl.objects.states import PowerState
-from novactl.virt.hypervisor import POWER_STATES, Hypervisor, disk_info
+from novactl.virt.hypervisor import Hypervisor, disk_info
+from novactl.virt.survey import POWER_STATES
 from tests.support import fleet
-from tests.support.clock import SimClock
-from tests.support.local_shell import LocalHost
 from tests.support.scratch import FLEET
-from tests.support.sim import CONTENT, TEMPLATE, SimHost, SimHypervisor
-
-UUID = fleet.uuid(1)
-OTHER = fleet.uuid(2)
-OPERATION = "op-1"
-BASE = hashlib.sha256(CONTENT).hexdigest()
-
-
-def xml(uuid: str = UUID, operation: str = OPERATION) -> str:
-    from novactl.virt.domain import DomainSpec, Marks, build
-
-    spec = DomainSpec(
-        instance=fleet.instance(1, uuid=uuid),
-        directory="/d",
-        base_directory="/b",
-        virt_type="qemu",
-        arch="x86_64",
-        cache="none",
-        marks=Marks(fleet=FLEET, operation=operation, epoch=1, generation=1),
-    )
-    return build(spec, TEMPLATE)
-
-
-class Ground:
-    """A hypervisor of either kind, and a way to see what is on it."""
-
-    def __init__(self, hypervisor: Any, clock: SimClock, local: LocalHost | None, path: Path) -> None:
-        self.hypervisor = hypervisor
-        self.clock = clock
-        self.local = local
-        self.path = path  # instances, in the real one
-
-    def files(self, uuid: str = UUID) -> list[str]:
-        """What lies in an instance's directory, marks and temporaries too."""
-        if self.local is not None:
-            directory = self.path / uuid
-            return sorted(p.name for p in directory.iterdir()) if directory.exists() else []
-        found = self.hypervisor.host.directories.get(uuid)
-        return sorted([*found.files, ".made-by"]) if found else []
-
-    def strays(self) -> list[str]:
-        """What lies beside the instances' directories and is none."""
-        if self.local is not None:
-            return sorted(p.name for p in self.path.iterdir() if "." in p.name)
-        return sorted(self.hypervisor.host.strays)
-
-    def content(self, file: str, uuid: str = UUID) -> bytes:
-        if self.local is not None:
-            return (self.path / uuid / file).read_bytes()
-        return bytes(self.hypervisor.host.directories[uuid].files[file])
-
-    def write_console(self, text: bytes, uuid: str = UUID) -> None:
-        if self.local is not None:
-            (self.path / uuid / "console.log").write_bytes(text)
-        else:
-            self.hypervisor.host.directories[uuid].files["console.log"] = text
-
-    def deafen(self, uuid: str = UUID) -> None:
-        if self.local is not None:
-            (self.local.domains / uuid / "deaf").touch()
-        else:
-            self.hypervisor.host.domains[uuid].deaf = True
-
-    def wait(self, seconds: float) -> None:
-        self.clock.sleep(seconds)
-
-    def base(self) -> None:
-        """The base file is there."""
-        source = self.path.parent / "source"
-        source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_bytes(CONTENT)
-        ready, have = self.hypervisor.base_state(BASE)
-        if not ready:
-            send = feed(source, have, lambda done, total: None)
-            self.hypervisor.base_receive(BASE, len(CONTENT), have, send)
-            self.hypervisor.base_finish(BASE, "raw", len(CONTENT))
-
-    def guest(self, uuid: str = UUID, operation: str = OPERATION, epoch: int = 1) -> None:
-        """All that boot makes, short of starting."""
-        self.base()
-        self.hypervisor.make_directory(uuid, epoch, operation)
-        self.hypervisor.overlay(uuid, epoch, "disk", BASE, 1 << 20)
-        self.hypervisor.put(uuid, epoch, "disk.config", "0400", b"iso")
-        self.hypervisor.define(uuid, epoch, xml(uuid, operation))
-
-
-def simulated(tmp_path: Path) -> Ground:
-    clock = SimClock()
-    host = SimHost("kvm1")
-    hypervisor = SimHypervisor(host, FLEET, clock, [])
-    hypervisor.enrol(takeover=False)
-    return Ground(hypervisor, clock, None, tmp_path / "sim" / "instances")
-
-
-def real(tmp_path: Path, **options: Any) -> Ground:
-    local = LocalHost(tmp_path / "real", **options)
-    path = local.state / "instances"
-    hypervisor = Hypervisor(local.shell, FLEET, str(path))
-    hypervisor.enrol(takeover=False)
-    return Ground(hypervisor, SimClock(), local, path)
-
-
-@pytest.fixture(params=["simulated", "real"])
-def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    made = simulated(tmp_path) if request.param == "simulated" else real(tmp_path)
-    yield made
-    if made.local is not None:
-        made.local.close()
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Ground]:
-    """The real one only."""
-    made = real(tmp_path)
-    yield made
-    assert made.local
-    made.local.close()
-
+from tests.support.sim import CONTENT, SimHypervisor
+from tests.virt.ground import BASE, OPERATION, OTHER, UUID, Ground, quiet, real, source, xml
 
 # --- enrolment ---
 
@@ -206,6 +89,9 @@ ACTS: dict[str, Callable[[Any, int], object]] = {
     "destroy": lambda h, e: h.destroy(UUID, e),
     "remove_domain": lambda h, e: h.remove_domain(UUID, e),
     "settled_state": lambda h, e: h.settled_state(UUID, e),
+    "fence": lambda h, e: h.fence(UUID, e),
+    "autostart_off": lambda h, e: h.autostart_off(UUID, e),
+    "remove_stray": lambda h, e: h.remove_stray(UUID, e, f"{UUID}.del"),
 }
 
 
@@ -412,16 +298,6 @@ def test_consoles(ground: Ground) -> None:
 
 
 # --- base files ---
-
-
-def source(tmp_path: Path, content: bytes) -> tuple[str, Path]:
-    path = tmp_path / "image"
-    path.write_bytes(content)
-    return hashlib.sha256(content).hexdigest(), path
-
-
-def quiet(done: int, total: int) -> None:
-    """Nobody watches."""
 
 
 def test_a_base_file_is_received_and_finished(ground: Ground, tmp_path: Path) -> None:

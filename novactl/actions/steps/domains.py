@@ -7,6 +7,7 @@ from novactl.actions.steps.registry import REGISTRY
 from novactl.engine.step import Answer, Kind, Step
 from novactl.errors import Interrupted
 from novactl.objects.states import PowerState
+from novactl.virt.domain import marked
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE})
 ASK_AGAIN = 10.0  # seconds: a guest that is still booting ignores the first ACPI request (Nova: 10)
@@ -22,8 +23,11 @@ class DefineDomain(Step):
     uuid: str
     xml: str
 
-    def do(self, ctx: Any) -> None:
-        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, self.xml)
+    def do(self, ctx: Any) -> dict[str, Any]:
+        now = ctx.world.clock.now()
+        xml = marked(self.xml, epoch=ctx.epoch, launched_at=now)
+        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, xml)
+        return {"launched_at": now}
 
     def undo(self, ctx: Any) -> None:
         """No longer defined, if the domain carries this operation's mark."""
@@ -40,7 +44,7 @@ class RedefineDomain(Step):
     xml: str
 
     def do(self, ctx: Any) -> None:
-        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, self.xml)
+        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, marked(self.xml, epoch=ctx.epoch))
 
     def undo(self, ctx: Any) -> None:
         """Nothing: it says what the record says, before and after."""

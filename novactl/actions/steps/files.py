@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from novactl.actions import restored
 from novactl.actions.steps.registry import REGISTRY
+from novactl.db import secrets
+from novactl.db.session import dumps
 from novactl.engine.step import Kind, Step
 from novactl.errors import HostFault
 from novactl.virt.hypervisor import disk_info
 
 SPARE_BYTES = 32 << 20
+SEALED = "user-data.sealed"  # {id, owner, sealed}: a row of the secrets
 
 
 @REGISTRY.add
@@ -29,6 +33,7 @@ class CheckHost(Step):
     def do(self, ctx: Any) -> dict[str, Any]:
         host = ctx.world.hypervisor(self.host)
         seen = host.look(self.uuid, self.bridges)
+        restored.check_mark(ctx.world, str(self.host), seen.mark)
         if seen.missing_bridges:
             raise HostFault(f"{self.host}: has no bridge {', '.join(seen.missing_bridges)}")
         if seen.domain:
@@ -109,8 +114,8 @@ class WriteConfigDrive(Step):
         host = ctx.world.hypervisor(self.host)
         content = None
         if self.user_data is not None:
-            with ctx.world.db.read() as tx:
-                content = ctx.world.secrets.open(tx, self.user_data)
+            self._keep_sealed(ctx, host, self.user_data)
+            content = ctx.world.db.read(lambda tx: ctx.world.secrets.open(tx, self.user_data))
         nics = tuple(
             config_drive.Nic(**{**nic, "dns": tuple(nic["dns"])}) for nic in self.metadata.get("nics", [])
         )
@@ -120,6 +125,11 @@ class WriteConfigDrive(Step):
         host.put(self.uuid, ctx.epoch, "disk.config", "0400", drive)
         pairs = [(file, format_) for file, format_ in self.disks]
         host.put(self.uuid, ctx.epoch, "disk.info", "0600", disk_info(host.directory(self.uuid), pairs))
+
+    def _keep_sealed(self, ctx: Any, host: Any, reference: str) -> None:
+        """The second copy of the secret, for a database that is lost; the key is not there."""
+        row = ctx.world.db.read(lambda tx: secrets.sealed(tx, reference))
+        host.put(self.uuid, ctx.epoch, SEALED, "0600", (dumps(row) + "\n").encode())
 
     def undo(self, ctx: Any) -> None:
         """Nothing by itself: it goes with the directory."""

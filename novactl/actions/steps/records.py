@@ -86,7 +86,7 @@ class MarkActive(RecordStep):
             vm_state=VmState.ACTIVE,
             task_state=None,
             power_state=PowerState.RUNNING,
-            launched_at=ctx.world.clock.now(),
+            launched_at=ctx.result("define-domain").get("launched_at") or ctx.world.clock.now(),
         )
 
 

@@ -1,0 +1,182 @@
+"""Operations that another process left, or that have to end: taken over, cancelled, given way to."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from novactl.actions.outcome import Outcome, left_or_ended
+from novactl.actions.world import World
+from novactl.db import instances, operations
+from novactl.db.journal import DbJournal
+from novactl.db.session import Tx
+from novactl.engine.operation import ACTIVE, Operation, OpState, StepState
+from novactl.engine.runner import Runner
+from novactl.errors import Busy, HostUnreachable, NovactlError, OperationIncomplete, Refused
+from novactl.objects.instance import Instance
+
+OPEN = frozenset({StepState.STARTED, StepState.FAILED, StepState.STUCK})
+"""Intents without a result: the older process may still be at them."""
+
+
+class Operating(Protocol):
+    """What is needed of operate.Operator."""
+
+    world: World
+    journal: DbJournal
+    lock_wait: float
+
+    def working(self) -> AbstractContextManager[None]: ...
+    def runner(self) -> Runner: ...
+    def end(self, parent: Operation | None) -> None: ...
+    def is_left(self, tx: Tx, op: Operation) -> bool: ...
+
+
+PATIENCE = 120.0  # seconds that a delete waits for the operation that it has cancelled
+POLL = 0.2
+
+
+def take_over(operator: Operating, op_id: str, *, back: bool) -> Operation:
+    """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. Raises
+    Busy while it lives, Refused when the operation has ended."""
+    op, children = operator.world.db.write(lambda tx: _taken(operator, tx, op_id))
+    with operator.working():
+        try:
+            if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
+                return _take_over_children(operator, op, children, back=back)
+            _fence(operator, op)
+            runner = operator.runner()
+            return runner.roll_back(op) if back else runner.run(op)
+        except Refused as error:  # past the pivot: nothing was changed, and nobody works on it now
+            if op.state in ACTIVE:
+                operator.journal.turn(op, OpState.INCOMPLETE, op.error or error.message)
+            raise
+        except NovactlError as error:
+            raise left_or_ended(op, error) from error
+
+
+def take_over_all(operator: Operating) -> list[Outcome]:
+    """Finish every operation whose owner is gone, children with their parents; those whose owner lives
+    are left alone."""
+
+    def work(tx: Tx) -> list[Operation]:
+        active = [op for op, _, _ in operations.listed(tx, active=True) if op.parent is None]
+        return [op for op in active if operator.is_left(tx, op)]
+
+    outcomes = []
+    for op in reversed(operator.world.db.read(work)):
+        outcome = Outcome(target=op.target, uuid=op.target_uuid, operation=op.id)
+        try:
+            take_over(operator, op.id, back=False)
+            outcome.result = "done"
+        except NovactlError as error:
+            outcome.fail(error)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def cancel(operator: Operating, op_id: str) -> Operation:
+    """Ask its owner to stop and undo at the next step; when the owner is gone, undo it here. Raises
+    Refused when it has ended or is past its point of no return."""
+    op = operator.journal.load(op_id)
+    if op.state not in ACTIVE:
+        raise Refused(f"{op.id}: is {op.state} already")
+    if op.past_pivot:
+        raise Refused(
+            f"{op.id}: {op.kind} of {op.target} is past its point of no return",
+            hint=f"novactl op wait {op.id}",
+        )
+    return take_over(operator, op_id, back=True) if _asked_to_end(operator, op) else op
+
+
+def make_way(operator: Operating, busy: Busy, facts: Any) -> Operation:
+    """Have the operation end that keeps an instance (`facts`) from being deleted: a live owner is asked
+    and waited for, a dead one's is undone here, or finished past its point of no return. Returns it as it
+    is then; one that can be neither is left INCOMPLETE, and the delete cleans up after it. Raises `busy`
+    when it is not the instance that is held, or when its owner is deleting it already."""
+    if busy.operation is None or not isinstance(facts, Instance):
+        raise busy
+    op = operator.journal.load(busy.operation)
+    if op.target_uuid != facts.uuid:
+        raise busy
+    deadline = operator.world.clock.monotonic() + max(PATIENCE, operator.lock_wait)
+    while op.state in ACTIVE:
+        if _asked_to_end(operator, op):
+            return _ended_here(operator, op)
+        if op.kind == "delete" or operator.world.clock.monotonic() >= deadline:
+            raise busy
+        operator.world.interrupt.check()
+        operator.world.clock.sleep(POLL)
+        op = operator.journal.load(op.id)
+    return op
+
+
+def _ended_here(operator: Operating, op: Operation) -> Operation:
+    forward = op.past_pivot or op.kind == "delete"
+    try:
+        return take_over(operator, op.id, back=not forward)
+    except NovactlError:
+        now = operator.journal.load(op.id)
+        if op.kind == "delete":  # what keeps the older delete from ending would keep ours
+            raise
+        return now
+
+
+def _asked_to_end(operator: Operating, op: Operation) -> bool:
+    """Its owner will see the wish; whether the owner is gone."""
+
+    def work(tx: Tx) -> bool:
+        operations.request_cancel(tx, op.id)
+        return operator.is_left(tx, op)
+
+    return operator.world.db.write(work)
+
+
+def _taken(operator: Operating, tx: Tx, op_id: str) -> tuple[Operation, list[str]]:
+    """The operation, ours from now on, and its children that have not ended."""
+    op = operator.journal.load_in(tx, op_id)
+    if op.state not in ACTIVE:
+        raise Refused(f"{op.id}: is {op.state} already")
+    if not operator.is_left(tx, op):
+        raise Busy(f"{op.id}: {op.owner} is working on it since {op.started_at}", operation=op.id)
+    children = [child for child, state in operations.states_of_children(tx, op_id) if state in ACTIVE]
+    take(operator, tx, op)
+    return op, children
+
+
+def take(operator: Operating, tx: Tx, op: Operation) -> None:
+    """Ours under a new epoch."""
+    epoch = instances.raise_epoch(tx, op.target_uuid) if op.target_uuid else op.epoch + 1
+    operator.journal.take(tx, op, epoch)
+
+
+def _fence(operator: Operating, op: Operation) -> None:
+    """No act of the older process is under way or can follow on any host that an intent without a result
+    names. Raises OperationIncomplete when one of them does not answer: nothing that could start the guest
+    elsewhere may be done."""
+    operator.world.reached(op.mark)
+    if op.target_uuid is None:
+        return
+    named = {record.step.host for record in op.records if record.state in OPEN}
+    for host in sorted(filter(None, named)):
+        try:
+            operator.world.hypervisor(host).fence(op.target_uuid, op.epoch)
+        except HostUnreachable as error:
+            message = f"{op.kind} of {op.target} is left half way: {error.message}"
+            operator.journal.turn(op, OpState.INCOMPLETE, message)
+            hint = f"when {host} answers again: novactl op resume {op.id}"
+            raise OperationIncomplete(message, hint=hint, operation=op.id) from error
+
+
+def _take_over_children(
+    operator: Operating, parent: Operation, children: Sequence[str], *, back: bool
+) -> Operation:
+    failures: list[NovactlError] = []
+    for child in children:
+        try:
+            take_over(operator, child, back=back)
+        except NovactlError as error:
+            failures.append(error)
+    operator.end(parent)
+    if failures:
+        raise failures[0]
+    return parent

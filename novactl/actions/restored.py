@@ -1,0 +1,37 @@
+"""Noticing that the database was restored from an older copy: the hosts know what it has forgotten."""
+
+from novactl.actions.world import World
+from novactl.db import instances
+from novactl.db.session import Tx, set_meta
+from novactl.errors import Refused
+from novactl.objects.instance import Instance
+from novactl.virt.hypervisor import Greeting
+
+
+def check_mark(world: World, host: str, mark: str) -> None:
+    """Raises Refused, and has all decisions refused from now on, when a host was told of an operation
+    that the database does not have. `mark` is the last one that the host knows (Hypervisor.greet)."""
+    op_id = mark.partition(".")[2]
+    if op_id and not world.db.read(lambda tx: _known(tx, op_id)):
+        _refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
+
+
+def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:
+    """The same when the host has seen a newer epoch of the instance than the database has now."""
+    if greeting.epoch > instance.epoch:
+        now = world.db.read(lambda tx: instances.get(tx, instance.uuid))
+        if greeting.epoch > now.epoch:
+            seen = f"host {instance.host} has seen epoch {greeting.epoch} of {instance.name}"
+            _refuse(world, f"{seen}, which has {now.epoch} in it")
+
+
+def _known(tx: Tx, op_id: str) -> bool:
+    return tx.one("SELECT 1 AS yes FROM operations WHERE id = :id", id=op_id) is not None
+
+
+def _refuse(world: World, words: str) -> None:
+    world.db.write(lambda tx: set_meta(tx, "restored", words), alone=False)
+    raise Refused(
+        f"the database is an older copy: {words}",
+        hint="novactl audit shows the differences, novactl audit --adopt takes over what the hosts know",
+    )

@@ -1,0 +1,58 @@
+"""Host work of a step that takes long: a job on the host (remote/jobs.sh), which survives the link and us."""
+
+from collections.abc import Callable
+from typing import Any
+
+from novactl.errors import HostFault, HostUnreachable
+from novactl.remote.shell import failure
+from novactl.virt.hypervisor import JobState
+
+SLICE = 2.0  # seconds between two looks whether to stop
+PATIENCE = 30.0  # seconds that a lost link is waited for
+STARTS = 3  # how often a job may die without a word: a host that boots again and again, or out of memory
+
+
+def carry_out(ctx: Any, host: Any, *words: str) -> None:
+    """The function of host.sh was carried out on the host as the job of this step; one that another
+    process started is gone on with. Raises what its exit status means (shell.failure), or HostFault when
+    it always dies. Interrupted and a link that stays lost leave it running: undo() ends it."""
+    for _ in range(STARTS):
+        host.job_start(ctx.operation_id, ctx.record.n, *words)
+        seen = _ended(ctx, host)
+        if seen.rc is not None:
+            _patiently(ctx, lambda: host.job_forget(ctx.operation_id, ctx.record.n))
+            if seen.rc:
+                raise failure(host.name, seen.rc, seen.log)
+            return
+    said = f": {seen.log.strip()}" if seen.log.strip() else ""
+    raise HostFault(f"{host.name}: {words[0]} died there {STARTS} times{said}")
+
+
+def end(ctx: Any, host: Any) -> None:
+    """The job of this step does not run any more; for undo(). None is fine."""
+    host.job_end(ctx.operation_id, ctx.record.n)
+
+
+def _ended(ctx: Any, host: Any) -> JobState:
+    """The job when it runs no more."""
+    told = ""
+    while True:
+        seen: JobState = _patiently(ctx, lambda: host.job_wait(ctx.operation_id, ctx.record.n, SLICE))
+        if seen.state != "running":
+            return seen
+        if seen.progress not in ("", told):
+            told = seen.progress
+            ctx.observe(ctx.op, ctx.record, "progress", told)
+
+
+def _patiently(ctx: Any, call: Callable[[], Any]) -> Any:
+    """call(), made again while the link is down; the job does not need it."""
+    began = ctx.world.clock.monotonic()
+    while True:
+        ctx.check()
+        try:
+            return call()
+        except HostUnreachable:
+            if ctx.world.clock.monotonic() - began > PATIENCE:
+                raise
+            ctx.pause(1)

@@ -1,0 +1,125 @@
+"""Operations as rows: named queries beside the journal's own writes."""
+
+import json
+from typing import Any
+
+from novactl.db.session import Row, Tx
+from novactl.engine.operation import Operation, OpState
+from novactl.errors import NotFound
+
+COUNTED = """
+    SELECT o.*, COUNT(s.n) AS steps_total, SUM(CASE WHEN s.state = 'done' THEN 1 ELSE 0 END) AS steps_done,
+        (SELECT c.step FROM steps c WHERE c.operation = o.id AND c.state NOT IN ('done', 'undone')
+         ORDER BY c.n LIMIT 1) AS step
+    FROM operations o LEFT JOIN steps s ON s.operation = o.id
+"""
+
+
+def listed(
+    tx: Tx, *, active: bool = False, parent: str | None = None, limit: int = 1000
+) -> list[tuple[Operation, int, int]]:
+    """(operation without its steps, steps done, steps in all), newest first."""
+    where, values = [], {}
+    if active:
+        where.append("o.state IN ('planned', 'running', 'undoing', 'incomplete')")
+    if parent is not None:
+        where.append("o.parent = :parent")
+        values["parent"] = parent
+    rows = tx.all(
+        COUNTED
+        + (f" WHERE {' AND '.join(where)}" if where else "")
+        + " GROUP BY o.id ORDER BY o.started_at DESC, o.id DESC LIMIT :limit",
+        limit=limit,
+        **values,
+    )
+    return [_counted(row) for row in rows]
+
+
+def one(tx: Tx, op_id: str) -> tuple[Operation, int, int]:
+    """As listed() has it. Raises NotFound."""
+    row = tx.one(f"{COUNTED} WHERE o.id = :id GROUP BY o.id", id=op_id)
+    if row is None:
+        raise NotFound(f"operation {op_id!r} does not exist", hint="novactl op list shows what exists")
+    return _counted(row)
+
+
+def _counted(row: Row) -> tuple[Operation, int, int]:
+    return operation(row), int(row["steps_done"] or 0), row["steps_total"]
+
+
+def states_of_children(tx: Tx, parent: str) -> list[tuple[str, OpState]]:
+    """(id, state) of a parent operation's children, in the order they were made."""
+    rows = tx.all(
+        "SELECT id, state FROM operations WHERE parent = :parent ORDER BY started_at, id", parent=parent
+    )
+    return [(row["id"], OpState(row["state"])) for row in rows]
+
+
+def request_cancel(tx: Tx, op_id: str) -> None:
+    """The owner of the operation, or of its children, sees it before the next step."""
+    tx.run("UPDATE operations SET cancel_requested = 1 WHERE id = :id OR parent = :id", id=op_id)
+
+
+def events(tx: Tx, target_uuid: str) -> list[Row]:
+    """What happened to an instance, oldest first."""
+    return tx.all("SELECT * FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=target_uuid)
+
+
+def owner(tx: Tx, op_id: str) -> tuple[dict[str, Any], bool]:
+    """(the record of the process that owns it, whether its lease has run out)."""
+    row = tx.one("SELECT owner_key, lease_until FROM operations WHERE id = :id", id=op_id)
+    if row is None:
+        return {}, True
+    return dict(json.loads(row["owner_key"])), row["lease_until"] is None or row["lease_until"] < tx.now()
+
+
+def runner(tx: Tx, op_id: str) -> str | None:
+    """The process that owns it."""
+    row = tx.one("SELECT runner FROM operations WHERE id = :id", id=op_id)
+    return row["runner"] if row else None
+
+
+def renew(tx: Tx, runner: str, seconds: float) -> None:
+    """The lease of all that the process works on runs from now on."""
+    tx.run(
+        "UPDATE operations SET lease_until = :until WHERE runner = :runner AND finished_at IS NULL",
+        until=tx.now() + seconds,
+        runner=runner,
+    )
+
+
+def cancelled(tx: Tx, runner: str) -> set[str]:
+    """Which of the process's operations somebody wants to end."""
+    rows = tx.all(
+        "SELECT id FROM operations WHERE runner = :runner AND finished_at IS NULL AND cancel_requested = 1",
+        runner=runner,
+    )
+    return {row["id"] for row in rows}
+
+
+def operation(row: Row) -> Operation:
+    return Operation(
+        request=json.loads(row["request"]),
+        state=OpState(row["state"]),
+        cancel_requested=bool(row["cancel_requested"]),
+        step=json.loads(row["step"])["type"] if row.get("step") else None,
+        **{
+            column: row[column]
+            for column in [
+                "id",
+                "kind",
+                "target",
+                "target_uuid",
+                "project",
+                "attempt",
+                "epoch",
+                "parent",
+                "owner",
+                "user",
+                "written_by",
+                "started_at",
+                "finished_at",
+                "error",
+            ]
+        },
+    )

@@ -1,0 +1,41 @@
+"""The second copy of the catalogue that every host keeps: what a lost database is rebuilt from, beside the
+records that the domains themselves carry."""
+
+import json
+from typing import Any
+
+from novactl.db.session import Tx, count_up, dumps, meta
+
+COPIED = ("hosts", "flavors", "images", "keypairs", "networks")
+"""Whole tables without secrets. Instances and their ports are in the domains' metadata."""
+USED = ("vcpus_used", "memory_mib_used", "disk_gib_used")
+
+
+def version(tx: Tx) -> int:
+    """Counts up with each change of what is copied."""
+    return int(meta(tx, "catalogue") or 0)
+
+
+def changed(tx: Tx) -> None:
+    """Called by whatever changes what is copied, in the same transaction."""
+    count_up(tx, "catalogue")
+
+
+def export(tx: Tx) -> tuple[int, bytes]:
+    """(version, the copy as JSON)."""
+    tables = {table: tx.all(f"SELECT * FROM {table}") for table in COPIED}
+    for row in tables["hosts"]:
+        row.update(dict.fromkeys(USED, 0))  # what is used follows from the instances
+    content = {"fleet": meta(tx, "fleet"), "version": version(tx), "tables": tables}
+    return version(tx), (dumps(content) + "\n").encode()
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """What export() made. Raises ValueError when it is something else."""
+    found = json.loads(content)
+    if not isinstance(found, dict) or not isinstance(found.get("tables"), dict):
+        raise ValueError("not a copy of a catalogue")  # noqa: TRY004
+    unknown = set(found["tables"]) - set(COPIED)
+    if unknown:
+        raise ValueError(f"unknown tables {', '.join(sorted(unknown))}")
+    return found

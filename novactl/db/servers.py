@@ -1,0 +1,310 @@
+"""The database on a PostgreSQL or MySQL/MariaDB server, shared by operators on many machines.
+
+READ COMMITTED, and one row that every write locks: decisions alone, the journal's own writes together.
+So what a decision has read holds until it commits, as on SQLite, and no isolation level of either server
+has to be trusted with it.
+"""
+
+import contextlib
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any
+
+import sqlalchemy
+import tenacity
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Connection, Engine
+
+from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, meta
+from novactl.errors import DatabaseError
+
+PATIENCE = 60.0  # seconds that a server which was there may be away: a restart, a failover
+FIRST_PATIENCE = 5.0  # and one that was not seen yet
+IDLE = 30  # seconds after which the server ends a transaction whose client is gone
+KEPT = 86400.0  # seconds that marks of commits stay, when their process did not remove them
+
+NOW = {
+    "postgresql": "SELECT EXTRACT(EPOCH FROM clock_timestamp())::double precision AS now",
+    "mysql": "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6 AS now",
+}
+SHARE = {"postgresql": "FOR SHARE", "mysql": "LOCK IN SHARE MODE"}
+FIRST_WORDS = {
+    "postgresql": [f"SET idle_in_transaction_session_timeout = '{IDLE}s'", f"SET lock_timeout = '{IDLE}s'"],
+    "mysql": [
+        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+        f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {IDLE}"
+        f" /*M! , idle_transaction_timeout = {IDLE} */",
+    ],
+}
+"""What each connection is told first; /*M! … */ is read by MariaDB alone."""
+
+LOST = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
+"""SQLSTATEs of PostgreSQL after which the same work may be tried: two transactions met, or the server
+ended, starts or is full (its appendix A)."""
+LOST_NUMBERS = {
+    1020,
+    1040,
+    1053,
+    1152,
+    1158,
+    1159,
+    1160,
+    1161,
+    1205,
+    1213,
+    1927,
+    2002,
+    2003,
+    2006,
+    2013,
+    2055,
+}
+"""The same of MariaDB and its client library."""
+HOPELESS = ("password", "authentication", "does not exist", "no pg_hba", "access denied", "unknown database")
+
+
+class ServerTx:
+    """A transaction on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._family = _family(connection.engine)
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        return [dict(row) for row in self._execute(sql, values).mappings()]
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        row = self._execute(sql, values).mappings().first()
+        return None if row is None else dict(row)
+
+    def run(self, sql: str, **values: Any) -> int:
+        return int(self._execute(sql, values).rowcount)
+
+    def insert(self, table: str, **values: Any) -> None:
+        columns = ", ".join(f'"{column}"' for column in values)
+        marks = ", ".join(f":{column}" for column in values)
+        self._execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", values)
+
+    def now(self) -> float:
+        """The server's clock, in seconds."""
+        return float((self.one(NOW[self._family]) or {})["now"])
+
+    def _execute(self, sql: str, values: dict[str, Any]) -> Any:
+        plain = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
+        if self._family == "mysql":
+            sql = sql.replace('"', "`")  # quotes stand only around names: values are always bound
+        return self._connection.execute(sqlalchemy.text(sql), plain)
+
+
+class ServerDatabase(Database):
+    """One URL, one pool of connections each for reading and for writing."""
+
+    shared = True
+
+    def __init__(self, url: URL, arguments: dict[str, Any], *, patience: float = PATIENCE) -> None:
+        """`arguments` go to the driver's connect(): what must not be seen in a URL."""
+        self.url = url
+        self._arguments = arguments
+        self._patience = patience
+        self._seen = self._wrote = False
+        self._name = uuid.uuid4().hex
+        self._writes = itertools.count(1)
+        self._reader = self._engine("REPEATABLE READ")
+        self._writer = self._engine("READ COMMITTED")
+
+    @property
+    def where(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+    def _engine(self, isolation: Any) -> Engine:
+        found = sqlalchemy.create_engine(
+            self.url, isolation_level=isolation, pool_size=4, max_overflow=28, connect_args=self._arguments
+        )
+
+        def greet(connection: Any, _: Any) -> None:
+            with contextlib.closing(connection.cursor()) as cursor:
+                for words in FIRST_WORDS[_family(found)]:
+                    cursor.execute(words)
+            connection.commit()
+
+        sqlalchemy.event.listen(found, "connect", greet)
+        return found
+
+    # --- transactions ---
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Tx]:
+        with self._translated(), self._reader.connect() as connection:
+            self._seen = True
+            tx = ServerTx(connection)
+            admit(self.where, tx.all(ADMISSION), deciding=False)
+            yield tx
+
+    @contextlib.contextmanager
+    def writing(self, *, alone: bool = True, adopting: bool = False, mark: str | None = None) -> Iterator[Tx]:
+        """`mark` is written with it; raises _Committed when it is there already."""
+        with self._translated(), self._writer.connect() as connection:
+            self._seen = True
+            tx = ServerTx(connection)
+            if mark is not None:
+                try:
+                    tx.insert("commits", id=mark, at=time.time())
+                except exc.IntegrityError as error:
+                    raise _Committed from error
+            lock = "FOR UPDATE" if alone else SHARE[_family(self._writer)]
+            admit(self.where, tx.all(f"{ADMISSION} {lock}"), deciding=alone and not adopting)
+            try:
+                yield tx
+            except Rollback:
+                return
+            connection.commit()
+
+    def read(self, work: Callable[[Tx], T]) -> T:
+        def once() -> T:
+            with self.reading() as tx:
+                return work(tx)
+
+        return self._until_answered(once)
+
+    def write(self, work: Callable[[Tx], T], *, alone: bool = True, adopting: bool = False) -> T:
+        """A commit whose answer was lost is settled by its mark: the next try writes the same one, which
+        waits until the lost transaction has ended and is refused if that was by a commit."""
+        mark = f"{self._name}/{next(self._writes)}"
+        kept: list[T] = []
+
+        def once() -> T:
+            with (
+                contextlib.suppress(_Committed),
+                self.writing(alone=alone, adopting=adopting, mark=mark) as tx,
+            ):
+                kept[:] = [work(tx)]
+            self._wrote = True
+            return kept[0]
+
+        return self._until_answered(once)
+
+    def _until_answered(self, once: Callable[[], T]) -> T:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Lost),
+            stop=tenacity.stop_after_delay(self._patience if self._seen else FIRST_PATIENCE),
+            wait=tenacity.wait_random_exponential(multiplier=0.02, max=1),
+            reraise=True,
+        )
+        return retrying(once)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Errors of the server and of the way to it as DatabaseError; _Lost when it may be tried again."""
+        try:
+            yield
+        except exc.DBAPIError as error:
+            words = " ".join(str(error.orig).split())
+            kind = _Lost if _may_pass(error, words) else DatabaseError
+            raise kind(f"{self.where}: {words}", hint=_hint(words)) from error
+        except exc.SQLAlchemyError as error:
+            raise DatabaseError(f"{self.where}: {error}") from error
+
+    # --- the schema ---
+
+    def schema(self) -> str | None:
+        def once() -> str | None:
+            with self._translated(), self._reader.connect() as connection:
+                self._seen = True
+                if "meta" not in sqlalchemy.inspect(connection).get_table_names():
+                    return None
+                return meta(ServerTx(connection), "schema")
+
+        return self._until_answered(once)
+
+    @property
+    def exists(self) -> bool:
+        return self.schema() is not None
+
+    def create(self, fleet: str) -> None:
+        """Of two servers' kinds, one cannot undo a CREATE TABLE: what was begun is gone on with."""
+        for last in (False, False, True):
+            if self.exists:
+                return
+            try:
+                with self._translated(), self._writer.begin() as connection:
+                    self._fill(connection, fleet)
+            except DatabaseError:  # somebody else makes the same tables
+                if last:
+                    raise
+                time.sleep(0.5)
+
+    def _fill(self, connection: Connection, fleet: str) -> None:
+        from novactl.db.tables import metadata
+
+        present = set(sqlalchemy.inspect(connection).get_table_names())
+        if present & set(metadata.tables) and "meta" not in present:
+            raise DatabaseError(f"{self.where}: holds something else", hint="choose another with --db")
+        metadata.tables["meta"].create(connection, checkfirst=True)
+        metadata.create_all(connection)
+        tx = ServerTx(connection)
+        for name, value in (("fleet", fleet), ("schema", str(SCHEMA))):
+            tx.insert("meta", name=name, value=value)
+
+    def upgrade(self) -> list[str]:
+        from novactl.db.migrations import migrate
+
+        with self._translated():
+            return migrate(self._writer)
+
+    def differences(self) -> list[str]:
+        from novactl.db.migrations import compare
+
+        with self._translated():
+            return compare(self._reader)
+
+    def close(self) -> None:
+        """Connections closed, marks of this process and forgotten ones removed."""
+        if self._wrote:
+            with contextlib.suppress(DatabaseError), self.writing(alone=False) as tx:
+                tx.run(
+                    "DELETE FROM commits WHERE id LIKE :mine OR at < :old",
+                    mine=f"{self._name}/%",
+                    old=time.time() - KEPT,
+                )
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+class _Lost(DatabaseError):
+    """The server went away, or two transactions met: the same work may be tried again."""
+
+
+class _Committed(Exception):
+    """The work was committed by an earlier try, whose answer was lost."""
+
+
+def _family(engine: Engine) -> str:
+    return "postgresql" if engine.dialect.name == "postgresql" else "mysql"
+
+
+def _may_pass(error: exc.DBAPIError, words: str) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state in LOST or state.startswith("08")
+    if any(hopeless in words.lower() for hopeless in HOPELESS):
+        return False
+    number = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    if isinstance(number, int) and number != 0:
+        return number in LOST_NUMBERS
+    return error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError)
+
+
+def _hint(words: str) -> str:
+    hints = {
+        "password": "$NOVACTL_DB_PASSWORD, or the server's own password file",
+        "access denied": "$NOVACTL_DB_PASSWORD holds the password",
+        "does not exist": "create the database on the server, then novactl db init",
+        "unknown database": "create the database on the server, then novactl db init",
+        "doesn't exist": "novactl db init",
+        "refused": "is the server running?",
+        "can't connect": "is the server running?",
+    }
+    return next((hint for text, hint in hints.items() if text in words.lower()), "")

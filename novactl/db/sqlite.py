@@ -1,0 +1,259 @@
+"""The database as a SQLite file of this machine."""
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit
+from novactl.errors import DatabaseError, NovactlError
+
+BUSY_SECONDS = 30
+NETWORK_FILESYSTEMS = frozenset(
+    "nfs nfs4 cifs smb3 smbfs 9p afs ceph fuse.sshfs fuse.glusterfs glusterfs lustre ocfs2 gfs2".split()
+)
+"""Where neither SQLite's locks nor its shared memory hold (sqlite.org/wal.html)."""
+
+
+class SqliteTx:
+    """A transaction on one SQLite connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        row: Row | None = self._connection.execute(sql, values).fetchone()
+        return row
+
+    def run(self, sql: str, **values: Any) -> int:
+        return self._connection.execute(sql, values).rowcount
+
+    def insert(self, table: str, **values: Any) -> None:
+        columns = ", ".join(f'"{column}"' for column in values)
+        marks = ", ".join(f":{column}" for column in values)
+        self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", values)
+
+    def now(self) -> float:
+        """Seconds since this machine's boot, those of its sleep included (clock_gettime(2))."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class SqliteDatabase(Database):
+    """WAL, synchronous FULL, one writer connection per process (its threads take turns), a reader
+    connection per thread."""
+
+    shared = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: sqlite3.Connection | None = None
+        self._write_lock = threading.RLock()
+        self._readers = threading.local()
+
+    @property
+    def where(self) -> str:
+        return str(self.path)
+
+    @property
+    def exists(self) -> bool:
+        return self.path.exists() and self.schema() is not None
+
+    def schema(self) -> str | None:
+        with _translated(self.path), contextlib.closing(self._open()) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                return None
+            row = connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+        return row["value"] if row else None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Tx]:
+        with _translated(self.path):
+            connection = getattr(self._readers, "connection", None)
+            if connection is None:
+                connection = self._readers.connection = self._opened()
+            connection.execute("BEGIN")
+            try:
+                yield SqliteTx(connection)
+            finally:
+                _roll_back(connection)
+
+    @contextlib.contextmanager
+    def writing(self, *, alone: bool = True, adopting: bool = False) -> Iterator[Tx]:
+        """Every write is alone here, whatever is asked for."""
+        with self._write_lock, _translated(self.path):
+            if self._writer is None:
+                self._writer = self._opened()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._admit(self._writer, deciding=alone and not adopting)
+                yield SqliteTx(self._writer)
+                self._writer.execute("COMMIT")
+            except Rollback:
+                _roll_back(self._writer)
+            except BaseException:
+                _roll_back(self._writer)
+                raise
+
+    def read(self, work: Callable[[Tx], T]) -> T:
+        with self.reading() as tx:
+            return work(tx)
+
+    def write(self, work: Callable[[Tx], T], *, alone: bool = True, adopting: bool = False) -> T:
+        with self.writing(alone=alone, adopting=adopting) as tx:
+            return work(tx)
+
+    def create(self, fleet: str) -> None:
+        """The file is 0600 in a 0700 directory."""
+        fresh = SqliteDatabase(self.path.with_name(f".{self.path.name}.{os.getpid()}"))
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh.path.unlink(missing_ok=True)
+            fresh.path.touch(mode=0o600)
+            fresh._fill(fleet)
+            if self.path.exists() and self.path.stat().st_size == 0:
+                self.path.unlink()
+            with contextlib.suppress(FileExistsError):
+                self.path.hardlink_to(fresh.path)
+            fresh.path.unlink()
+        except OSError as error:
+            hint = "the directory is missing or is not yours"
+            raise DatabaseError(f"{self.path}: {error.strerror}", hint=hint) from error
+        if not self.exists:
+            raise DatabaseError(f"{self.path}: holds something else", hint="choose another with --db")
+
+    def _fill(self, fleet: str) -> None:
+        from sqlalchemy.dialects import sqlite
+
+        from novactl.db.tables import statements
+
+        with _translated(self.path), contextlib.closing(self._open()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in statements(sqlite.dialect()):
+                connection.execute(statement)
+            for name, value in (("fleet", fleet), ("schema", str(SCHEMA))):
+                connection.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (name, value))
+            connection.execute("COMMIT")
+
+    def upgrade(self) -> list[str]:
+        from novactl.db.migrations import migrate
+
+        with _translated(self.path), self._engine() as engine:
+            return migrate(engine)
+
+    def differences(self) -> list[str]:
+        from novactl.db.migrations import compare
+
+        with _translated(self.path), contextlib.closing(self._open()) as connection:
+            checks = [row["integrity_check"] for row in connection.execute("PRAGMA integrity_check")]
+            keys = connection.execute("PRAGMA foreign_key_check").fetchall()
+        damage = [f"damaged: {text}" for text in checks if text != "ok"]
+        damage += [
+            f"damaged: a row of {row['table']} names a row of {row['parent']} that is not there"
+            for row in keys
+        ]
+        with self._engine() as engine:
+            return damage + compare(engine)
+
+    @contextlib.contextmanager
+    def _engine(self) -> Iterator[Any]:
+        """SQLAlchemy on the same file, for migrations: BEGIN IMMEDIATE, DDL within it."""
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine("sqlite://", creator=self._plain, poolclass=sqlalchemy.NullPool)
+        sqlalchemy.event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+        yield engine
+
+    def _plain(self) -> sqlite3.Connection:
+        connection = self._open()
+        connection.row_factory = None
+        connection.execute("PRAGMA foreign_keys = OFF")
+        return connection
+
+    def close(self) -> None:
+        for connection in (self._writer, getattr(self._readers, "connection", None)):
+            if connection is not None:
+                connection.close()
+        self._writer = None
+        self._readers = threading.local()
+
+    def _opened(self) -> sqlite3.Connection:
+        """A connection to a database whose schema is ours."""
+        connection = self._open()
+        try:
+            self._admit(connection, deciding=False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        refuse_network_filesystem(self.path)
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = _as_dict
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _admit(self, connection: sqlite3.Connection, *, deciding: bool) -> None:
+        admit(str(self.path), connection.execute(ADMISSION).fetchall(), deciding=deciding)
+
+
+def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:
+    """Raises DatabaseError when the file's directory is on a network file system, by the mount that
+    covers it in /proc/self/mounts (or `mounts`, its text)."""
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text()
+        except OSError:
+            return
+    directory = path.parent.resolve()
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        _, at, type_, *_ = line.split(" ")
+        place = Path(at.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
+        if directory.is_relative_to(place) and len(place.parts) >= best:
+            best, kind = len(place.parts), type_
+    if kind in NETWORK_FILESYSTEMS:
+        raise DatabaseError(
+            f"{path}: is on a network file system ({kind}), where SQLite's locks do not hold",
+            hint="keep it on a local disk; several machines share PostgreSQL or MariaDB",
+        )
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """Leave nothing open; SQLite may have rolled back by itself (a full disk)."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> Row:
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as DatabaseError."""
+    try:
+        yield
+    except NovactlError:
+        raise
+    except sqlite3.DatabaseError as error:
+        hints = {
+            "readonly": "the file or its directory cannot be written by you",
+            "locked": "another command holds it for very long",
+            "not a database": "the file is something else: choose another with --db",
+            "no such table": "run novactl db init",
+            "unable to open": "the directory is missing or is not yours",
+        }
+        hint = next((text for words, text in hints.items() if words in str(error)), "")
+        raise DatabaseError(f"{path}: {error}", hint=hint) from error
