@@ -24,7 +24,10 @@ def database(url: str | None, default: Path) -> Database:
     cannot be understood or holds a password, DatabaseError when its driver is not installed."""
     if url is None:
         return SqliteDatabase(default)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"--db: {error}", hint=EXAMPLES) from error
     if parts.password is not None or any(name in parse_qs(parts.query) for name in SECRETIVE):
         raise UsageError(
             "--db holds a password", hint="$NOVACTL_DB_PASSWORD, or the server's own password file"
@@ -61,7 +64,11 @@ def _server(url: str) -> Database:
         ) from error
     arguments: dict[str, object] = {"connect_timeout": 5}
     if module == "psycopg":
-        arguments |= {"prepare_threshold": None, "application_name": "novactl"}
+        arguments |= {"prepare_threshold": None, "application_name": "novactl", "client_encoding": "utf8"}
+        arguments |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+        arguments |= {"tcp_user_timeout": 30_000}  # milliseconds
+    else:
+        arguments |= {"charset": "utf8mb4", "read_timeout": 60, "write_timeout": 30}
     if (password := _password()) is not None:
         arguments["password"] = password
     return ServerDatabase(found, arguments)
@@ -76,5 +83,6 @@ def _password() -> str | None:
         return None
     try:
         return Path(file).read_text().split("\n", 1)[0]
-    except OSError as error:
-        raise UsageError(f"$NOVACTL_DB_PASSWORD_FILE: {file}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"$NOVACTL_DB_PASSWORD_FILE: {file}: {why}") from error

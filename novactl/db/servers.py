@@ -19,7 +19,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, meta
-from novactl.errors import DatabaseError
+from novactl.errors import DatabaseError, UsageError
 
 PATIENCE = 60.0  # seconds that a server which was there may be away: a restart, a failover
 FIRST_PATIENCE = 5.0  # and one that was not seen yet
@@ -40,6 +40,11 @@ FIRST_WORDS = {
     ],
 }
 """What each connection is told first; /*M! … */ is read by MariaDB alone."""
+LOOKING = {
+    "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+}
+"""And those that only read."""
 
 LOST = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
 """SQLSTATEs of PostgreSQL after which the same work may be tried: two transactions met, or the server
@@ -112,14 +117,14 @@ class ServerDatabase(Database):
         self._seen = self._wrote = False
         self._name = uuid.uuid4().hex
         self._writes = itertools.count(1)
-        self._reader = self._engine("REPEATABLE READ")
+        self._reader = self._engine("REPEATABLE READ", LOOKING)
         self._writer = self._engine("READ COMMITTED")
 
     @property
     def where(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return self.url.set(drivername=self.url.get_backend_name()).render_as_string(hide_password=True)
 
-    def _engine(self, isolation: Any) -> Engine:
+    def _engine(self, isolation: Any, more_words: dict[str, str] | None = None) -> Engine:
         found = sqlalchemy.create_engine(
             self.url, isolation_level=isolation, pool_size=4, max_overflow=28, connect_args=self._arguments
         )
@@ -128,9 +133,18 @@ class ServerDatabase(Database):
             with contextlib.closing(connection.cursor()) as cursor:
                 for words in FIRST_WORDS[_family(found)]:
                     cursor.execute(words)
+                if more_words is not None:
+                    cursor.execute(more_words[_family(found)])
             connection.commit()
 
+        def connect(dialect: Any, _: Any, words: Any, options: Any) -> Any:
+            try:
+                return dialect.connect(*words, **options)
+            except TypeError as error:  # PyMySQL, of an option in the URL that it does not know
+                raise UsageError(f"--db {self.where}: {error}") from error
+
         sqlalchemy.event.listen(found, "connect", greet)
+        sqlalchemy.event.listen(found, "do_connect", connect)
         return found
 
     # --- transactions ---
@@ -150,10 +164,7 @@ class ServerDatabase(Database):
             self._seen = True
             tx = ServerTx(connection)
             if mark is not None:
-                try:
-                    tx.insert("commits", id=mark, at=time.time())
-                except exc.IntegrityError as error:
-                    raise _Committed from error
+                self._mark(connection, mark)
             lock = "FOR UPDATE" if alone else SHARE[_family(self._writer)]
             admit(self.where, tx.all(f"{ADMISSION} {lock}"), deciding=alone and not adopting)
             try:
@@ -161,6 +172,17 @@ class ServerDatabase(Database):
             except Rollback:
                 return
             connection.commit()
+
+    def _mark(self, connection: Connection, mark: str) -> None:
+        tx = ServerTx(connection)
+        try:
+            tx.insert("commits", id=mark, at=time.time())
+        except exc.IntegrityError as error:
+            raise _Committed from error
+        except exc.ProgrammingError:  # no such table: another schema, which is the thing to say
+            connection.rollback()
+            admit(self.where, tx.all(ADMISSION), deciding=False)
+            raise
 
     def read(self, work: Callable[[Tx], T]) -> T:
         def once() -> T:
@@ -185,6 +207,9 @@ class ServerDatabase(Database):
             return kept[0]
 
         return self._until_answered(once)
+
+    def rehearse(self, work: Callable[[Tx], T]) -> T:
+        return self._until_answered(lambda: super(ServerDatabase, self).rehearse(work))
 
     def _until_answered(self, once: Callable[[], T]) -> T:
         retrying = tenacity.Retrying(
@@ -225,14 +250,15 @@ class ServerDatabase(Database):
 
     def create(self, fleet: str) -> None:
         """Of two servers' kinds, one cannot undo a CREATE TABLE: what was begun is gone on with."""
-        for last in (False, False, True):
+        for left in reversed(range(10)):
             if self.exists:
                 return
             try:
                 with self._translated(), self._writer.begin() as connection:
                     self._fill(connection, fleet)
-            except DatabaseError:  # somebody else makes the same tables
-                if last:
+            except DatabaseError as error:
+                makes_it_too = any(words in error.message.lower() for words in ("exists", "duplicate"))
+                if not left or not (makes_it_too or isinstance(error, _Lost)):
                     raise
                 time.sleep(0.5)
 
@@ -252,7 +278,7 @@ class ServerDatabase(Database):
         from novactl.db.migrations import migrate
 
         with self._translated():
-            return migrate(self._writer)
+            return migrate(self._writer, self.where)
 
     def differences(self) -> list[str]:
         from novactl.db.migrations import compare
@@ -301,6 +327,7 @@ def _hint(words: str) -> str:
     hints = {
         "password": "$NOVACTL_DB_PASSWORD, or the server's own password file",
         "access denied": "$NOVACTL_DB_PASSWORD holds the password",
+        'relation "': "novactl db init",
         "does not exist": "create the database on the server, then novactl db init",
         "unknown database": "create the database on the server, then novactl db init",
         "doesn't exist": "novactl db init",

@@ -77,9 +77,12 @@ class SqliteDatabase(Database):
         with _translated(self.path):
             connection = getattr(self._readers, "connection", None)
             if connection is None:
-                connection = self._readers.connection = self._opened()
+                connection = self._open()
+                connection.execute("PRAGMA query_only = ON")
+                self._readers.connection = connection
             connection.execute("BEGIN")
             try:
+                self._admit(connection, deciding=False)
                 yield SqliteTx(connection)
             finally:
                 _roll_back(connection)
@@ -89,7 +92,7 @@ class SqliteDatabase(Database):
         """Every write is alone here, whatever is asked for."""
         with self._write_lock, _translated(self.path):
             if self._writer is None:
-                self._writer = self._opened()
+                self._writer = self._open()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self._admit(self._writer, deciding=alone and not adopting)
@@ -117,8 +120,10 @@ class SqliteDatabase(Database):
             fresh.path.unlink(missing_ok=True)
             fresh.path.touch(mode=0o600)
             fresh._fill(fleet)
-            if self.path.exists() and self.path.stat().st_size == 0:
-                self.path.unlink()
+            if self.path.exists():
+                if self.path.stat().st_size == 0:
+                    self.path.chmod(0o600)
+                self._fill(fleet)
             with contextlib.suppress(FileExistsError):
                 self.path.hardlink_to(fresh.path)
             fresh.path.unlink()
@@ -135,6 +140,8 @@ class SqliteDatabase(Database):
 
         with _translated(self.path), contextlib.closing(self._open()) as connection:
             connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                return  # somebody else was first
             for statement in statements(sqlite.dialect()):
                 connection.execute(statement)
             for name, value in (("fleet", fleet), ("schema", str(SCHEMA))):
@@ -145,7 +152,7 @@ class SqliteDatabase(Database):
         from novactl.db.migrations import migrate
 
         with _translated(self.path), self._engine() as engine:
-            return migrate(engine)
+            return migrate(engine, self.where)
 
     def differences(self) -> list[str]:
         from novactl.db.migrations import compare
@@ -158,17 +165,21 @@ class SqliteDatabase(Database):
             f"damaged: a row of {row['table']} names a row of {row['parent']} that is not there"
             for row in keys
         ]
-        with self._engine() as engine:
+        with _translated(self.path), self._engine() as engine:
             return damage + compare(engine)
 
     @contextlib.contextmanager
     def _engine(self) -> Iterator[Any]:
         """SQLAlchemy on the same file, for migrations: BEGIN IMMEDIATE, DDL within it."""
         import sqlalchemy
+        from sqlalchemy.exc import DBAPIError
 
         engine = sqlalchemy.create_engine("sqlite://", creator=self._plain, poolclass=sqlalchemy.NullPool)
         sqlalchemy.event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
-        yield engine
+        try:
+            yield engine
+        except DBAPIError as error:
+            raise (error.orig or error) from error
 
     def _plain(self) -> sqlite3.Connection:
         connection = self._open()
@@ -182,16 +193,6 @@ class SqliteDatabase(Database):
                 connection.close()
         self._writer = None
         self._readers = threading.local()
-
-    def _opened(self) -> sqlite3.Connection:
-        """A connection to a database whose schema is ours."""
-        connection = self._open()
-        try:
-            self._admit(connection, deciding=False)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _open(self) -> sqlite3.Connection:
         refuse_network_filesystem(self.path)

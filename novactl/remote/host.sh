@@ -462,6 +462,10 @@ nv_overlay() { # directory file base-name size-bytes: a qcow2 overlay over ../_b
     mv "./.$2.new" "$2"
 }
 
+nv_sealed() { # directory: the sealed user-data there, nothing when there is none
+    if [ -e "$1/user-data.sealed" ]; then cat "$1/user-data.sealed"; fi
+}
+
 nv_put() { # directory file mode: stdin becomes the file; a reader sees the old one or the new one
     nv_where=$1
     cd "$1"

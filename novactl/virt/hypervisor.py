@@ -199,6 +199,11 @@ class Hypervisor:
         self.copy_seen = version
         return version, content
 
+    def sealed(self, uuid: str) -> bytes | None:
+        """The instance's user-data as WriteConfigDrive left it sealed, whosever the host is; None when there
+        is none. Its key is not there."""
+        return self.shell.call_bytes("nv_sealed", self.directory(uuid)) or None
+
     # --- jobs: work that survives the link and us ---
 
     def job_start(self, op: str, n: int, *words: str) -> None:

@@ -1,315 +1,368 @@
-"""The SQLite file: who may read it, what it refuses, and that a transaction is one."""
+"""What every database promises: SQLite, PostgreSQL and MariaDB alike."""
 
-import os
-import shutil
-import sqlite3
-import stat
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from novactl.db.session import SCHEMA, Rollback, dumps
-from novactl.db.sqlite import SqliteDatabase
+from novactl.db import hosts
+from novactl.db.session import SCHEMA, Database, Rollback, Tx, count_up, dumps, meta, set_meta
 from novactl.errors import DatabaseError, Refused
-from tests.support import scratch
+from tests.support import fleet, scratch
+from tests.support.databases import KINDS, Place, place
 
-NOBODY = 65534
-
-
-@pytest.fixture
-def db(quick: Path) -> Iterator[SqliteDatabase]:
-    database = scratch.database(quick / "novactl.db")
-    yield database
-    database.close()
+OLDER = str(SCHEMA - 1)
+NEWER = str(SCHEMA + 1)
+OWN = {"fleet", "schema"}
 
 
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
+def names(db: Database) -> set[str]:
+    return db.read(lambda tx: {row["name"] for row in tx.all("SELECT name FROM meta")})
 
 
-def test_create_is_private(tmp_path: Path) -> None:
-    database = SqliteDatabase(tmp_path / "one" / "two" / "novactl.db")
-    assert not database.exists
-    before = os.umask(0)
-    try:
-        database.create("fleet-1")
-    finally:
-        os.umask(before)
-    assert (mode(database.path), mode(database.path.parent)) == (0o600, 0o700)
-    assert database.exists
-    assert database.fleet() == "fleet-1"
-    with database.writing() as tx:
-        tx.insert("meta", name="a", value="b")
-        assert {mode(path) for path in database.path.parent.iterdir()} == {0o600}
-    database.close()
+def value(db: Database, name: str) -> str | None:
+    return db.read(lambda tx: meta(tx, name))
 
 
-def test_create_twice_keeps_the_fleet(tmp_path: Path) -> None:
-    database = SqliteDatabase(tmp_path / "novactl.db")
-    database.create("fleet-1")
-    database.create("fleet-2")
-    assert database.fleet() == "fleet-1"
-    database.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["novactl.db"]
+def put(name: str, value: str = "x") -> Callable[[Tx], None]:
+    return lambda tx: tx.insert("meta", name=name, value=value)
 
 
-def test_create_fills_an_empty_file_and_leaves_another_program_s_alone(tmp_path: Path) -> None:
-    empty = SqliteDatabase(tmp_path / "empty.db")
-    empty.path.touch()
-    empty.create("fleet-1")
-    assert empty.fleet() == "fleet-1"
-    empty.close()
-    foreign = tmp_path / "foreign.db"
-    with sqlite3.connect(foreign) as connection:
-        connection.execute("CREATE TABLE cookies (id INTEGER)")
-    connection.close()
-    with pytest.raises(DatabaseError, match=r"foreign\.db: holds something else$") as caught:
-        SqliteDatabase(foreign).create("fleet-1")
-    assert caught.value.code == 9
-    with sqlite3.connect(foreign) as connection:
-        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("cookies",)]
-    connection.close()
+def in_threads(*works: Callable[[], object]) -> list[BaseException]:
+    """What went wrong when all of them ran at once."""
+    wrong: list[BaseException] = []
 
-
-def test_settings_that_durability_needs(db: SqliteDatabase) -> None:
-    with db.writing() as tx:
-        assert tx.one("PRAGMA journal_mode") == {"journal_mode": "wal"}
-        assert tx.one("PRAGMA synchronous") == {"synchronous": 2}  # FULL
-        assert tx.one("PRAGMA foreign_keys") == {"foreign_keys": 1}
-
-
-def test_tables_are_those_of_the_schema(db: SqliteDatabase) -> None:
-    from novactl.db import tables
-
-    with db.reading() as tx:
-        for table in tables.metadata.sorted_tables:
-            columns = {row["name"] for row in tx.all(f"PRAGMA table_info({table.name})")}
-            assert columns == {column.name for column in table.columns}, table.name
-
-
-def with_schema(path: Path, value: str) -> SqliteDatabase:
-    database = scratch.database(path)
-    with database.writing() as tx:
-        tx.run("UPDATE meta SET value = :value WHERE name = 'schema'", value=value)
-    database.close()
-    return SqliteDatabase(path)
-
-
-@pytest.mark.parametrize("how", ["read", "write"])
-@pytest.mark.parametrize("schema", ["0", "2", "999"])
-def test_another_schema_is_refused_every_time(quick: Path, how: str, schema: str) -> None:
-    database = with_schema(quick / "novactl.db", schema)
-    for _ in range(2):  # and not only the first time
-        with (
-            pytest.raises(
-                DatabaseError, match=rf"has schema {schema}, this novactl needs {SCHEMA}"
-            ) as caught,
-            getattr(database, how)(),
-        ):
-            pytest.fail("it was opened")
-        assert caught.value.code == 9
-        assert caught.value.hint == "use the novactl that wrote it"
-    database.close()
-
-
-def test_a_look_whether_it_exists_does_not_let_another_schema_pass(quick: Path) -> None:
-    database = with_schema(quick / "novactl.db", "2")
-    assert database.exists
-    with pytest.raises(DatabaseError, match=r"has schema 2"):
-        database.fleet()
-    database.close()
-
-
-@pytest.mark.parametrize(
-    ("content", "message", "hint"),
-    [
-        (b"this is not a database, it is a text of some length" * 10, "file is not a database", "another"),
-        (b"", "no such table", "novactl db init"),
-    ],
-)
-def test_what_is_not_ours(tmp_path: Path, content: bytes, message: str, hint: str) -> None:
-    path = tmp_path / "novactl.db"
-    path.write_bytes(content)
-    for how in ("read", "write"):
-        database = SqliteDatabase(path)
-        with pytest.raises(DatabaseError, match=message) as caught, getattr(database, how)():
-            pytest.fail("it was opened")
-        assert caught.value.code == 9
-        assert hint in caught.value.hint
-        assert str(path) in caught.value.message
-
-
-def test_a_directory_in_its_place(tmp_path: Path) -> None:
-    with (
-        pytest.raises(DatabaseError, match=r"unable to open database file"),
-        SqliteDatabase(tmp_path).reading(),
-    ):
-        pytest.fail("it was opened")
-
-
-def test_a_truncated_database(quick: Path) -> None:
-    path = scratch.database(quick / "novactl.db").path
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2 + 100])
-    broken = r"malformed|not a database|disk I/O error"
-    with pytest.raises(DatabaseError, match=broken) as caught, SqliteDatabase(path).writing() as tx:
-        for table in ("instances", "operations", "steps", "events", "secrets"):
-            tx.all(f"SELECT * FROM {table}")
-    assert caught.value.code == 9
-
-
-def as_nobody(work: Callable[[], str]) -> str:
-    """What `work` returns in a process that file permissions bind: as root, in one of nobody's."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover - another process
-        os.close(reader)
-        try:
-            if os.getuid() == 0:
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-            text = work()
-        except BaseException as error:  # noqa: BLE001 - told to the test
-            text = f"{type(error).__name__}: {error}"
-        os.write(writer, text.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        text = pipe.read().decode()
-    os.waitpid(child, 0)
-    return text
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that others may enter."""
-    directory = Path(tempfile.mkdtemp(prefix="novactl-test-", dir="/tmp"))
-    directory.chmod(0o755)
-    yield directory
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
-
-
-def refused(work: Callable[[], object]) -> Callable[[], str]:
-    def told() -> str:
+    def run(work: Callable[[], object]) -> None:
         try:
             work()
-        except DatabaseError as error:
-            return f"{error.code}: {error.message} ({error.hint})"
-        return "it went through"
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            wrong.append(error)
 
-    return told
-
-
-def written(path: Path) -> None:
-    with SqliteDatabase(path).writing() as tx:
-        tx.insert("meta", name="a", value="b")
-
-
-def test_a_file_that_may_only_be_read(public: Path) -> None:
-    path = scratch.database(public / "novactl.db").path
-    path.chmod(0o444)
-    public.chmod(0o555)
-    told = as_nobody(refused(lambda: written(path)))
-    assert told.startswith(f"9: {path}: ")
-    assert "cannot be written by you" in told or "not yours" in told
-
-
-def test_a_directory_that_may_not_be_written(public: Path) -> None:
-    public.chmod(0o555)
-    told = as_nobody(refused(lambda: SqliteDatabase(public / "novactl.db").create("fleet")))
-    assert told.startswith(f"9: {public / 'novactl.db'}: ")
-    assert "not yours" in told or "cannot be written by you" in told
-    told = as_nobody(refused(lambda: SqliteDatabase(public / "more" / "novactl.db").create("fleet")))
-    assert told.startswith(f"9: {public / 'more' / 'novactl.db'}: ")
-    assert list(public.iterdir()) == []
-
-
-def test_a_file_of_somebody_else(public: Path) -> None:
-    path = scratch.database(public / "novactl.db").path
-    path.chmod(0o600)
-    if os.getuid() != 0:
-        path.chmod(0)
-    told = as_nobody(refused(lambda: SqliteDatabase(path).fleet()))
-    assert told.startswith(f"9: {path}: unable to open database file")
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return wrong
 
 
 # --- transactions ---
 
 
-def test_a_write_that_raises_leaves_nothing(db: SqliteDatabase) -> None:
-    with pytest.raises(Refused), db.writing() as tx:
-        tx.insert("meta", name="a", value="b")
-        raise Refused("no")
-    with pytest.raises(KeyboardInterrupt), db.writing() as tx:
-        tx.insert("meta", name="a", value="b")
-        raise KeyboardInterrupt
-    with db.writing() as tx:
-        tx.insert("meta", name="c", value="d")
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_commit_is_there_for_all_and_gives_what_work_returned(
+    db: Database, everywhere: Place, alone: bool
+) -> None:
+    def work(tx: Tx) -> str:
+        put("a")(tx)
+        return "done"
+
+    assert db.write(work, alone=alone) == "done"
+    other = everywhere.apart(db)
+    assert names(other) == {*OWN, "a"}
+    other.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_write_that_raises_leaves_nothing(db: Database, alone: bool) -> None:
+    def raising(error: BaseException) -> Callable[[Tx], None]:
+        def work(tx: Tx) -> None:
+            put("a")(tx)
+            raise error
+
+        return work
+
+    for error in (Refused("no"), KeyboardInterrupt(), ZeroDivisionError()):
+        with pytest.raises(type(error)):
+            db.write(raising(error), alone=alone)
+    with db.writing(alone=alone) as tx:
+        put("a")(tx)
         raise Rollback
-    with db.reading() as tx:
-        assert {row["name"] for row in tx.all("SELECT name FROM meta")} == {"fleet", "schema"}
+    assert names(db) == OWN
+    db.write(put("a"), alone=alone)  # and the connection is as good as new
 
 
-def test_a_read_sees_one_moment_and_writes_nothing(db: SqliteDatabase) -> None:
+def test_a_rehearsal_finds_and_leaves_nothing(db: Database) -> None:
+    def work(tx: Tx) -> list[str]:
+        put("a")(tx)
+        put("b")(tx)
+        return [row["name"] for row in tx.all("SELECT name FROM meta ORDER BY name")]
+
+    for _ in range(2):
+        assert db.rehearse(work) == ["a", "b", "fleet", "schema"]
+    assert names(db) == OWN
+    with pytest.raises(Refused, match="^no$"):
+        db.rehearse(lambda tx: (_ for _ in ()).throw(Refused("no")))
+    db.write(work)
+
+
+def test_a_read_sees_one_moment(db: Database, everywhere: Place) -> None:
+    other = everywhere.apart(db)
     with db.reading() as before:
-        assert before.one("SELECT 1 AS yes FROM meta WHERE name = 'a'") is None
-        with db.writing() as tx:
-            tx.insert("meta", name="a", value="b")
-        assert before.one("SELECT 1 AS yes FROM meta WHERE name = 'a'") is None
-        other: list[object] = []
-        thread = threading.Thread(
-            target=lambda: other.append(_one(db, "SELECT value FROM meta WHERE name = 'a'"))
-        )
-        thread.start()
-        thread.join()
-        assert other == [{"value": "b"}]
+        assert meta(before, "a") is None
+        other.write(put("a"))
+        other.write(lambda tx: set_meta(tx, "fleet", "another"))
+        assert (meta(before, "a"), meta(before, "fleet")) == (None, scratch.FLEET)
+        assert value(other, "a") == "x"
+    assert (value(db, "a"), db.fleet()) == ("x", "another")
+    other.close()
 
 
-def _one(db: SqliteDatabase, sql: str) -> object:
-    with db.reading() as tx:
-        return tx.one(sql)
-
-
-def test_threads_take_turns_to_write(db: SqliteDatabase) -> None:
-    with db.writing() as tx:
-        tx.insert("meta", name="count", value="0")
-
-    def count_up() -> None:
-        for _ in range(20):
-            with db.writing() as tx:
-                row = tx.one("SELECT value FROM meta WHERE name = 'count'")
-                assert row
-                tx.run("UPDATE meta SET value = :n WHERE name = 'count'", n=str(int(row["value"]) + 1))
-
-    threads = [threading.Thread(target=count_up) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert _one(db, "SELECT value FROM meta WHERE name = 'count'") == {"value": "160"}
-
-
-def test_sqlites_errors_are_ours(db: SqliteDatabase) -> None:
-    with (
-        pytest.raises(DatabaseError, match=r"UNIQUE constraint failed: meta.name") as caught,
-        db.writing() as tx,
-    ):
-        tx.insert("meta", name="fleet", value="another")
-    assert isinstance(caught.value.__cause__, sqlite3.IntegrityError)
+@pytest.mark.parametrize(
+    "work", [put("a"), lambda tx: tx.run("DELETE FROM meta"), lambda tx: count_up(tx, "serial")]
+)
+def test_a_read_writes_nothing(db: Database, work: Callable[[Tx], object]) -> None:
+    with pytest.raises(DatabaseError, match=r"(?i)read.?only") as caught:
+        db.read(work)
     assert caught.value.code == 9
+    assert names(db) == OWN
 
 
-def test_values_are_bound_not_pasted(db: SqliteDatabase) -> None:
-    evil = "x'); DROP TABLE meta; --"
-    with db.writing() as tx:
-        tx.insert("meta", name=evil, value=evil)
-    with db.reading() as tx:
-        assert tx.one("SELECT value FROM meta WHERE name = :name", name=evil) == {"value": evil}
+def test_a_decision_is_alone(db: Database, everywhere: Place) -> None:
+    """Neither another decision nor a write of the journal commits between what it reads and its end."""
+    for first, second in ((True, True), (True, False), (False, True)):
+        other = everywhere.apart(db)
+        order: list[str] = []
+        inside = threading.Event()
+
+        def hold(alone: bool = first, inside: Any = inside, order: Any = order) -> None:
+            with db.writing(alone=alone) as tx:
+                tx.one("SELECT 1 AS yes")
+                inside.set()
+                time.sleep(0.3)
+                order.append("first")
+
+        def come(alone: bool = second, inside: Any = inside, order: Any = order, other: Any = other) -> None:
+            inside.wait(10)
+            with other.writing(alone=alone):
+                order.append("second")
+
+        assert in_threads(hold, come) == []
+        assert order == ["first", "second"], (first, second)
+        other.close()
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_writes_of_the_journal_do_not_wait_for_each_other(kind: str, quick: Path) -> None:
+    db = place(kind).fresh(quick)
+    together = threading.Barrier(8)
+
+    def work(tx: Tx, n: int) -> None:
+        put(f"a{n}")(tx)
+        together.wait(10)  # all are inside at once
+
+    def write(n: int) -> Callable[[], None]:
+        return lambda: db.write(lambda tx: work(tx, n), alone=False)
+
+    assert in_threads(*(write(n) for n in range(8))) == []
+    assert names(db) == {*OWN, *(f"a{n}" for n in range(8))}
+    place(kind).release(db)
+
+
+def test_decisions_of_threads_and_of_others_count_exactly(db: Database, everywhere: Place) -> None:
+    others = [db, everywhere.apart(db), everywhere.apart(db)]
+
+    def counting(which: Database) -> Callable[[], None]:
+        def count() -> None:
+            for _ in range(20):
+                which.write(lambda tx: count_up(tx, "count"))
+
+        return count
+
+    assert in_threads(*(counting(others[n % 3]) for n in range(9))) == []
+    assert value(db, "count") == "180"
+    for other in others[1:]:
+        other.close()
+
+
+def test_a_number_of_rows_is_of_those_that_match(db: Database) -> None:
+    def work(tx: Tx) -> tuple[int, int, int]:
+        same = tx.run("UPDATE meta SET value = value")
+        return same, tx.run("UPDATE meta SET value = '2' WHERE name = 'x'"), tx.run("DELETE FROM commits")
+
+    assert db.rehearse(work)[:2] == (2, 0)
+
+
+def test_the_clock_goes_on_and_is_the_same_for_all(db: Database, everywhere: Place) -> None:
+    other = everywhere.apart(db)
+    with db.reading() as tx, other.reading() as also:
+        before, between = tx.now(), also.now()
+        time.sleep(0.05)
+        after = tx.now()
+    assert before <= between <= after
+    assert 0.05 <= after - before < 5
+    other.close()
+
+
+# --- values ---
+
+TEXTS = [
+    "",
+    " leading and trailing ",
+    "it's \"quoted\" and `quoted`",
+    "back\\slash \\n \\' \\\\",
+    "100 % %s %(name)s %% _",
+    ":colon :name ::text \\:x",
+    "é ü ß 漢字 \U0001f600 e\u0301 \u202e",
+    "line\nline\r\n\ttab\x01\x7f",
+    "'); DROP TABLE meta; --",
+    "{} {0} $1 ? @x #y /*! z */ -- w",
+    "NULL",
+    "x" * (64 * 1024 + 1),
+    "漢" * (1 << 18) + "é" * (1 << 18),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:12]))
+def test_text_comes_back_as_it_was_given(db: Database, text: str) -> None:
+    db.write(put("a", text))
+    found = "SELECT value FROM meta WHERE name = 'a' AND value = :text"
+    assert db.read(lambda tx: tx.all(found, text=text)) == [{"value": text}]
+    assert db.read(lambda tx: tx.one("SELECT value FROM meta WHERE name = :name", name=text)) is None
+
+
+def test_odd_names_are_kept_and_found(db: Database) -> None:
+    odd = [text for text in TEXTS if 0 < len(text) < 64]
+    db.write(lambda tx: [put(name, name)(tx) for name in odd])
+    for name in odd:
+        assert value(db, name) == name
+    assert db.read(lambda tx: tx.all("SELECT name FROM meta WHERE name LIKE '100 %'"))
+
+
+def test_numbers_come_back(db: Database) -> None:
+    given = [0.1, 1.23456789012345, 1e-300, 1.7e308, 16777217.0, 1759276800.123456]
+
+    def work(tx: Tx) -> None:
+        for n, number in enumerate(given):
+            tx.insert("commits", id=f"x-{n}", at=number)
+        hosts.add(tx, fleet.host(memory_mib=(1 << 31) - 1))
+
+    db.write(work)
+    rows = db.read(lambda tx: tx.all("SELECT at FROM commits WHERE id LIKE 'x-%' ORDER BY id"))
+    assert [row["at"] for row in rows] == given
+    assert {type(row["at"]) for row in rows} == {float}
+    host = db.read(lambda tx: tx.one("SELECT memory_mib, jump, version FROM hosts"))
+    assert host == {"memory_mib": (1 << 31) - 1, "jump": None, "version": 0}
+
+
+def test_a_number_too_large_is_refused_or_kept_but_not_changed(db: Database) -> None:
+    try:
+        db.write(lambda tx: hosts.add(tx, fleet.host(memory_mib=1 << 40)))
+    except DatabaseError as error:
+        assert "out of range" in error.message.lower()
+        assert db.read(hosts.everything) == []
+    else:
+        assert db.read(lambda tx: hosts.get(tx, "kvm1")).memory_mib == 1 << 40
+
+
+def test_ratios_of_a_host_are_as_exact_as_the_scheduler_s(db: Database) -> None:
+    ratios = {"cpu_ratio": 1.23456789012, "memory_ratio": 0.1, "disk_ratio": 16.7}
+    db.write(lambda tx: hosts.add(tx, fleet.host(**ratios)))
+    host = db.read(lambda tx: hosts.get(tx, "kvm1"))
+    assert {name: getattr(host, name) for name in ratios} == ratios
+    product = db.read(lambda tx: tx.one("SELECT memory_ratio * 1000 AS n FROM hosts"))
+    assert product == {"n": 0.1 * 1000}
+
+
+def test_names_are_compared_and_sorted_byte_by_byte(db: Database) -> None:
+    given = "web1 Web1 WEB1 web10 web2 wéb1 we\u0301b1 web-1 web_1 Z a ß ss é z \U0001f600 \uffee".split()
+    db.write(lambda tx: [put(name, name)(tx) for name in given])  # no two are the same
+    found = db.read(lambda tx: [row["name"] for row in tx.all("SELECT name FROM meta ORDER BY name")])
+    assert found == sorted([*given, *OWN], key=str.encode)
+    for name in given:
+        for column in ("name", "value"):
+            rows = db.read(lambda tx: tx.all(f"SELECT name FROM meta WHERE {column} = :n", n=name))  # noqa: B023
+            assert rows == [{"name": name}]
+
+
+def test_what_is_unique_stays_so(db: Database) -> None:
+    for alone in (True, False):
+        with pytest.raises(DatabaseError, match=r"(?i)unique|duplicate") as caught:
+            db.write(put("fleet", "another"), alone=alone)
+        assert type(caught.value.__cause__).__name__ == "IntegrityError"
+        assert caught.value.code == 9
+        assert db.where in caught.value.message
+    assert db.fleet() == scratch.FLEET
+
+
+def test_a_row_that_is_named_must_be_there(db: Database) -> None:
+    row = {"kind": "host", "id": "kvm1", "mode": "S", "exclusive": None}
+    with pytest.raises(DatabaseError, match=r"(?i)foreign key"):
+        db.write(lambda tx: tx.insert("op_locks", operation="op-9", **row))
 
 
 def test_json_for_a_column_is_sorted_and_readable() -> None:
     assert dumps({"b": "é", "a": None}) == '{"a": null, "b": "é"}'
+
+
+# --- admission ---
+
+
+def with_schema(db: Database, schema: str) -> None:
+    with db.writing() as tx:
+        set_meta(tx, "schema", schema)
+
+
+HOWS: dict[str, Callable[[Database], object]] = {
+    "read": lambda db: db.read(lambda tx: pytest.fail("it was opened")),
+    "write": lambda db: db.write(lambda tx: pytest.fail("it was opened")),
+    "journal": lambda db: db.write(lambda tx: pytest.fail("it was opened"), alone=False),
+    "adopt": lambda db: db.write(lambda tx: pytest.fail("it was opened"), adopting=True),
+    "rehearse": lambda db: db.rehearse(lambda tx: pytest.fail("it was opened")),
+    "fleet": lambda db: db.fleet(),
+}
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("schema", ["1", "3", "999"])
+def test_another_schema_is_refused_every_time(
+    db: Database, everywhere: Place, how: str, schema: str
+) -> None:
+    with_schema(db, schema)
+    other = everywhere.apart(db)
+    for _ in range(2):  # and not only the first time
+        with pytest.raises(DatabaseError) as caught:
+            HOWS[how](other)
+        assert caught.value.code == 9
+        assert caught.value.message == f"{db.where}: has schema {schema}, this novactl needs {SCHEMA}"
+        newer = "a newer novactl has upgraded it: use that one"
+        assert caught.value.hint == ("novactl db upgrade" if schema == OLDER else newer)
+    assert other.exists and other.schema() == schema  # and to look does not let it pass
+    with pytest.raises(DatabaseError, match=rf"has schema {schema}"):
+        other.fleet()
+    other.close()
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_schema_that_changes_under_an_open_connection(db: Database, everywhere: Place, how: str) -> None:
+    other = everywhere.apart(db)
+    other.write(put("a"))
+    assert other.fleet() == scratch.FLEET
+    with_schema(db, NEWER)
+    with pytest.raises(DatabaseError, match=rf"has schema {NEWER}, this novactl needs {SCHEMA}$"):
+        HOWS[how](other)
+    other.close()
+
+
+def test_a_restored_database_takes_no_decisions(db: Database) -> None:
+    db.write(put("restored", "host kvm1 has seen operation op-9"), alone=False)
+    refused: list[Callable[[], object]] = [
+        lambda: db.write(put("a")),
+        lambda: db.rehearse(put("a")),
+        lambda: db.writing().__enter__(),
+    ]
+    for decision in refused:
+        with pytest.raises(Refused) as caught:
+            decision()
+        words = f"{db.where}: is an older copy of the database: host kvm1 has seen operation op-9"
+        assert (caught.value.message, caught.value.code) == (words, 5)
+        assert "novactl audit --adopt" in caught.value.hint
+    db.write(put("journal"), alone=False)
+    assert db.fleet() == scratch.FLEET
+    db.write(lambda tx: tx.run("DELETE FROM meta WHERE name = 'restored'"), adopting=True)
+    db.write(put("a"))
+    assert names(db) == {*OWN, "journal", "a"}

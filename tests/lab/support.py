@@ -14,7 +14,7 @@ from typing import Any
 
 from novactl import lab
 from novactl.cloud import Cloud, Settings
-from novactl.db import catalogue, hosts, instances, journal
+from novactl.db import catalogue, hosts, instances, operations
 from tests.lab.conftest import Grounds
 from tests.support.command import Command, Ended
 
@@ -64,7 +64,7 @@ def in_records(novactl: Command) -> dict[str, Any]:
             "used": {h.name: (h.instances, h.enabled, h.labels, h.used()) for h in hosts.everything(tx)},
             "holds": tx.all("SELECT * FROM holds"),
             "addresses": {n.name: catalogue.addresses_used(tx, n.id) for n in catalogue.networks(tx)},
-            "active": [op.id for op, *_ in journal.listed(tx, active=True)],
+            "active": [op.id for op, *_ in operations.listed(tx, active=True)],
             "locks": tx.all("SELECT * FROM op_locks"),
             "secrets": tx.all("SELECT id FROM secrets"),
             "flavors": [f.name for f in catalogue.flavors(tx)],

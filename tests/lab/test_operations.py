@@ -1,5 +1,6 @@
 """op wait, cancel and resume --all, between processes."""
 
+import re
 import signal
 import time
 
@@ -26,8 +27,11 @@ def test_waiting_for_another_process_and_cancelling_it(grounds: Grounds, name):
     grounds.novactl.ok("boot", web, "--flavor", "tiny", "--image", "deaf")
     stopping = grounds.novactl.popen("stop", web)  # deaf: it would take a minute
     op = begun(grounds, "stop", "shut-off")
-    busy = grounds.novactl("delete", web, "--yes", "-o", "json")
+    busy = grounds.novactl("stop", web, "-o", "json")
     assert busy.code == 6 and busy.error["operation"] == op and busy.error["retryable"]
+    assert re.search(
+        rf"held by stop of {web}: operation {op}, running, of .*\(pid \d+\), \d+ s old", busy.err
+    )
     late = grounds.novactl("op", "wait", op, "--timeout", "1")
     assert late.code == 124 and op in late.err
     held = grounds.novactl("op", "resume", op)

@@ -31,7 +31,7 @@ FAULTY = ["look", "base_receive", "base_finish", "make_directory", "overlay", "p
 FAULTY += ["unmake_directory", "undefine_if_made_by", "power_state", "settled_state", "destroy"]
 FAULTY += ["shutdown", "remove_domain", "remove_directory", "*"]
 UNDO = ("unmake_directory", "undefine_if_made_by", "destroy")
-CODES = {0, 1, 4, 5, 6, 7, 11}
+CODES = {0, 1, 4, 5, 6, 7, 11, 130}  # 130: a delete had it cancelled
 OUR_FAULT = re.compile(r"\b(Assertion|Attribute|Type|Key|Value|Index|Runtime|Operational)Error\b")
 
 

@@ -58,6 +58,7 @@ def test_a_boot_leaves_everything_where_it_belongs(fleet: SimFleet) -> None:
         "disk.local",
         "disk.swap",
         "libvirt.xml",
+        "user-data.sealed",
     ]
     assert host.directories[found.uuid].made_by == outcome.operation
     assert host.domains[found.uuid].operation == outcome.operation
@@ -146,10 +147,8 @@ def test_a_host_that_goes_away_while_it_is_undone(fleet: SimFleet) -> None:
     assert f"novactl op resume {op_id}" in outcome.error.hint
     assert always(fleet) == []
     assert instance(fleet).status == "BUILD"
-    busy = fleet.run(delete())
-    assert (busy.code, isinstance(busy.error, Busy)) == (6, True)
-    assert op_id in str(busy.error)
     fleet.hosts["kvm1"].up = False
+    assert fleet.run(delete()).code == 7  # what may still be there is not forgotten
     with pytest.raises(OperationIncomplete):
         fleet.take_over(op_id, back=True)
     assert fleet.active() == [op_id]

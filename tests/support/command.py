@@ -50,10 +50,9 @@ class Command:
         }
         return subprocess.Popen(
             [NOVACTL, *words],
-            env=self.environment,
             text=True,
             start_new_session=True,
-            **{**defaults, **options},
+            **{**defaults, "env": self.environment, **options},
         )
 
     def __call__(self, *words: str, input: str | None = None, timeout: float = 180) -> Ended:

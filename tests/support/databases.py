@@ -6,12 +6,13 @@ Most tests share one server of each kind and its databases; tests that stop a se
 
 import contextlib
 import copy
+import multiprocessing
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pytest
 import sqlalchemy
@@ -24,6 +25,7 @@ from novactl.db.tables import metadata
 from tests.support import scratch
 from tests.support.servers import MariadbServer, PostgresServer, Server, _shared
 
+T = TypeVar("T")
 KINDS = ("sqlite", "postgresql", "mariadb")
 
 
@@ -215,3 +217,30 @@ def db(everywhere: Place, quick: Path) -> Iterator[Database]:
     found = everywhere.fresh(quick)
     yield found
     everywhere.release(found)
+
+
+def in_processes(work: Callable[[Database, int], T], make: Callable[[], Database], count: int) -> list[T]:
+    """What `work` returned in each of several processes that began together, each with a database object
+    that it made itself: no connection crosses a fork."""
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(count), context.Queue()
+
+    def process(number: int) -> None:
+        db = make()
+        barrier.wait(60)
+        try:
+            answers.put((True, work(db, number)))
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            answers.put((False, repr(error)))
+        db.close()
+
+    workers = [context.Process(target=process, args=(number,)) for number in range(count)]
+    for worker in workers:
+        worker.start()
+    found = [answers.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    failures = [why for succeeded, why in found if not succeeded]
+    assert failures == [], failures
+    return [value for _, value in found]

@@ -338,6 +338,11 @@ class SimHypervisor:
             self.copy_seen = self.host.copy[0]
             return self.host.copy
 
+    def sealed(self, uuid: str) -> bytes | None:
+        with self._call("sealed"):
+            found = self.host.directories.get(uuid)
+            return found.files.get("user-data.sealed") if found else None
+
     # --- jobs ---
 
     def job_start(self, op: str, n: int, *words: str) -> None:

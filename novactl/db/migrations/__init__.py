@@ -13,8 +13,8 @@ from novactl.db.session import SCHEMA, not_ours
 from novactl.db.tables import metadata
 
 
-def migrate(engine: Engine) -> list[str]:
-    """Bring the schema to ours; the revisions that were applied. The row that all writes lock is held
+def migrate(engine: Engine, where: str) -> list[str]:
+    """Bring the schema of the database `where` to ours; the revisions that were applied. The row that all writes lock is held
     meanwhile; where DDL commits by itself (MySQL) on a connection of its own, and what was begun is gone
     on with the next time. Raises DatabaseError when the schema is newer than ours or there is none."""
     with engine.begin() as guard:
@@ -28,7 +28,7 @@ def migrate(engine: Engine) -> list[str]:
         if found == SCHEMA:
             return []
         if found is None or found > SCHEMA:
-            raise not_ours(engine.url.render_as_string(), found)
+            raise not_ours(where, found)
         if engine.dialect.name == "mysql":
             with engine.begin() as other:
                 done = _run(other, found)

@@ -1,0 +1,256 @@
+"""Rows made from what hosts remember: the records that domains carry, and their copy of the catalogue.
+
+Whatever a host remembers may have been written by anybody who is root there: all of it is looked at here
+before anything is written. Nothing that is in the database already is ever changed.
+"""
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from novactl.db import hosts, instances, second_copy
+from novactl.db.session import Row, Tx
+from novactl.errors import NovactlError, Refused
+from novactl.objects import names
+from novactl.objects.flavor import Flavor, check_flavor
+from novactl.objects.host import Resources
+from novactl.objects.image import Image
+from novactl.objects.instance import Instance
+from novactl.objects.network import Port, parse_ip, set_of_hosts
+from novactl.objects.states import PowerState, VmState
+
+MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
+HOST_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+")
+
+STATES = {
+    PowerState.RUNNING: VmState.ACTIVE,
+    PowerState.PAUSED: VmState.PAUSED,
+    PowerState.SUSPENDED: VmState.SUSPENDED,
+}
+
+
+def state_of(power: PowerState) -> VmState:
+    """What an instance is by what its host says of it; one that crashed is stopped (as in Nova)."""
+    return STATES.get(power, VmState.STOPPED)
+
+
+# --- instances ---
+
+
+def restore_instance(
+    tx: Tx,
+    record: Mapping[str, Any],
+    *,
+    host: str,
+    power: PowerState,
+    epoch: int,
+    generation: int = 0,
+    sealed: Mapping[str, Any] | None = None,
+) -> Instance:
+    """Insert the instance that a domain's record (virt.domain.record; SeenDomain.record) tells of: its row,
+    its ports, its hold on `host`, which counts as used whether or not there is room. `sealed` is what the
+    directory's user-data.sealed says ({id, owner, sealed}), None when there is none or it is not known.
+
+    Returns the instance. Raises Refused, naming what is wrong, before anything is written: the record
+    makes no sense, uuid or name or address is another's, a network is not in the database, nor is the host.
+    The caller compares record["uuid"] with that of the domain it stood in."""
+    instance = instance_of(record, host=host, power=power, epoch=epoch, generation=generation)
+    networks = [_network(tx, instance, each) for each in _ports_told(record)]
+    _refuse_taken(tx, instance)
+    ports = [_port(tx, instance, *each) for each in networks]
+    hosts.get(tx, host)
+    instances.add(tx, instance)
+    for network, port in zip(networks, ports, strict=True):
+        instances.add_port(tx, instance.uuid, network[0]["id"], port)
+    force_hold(tx, host, instance.uuid, instance.resources)
+    if sealed is not None:
+        _keep_sealed(tx, instance, sealed)
+    return instances.get(tx, instance.uuid)
+
+
+def instance_of(
+    record: Mapping[str, Any], *, host: str | None, power: PowerState, epoch: int, generation: int = 0
+) -> Instance:
+    """The instance without its ports. Pure. Raises Refused when the record makes no sense."""
+    try:
+        return _instance(record, host=host, power=power, epoch=epoch, generation=generation)
+    except (KeyError, TypeError, ValueError, AttributeError, NovactlError) as error:
+        what = error.message if isinstance(error, NovactlError) else f"{type(error).__name__}: {error}"
+        raise Refused(f"the record of {record.get('name')!r} on {host} makes no sense: {what}") from error
+
+
+def _instance(
+    record: Mapping[str, Any], *, host: str | None, power: PowerState, epoch: int, generation: int
+) -> Instance:
+    image = Image.from_dict(record["image"]) if record["image"] is not None else None
+    if image is not None:
+        names.base_name(image.sha256)
+    metadata = {names.check_text(key, "key"): _text(value) or "" for key, value in record["metadata"].items()}
+    return Instance(
+        uuid=names.check_pattern(record["uuid"], names.UUID, "uuid"),
+        name=names.check_name(record["name"], "instance name"),
+        project=names.check_name(record["project"], "project"),
+        vm_state=state_of(power),
+        power_state=power,
+        host=host,
+        flavor=check_flavor(Flavor(**record["flavor"])),
+        image=image,
+        key_name=_text(record["key_name"]),
+        public_key=_text(record["public_key"]),
+        metadata=metadata,
+        tags=tuple(names.check_text(tag, "tag") for tag in record["tags"]),
+        created_at=_text(record["created_at"]) or "",
+        launch_index=int(record["launch_index"]),
+        launched_at=_text(record["launched_at"]),
+        locked=bool(record["locked"]),
+        epoch=epoch,
+        version=generation,
+    )
+
+
+def force_hold(tx: Tx, host: str, uuid: str, amounts: Resources) -> None:
+    """The instance holds its share of the host, whether or not there is room: it is there."""
+    sizes = {"vcpus": amounts.vcpus, "memory_mib": amounts.memory_mib, "disk_gib": amounts.disk_gib}
+    tx.insert("holds", instance_uuid=uuid, host=host, role="instance", **sizes)
+    sets = ", ".join(f"{size}_used = {size}_used + :{size}" for size in sizes)
+    tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE name = :host", host=host, **sizes)
+
+
+def _text(value: Any) -> str | None:
+    """Raises TypeError when it is neither text nor null."""
+    if value is not None and not (isinstance(value, str) and TEXT.fullmatch(value)):
+        raise TypeError(f"{value!r} is not a line of text")
+    return value
+
+
+def _ports_told(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    told = record.get("ports")
+    keys = {"network", "ip", "mac", "index"}
+    if not isinstance(told, list) or not all(isinstance(one, dict) and keys <= one.keys() for one in told):
+        raise Refused(f"the record of {record.get('name')!r} makes no sense: its ports are not known")
+    return told
+
+
+def _network(tx: Tx, instance: Instance, told: Mapping[str, Any]) -> tuple[Row, Mapping[str, Any]]:
+    row = tx.one("SELECT * FROM networks WHERE name = :name", name=str(told["network"]))
+    if row is None:
+        raise Refused(
+            f"{instance.name}: its network {told['network']!r} is not in the database",
+            hint=f"novactl network create {told['network']}, as it was",
+        )
+    return row, told
+
+
+def _refuse_taken(tx: Tx, instance: Instance) -> None:
+    live = f"{instance.project}/{instance.name}"
+    if tx.one("SELECT 1 AS yes FROM instances WHERE uuid = :uuid", uuid=instance.uuid):
+        raise Refused(f"{instance.name}: its uuid {instance.uuid} is in the database already")
+    if tx.one("SELECT 1 AS yes FROM instances WHERE live_name = :live", live=live):
+        raise Refused(f"{instance.name}: another instance of project {instance.project} has that name")
+
+
+def _port(tx: Tx, instance: Instance, network: Row, told: Mapping[str, Any]) -> Port:
+    """The port as the record has it; what follows from the uuid follows again."""
+    net = ipaddress.IPv4Network(network["cidr"])
+    index, ip, mac = told["index"], str(told["ip"]), str(told["mac"])
+    try:
+        fits = parse_ip(ip) in set_of_hosts(net) and MAC.fullmatch(mac) and 0 <= int(index) < 64
+    except (NovactlError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise Refused(f"{instance.name}: {mac} with {ip} is no port of network {network['name']} ({net})")
+    taken = "SELECT 1 AS yes FROM ports WHERE mac = :mac OR (network_id = :id AND ip = :ip)"
+    if tx.one(taken, mac=mac, id=network["id"], ip=ip):
+        raise Refused(f"{instance.name}: its address {ip} ({mac}) is another instance's")
+    id_ = names.port_id(instance.uuid, int(index))
+    return Port(
+        id=id_,
+        index=int(index),
+        network=network["name"],
+        bridge=network["bridge"],
+        mac=mac,
+        ip=ip,
+        prefix=net.prefixlen,
+        gateway=network["gateway"],
+        dns=tuple(json.loads(network["dns"])),
+        mtu=network["mtu"],
+        tap=names.tap_name(id_),
+    )
+
+
+def _keep_sealed(tx: Tx, instance: Instance, sealed: Mapping[str, Any]) -> None:
+    """Refused unless it is this instance's; the content is what the key says it is."""
+    id_, owner, content = (sealed.get(key) for key in ("id", "owner", "sealed"))
+    if owner != instance.uuid or not isinstance(content, str) or not names.UUID.fullmatch(str(id_)):
+        raise Refused(f"{instance.name}: its user-data.sealed is not its own")
+    if not tx.one("SELECT 1 AS yes FROM secrets WHERE id = :id", id=id_):
+        tx.insert("secrets", id=id_, owner=owner, sealed=content)
+    instances.update(tx, instance.uuid, user_data=f"secret:{id_}")
+
+
+# --- the catalogue ---
+
+
+def restore_catalogue(tx: Tx, copy: Mapping[str, Any]) -> list[str]:
+    """Insert the rows of a catalogue copy (second_copy.parse) that the database lacks, by id and by name;
+    what each is, as "host kvm4". Raises Refused, naming the row, for one that makes no sense."""
+    made: list[str] = []
+    for table in second_copy.COPIED:
+        for row in copy["tables"].get(table, ()):
+            checked = _checked(table, row)
+            if not _is_there(tx, table, checked):
+                tx.insert(table, **checked)
+                made.append(f"{table.removesuffix('s')} {checked['name']}")
+    if made:
+        second_copy.changed(tx)
+    return made
+
+
+def _is_there(tx: Tx, table: str, row: Row) -> bool:
+    if table == "keypairs":
+        where, values = "project = :project AND name = :name", {"project": row["project"]}
+    else:
+        where, values = "id = :id OR name = :name", {"id": row["id"]}
+    return tx.one(f"SELECT 1 AS yes FROM {table} WHERE {where}", name=row["name"], **values) is not None
+
+
+def _checked(table: str, row: Any) -> Row:
+    """The row, when its columns are the table's and its words are such as novactl writes; else Refused."""
+    from novactl.db.tables import metadata
+
+    columns = set(metadata.tables[table].columns.keys())
+    try:
+        _check_row(table, row, columns)
+    except (TypeError, KeyError, ValueError, AttributeError, NovactlError) as error:
+        what = error.message if isinstance(error, NovactlError) else str(error)
+        raise Refused(f"the catalogue copy makes no sense: a row of {table}: {what}") from error
+    return dict(row)
+
+
+def _check_row(table: str, row: Any, columns: set[str]) -> None:
+    if set(row) != columns or not all(isinstance(value, str | int | float | None) for value in row.values()):
+        raise TypeError("its columns are not the table's")
+    names.check_name(row["name"], f"{table.removesuffix('s')} name")
+    if table == "hosts":
+        _check_host(row)
+    if table == "networks":
+        names.check_pattern(row["bridge"], names.BRIDGE, "bridge")
+        ipaddress.IPv4Network(row["cidr"])
+
+
+def _check_host(row: Row) -> None:
+    """What reaches ssh's files: as `host add` checks it."""
+    names.check_pattern(row["address"], names.ADDRESS, "address")
+    names.check_pattern(row["user"], names.USER, "user")
+    names.check_path(row["instances_path"], "instances path")
+    if row["jump"] is not None:
+        names.check_name(row["jump"], "jump host")
+    if not 1 <= int(row["port"]) <= 65535:
+        raise ValueError(f"port {row['port']}")
+    for key in json.loads(row["host_keys"]):
+        names.check_pattern(key, HOST_KEY, "host key")
+    if any(row[used] for used in second_copy.USED):
+        raise ValueError("it counts what is used")
