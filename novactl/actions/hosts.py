@@ -15,10 +15,17 @@ from novactl.objects.host import Host
 from novactl.objects.keypair import fingerprint
 
 
-class Reach(Looks, Protocol):
+class Scans(Protocol):
+    """Where a host key is seen."""
+
+    def scan(self, address: str, port: int, jump: str | None) -> tuple[str, bytes]:
+        """(the host key's known_hosts text, its blob) shown at an address."""
+        ...
+
+
+class Reach(Looks, Scans, Protocol):
     """How hosts are reached; the composition root's."""
 
-    def scan(self, address: str, port: int, jump: str | None) -> tuple[str, bytes]: ...
     def enlist(self, host: Host, identity: Path | None) -> None: ...
     def delist(self, host: str) -> None: ...
     def set_identity(self, host: str, identity: Path | None) -> None: ...
@@ -65,7 +72,7 @@ def add(
     and what was measured. Raises Refused when a check fails, NeedsConfirmation for an unknown host key."""
     check_request(request)
     old = world.db.read(lambda tx: _refuse_clash(tx, request, machine=None))
-    host = _draft(world, request, old, _pinned_keys(reach, request, old, confirm))
+    host = _draft(world, request, old, pinned_keys(reach, request, old, confirm))
     reach.enlist(host, request.identity)
     try:
         host = _enrol(world, reach, host, request)
@@ -140,8 +147,8 @@ def _draft(world: World, request: HostRequest, old: Host | None, keys: tuple[str
     )
 
 
-def _pinned_keys(
-    reach: Reach, request: HostRequest, old: Host | None, confirm: Callable[[str], bool]
+def pinned_keys(
+    reach: Scans, request: HostRequest, old: Host | None, confirm: Callable[[str], bool]
 ) -> tuple[str, ...]:
     """The host key to pin: given by fingerprint, accepted, confirmed on a TTY, or the one known."""
     line, blob = reach.scan(request.address, request.port, request.jump)

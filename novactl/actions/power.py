@@ -99,10 +99,12 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Start the guest: base files, config drive and domain made again from the record."""
+    """Start the guest: base files, config drive and domain made again from the record. `interrupted`: only
+    one that runs by the record, so one that went off by itself or with its host."""
 
     name: str
     project: str
+    interrupted: bool = False
     kind: str = "start"
 
     @property
@@ -119,6 +121,8 @@ class Start:
     def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
         instance = still(tx, seen.instance)
         if instance.vm_state is VmState.ACTIVE and seen.power not in OFF:
+            return None
+        if self.interrupted and instance.vm_state is not VmState.ACTIVE:
             return None
         epoch = instances.raise_epoch(tx, instance.uuid)
         return Plan(

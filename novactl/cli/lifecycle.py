@@ -23,6 +23,9 @@ def start(
     selector: Selector = None,
     on: On = None,
     everything: All = False,
+    interrupted: Annotated[
+        bool, typer.Option("--interrupted", help="Of these only the ACTIVE ones whose guest went off.")
+    ] = False,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
     timeout: Timeout = None,
@@ -31,6 +34,10 @@ def start(
     """Start instances: everything on the host is made again from the record.
 
     novactl start web1 web2
+
+    What ran on a host before it was switched off, and not what had been stopped:
+
+    novactl start --on kvm1 --interrupted
     """
     from novactl.actions.power import Start
 
@@ -38,7 +45,7 @@ def start(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Start(name=name, project=project) for name in targets],
+        [Start(name=name, project=project, interrupted=interrupted) for name in targets],
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )

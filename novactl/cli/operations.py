@@ -1,4 +1,4 @@
-"""novactl op, event, db …"""
+"""novactl op, event …"""
 
 from typing import Annotated
 
@@ -11,7 +11,6 @@ op = typer.Typer(
     help="Operations: what was done, and what is left.", no_args_is_help=True, rich_markup_mode=None
 )
 event = typer.Typer(help="What happened to instances.", no_args_is_help=True, rich_markup_mode=None)
-db = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
 
 OP_COLUMNS = ("id", "kind", "target", "state", "steps_done", "steps_total", "owner", "started_at", "error")
 STEP_COLUMNS = ("n", "attempt", "name", "kind", "host", "state", "started_at", "error")
@@ -21,7 +20,6 @@ EVENT_COLUMNS = ("time", "action", "result", "user", "operation", "message")
 def register(root: typer.Typer) -> None:
     root.add_typer(op, name="op")
     root.add_typer(event, name="event")
-    root.add_typer(db, name="db")
 
 
 @op.command("list")
@@ -142,12 +140,3 @@ def event_list(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="
     found = verbs.find(session, name, prefix=True, deleted=True)
     items = session.cloud.db.read(lambda tx: [views.event(row) for row in operations.events(tx, found.uuid)])
     render.listing(session, items, EVENT_COLUMNS)
-
-
-@db.command("init")
-def db_init(ctx: typer.Context) -> None:
-    """Create the database and this fleet's uuid; one that is there stays as it is."""
-    session = ctx.obj
-    database, made = session.cloud.init()
-    session.tell(f"{database.path}: {'created' if made else 'unchanged'}")
-    render.show(session, {"path": str(database.path), "fleet": database.fleet()})

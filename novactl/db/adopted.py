@@ -62,6 +62,8 @@ def restore_instance(
     _refuse_taken(tx, instance)
     ports = [_port(tx, instance, *each) for each in networks]
     hosts.get(tx, host)
+    if sealed is not None:
+        _check_sealed(instance, sealed)
     instances.add(tx, instance)
     for network, port in zip(networks, ports, strict=True):
         instances.add_port(tx, instance.uuid, network[0]["id"], port)
@@ -181,14 +183,17 @@ def _port(tx: Tx, instance: Instance, network: Row, told: Mapping[str, Any]) -> 
     )
 
 
-def _keep_sealed(tx: Tx, instance: Instance, sealed: Mapping[str, Any]) -> None:
+def _check_sealed(instance: Instance, sealed: Mapping[str, Any]) -> None:
     """Refused unless it is this instance's; the content is what the key says it is."""
     id_, owner, content = (sealed.get(key) for key in ("id", "owner", "sealed"))
     if owner != instance.uuid or not isinstance(content, str) or not names.UUID.fullmatch(str(id_)):
         raise Refused(f"{instance.name}: its user-data.sealed is not its own")
-    if not tx.one("SELECT 1 AS yes FROM secrets WHERE id = :id", id=id_):
-        tx.insert("secrets", id=id_, owner=owner, sealed=content)
-    instances.update(tx, instance.uuid, user_data=f"secret:{id_}")
+
+
+def _keep_sealed(tx: Tx, instance: Instance, sealed: Mapping[str, Any]) -> None:
+    if not tx.one("SELECT 1 AS yes FROM secrets WHERE id = :id", id=sealed["id"]):
+        tx.insert("secrets", id=sealed["id"], owner=instance.uuid, sealed=sealed["sealed"])
+    instances.update(tx, instance.uuid, user_data=f"secret:{sealed['id']}")
 
 
 # --- the catalogue ---
@@ -197,13 +202,14 @@ def _keep_sealed(tx: Tx, instance: Instance, sealed: Mapping[str, Any]) -> None:
 def restore_catalogue(tx: Tx, copy: Mapping[str, Any]) -> list[str]:
     """Insert the rows of a catalogue copy (second_copy.parse) that the database lacks, by id and by name;
     what each is, as "host kvm4". Raises Refused, naming the row, for one that makes no sense."""
+    rows = [
+        (table, _checked(table, row)) for table in second_copy.COPIED for row in copy["tables"].get(table, ())
+    ]
     made: list[str] = []
-    for table in second_copy.COPIED:
-        for row in copy["tables"].get(table, ()):
-            checked = _checked(table, row)
-            if not _is_there(tx, table, checked):
-                tx.insert(table, **checked)
-                made.append(f"{table.removesuffix('s')} {checked['name']}")
+    for table, row in rows:
+        if not _is_there(tx, table, row):
+            tx.insert(table, **row)
+            made.append(f"{table.removesuffix('s')} {row['name']}")
     if made:
         second_copy.changed(tx)
     return made

@@ -40,7 +40,11 @@ nv_job_run() { # function arguments...: the job itself
     nv_since "$$"
     echo "$$ $nv_start" >"$nv_job/pid"
     exec 3>&-
-    ( set -e; "$@" )
+    ( # ended early, it leaves nothing half made: whoever is next may be long in coming
+        trap 'rm -f "${nv_raw-}"; exit 143' TERM
+        set -e
+        "$@"
+    )
     nv_rc=$?
     echo "$nv_rc" >"$nv_job/.rc" && sync "$nv_job/.rc" && mv "$nv_job/.rc" "$nv_job/rc" && sync "$nv_job"
 }
