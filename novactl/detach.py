@@ -10,6 +10,7 @@ from novactl.cloud import Settings
 from novactl.errors import OperationFailed
 
 READY = "NOVACTL_READY_FD"
+TAKEN = b"taken"
 LINES = 5
 
 
@@ -22,29 +23,36 @@ def spawn(settings: Settings, op_id: str, runner: str) -> None:
     """Start `novactl op run` and return once it has taken the operation over. Raises OperationFailed with
     its last words when it did not."""
     log = log_file(settings, op_id)
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ours, theirs = os.pipe()
-    argv = [sys.executable, "-m", "novactl", "--config", str(settings.config), "--project", settings.project]
+    # -P: nothing is imported from the directory that the command was called in
+    argv = [sys.executable, "-P", "-m", "novactl"]
+    argv += ["--config", str(settings.config), "--project", settings.project]
     argv += ["--db", settings.db] if settings.db else []
     argv += ["op", "run", op_id, "--from", runner]
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
+    ours, theirs = os.pipe()
+    with os.fdopen(ours, "rb") as pipe:
+        try:
+            _start(argv, log, theirs)
+        except OSError as error:
+            raise OperationFailed(f"{op_id}: cannot be handed over: {error}", operation=op_id) from error
+        finally:
+            os.close(theirs)
+        if pipe.read() != TAKEN:
+            words = " ".join(log.read_text(errors="replace").splitlines()[-LINES:])
+            raise OperationFailed(f"{op_id}: no process took it over: {words}", operation=op_id)
+
+
+def _start(argv: list[str], log: Path, ready: int) -> None:
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as output:
         subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-            pass_fds=(theirs,),
-            env={**os.environ, READY: str(theirs)},
+            pass_fds=(ready,),
+            env={**os.environ, READY: str(ready)},
         )
-    finally:
-        os.close(descriptor)
-        os.close(theirs)
-    with os.fdopen(ours, "rb") as pipe:
-        if pipe.read() != b"taken":
-            words = " ".join(log.read_text(errors="replace").splitlines()[-LINES:])
-            raise OperationFailed(f"{op_id}: no process took it over: {words}", operation=op_id)
 
 
 def taken() -> None:
@@ -52,4 +60,4 @@ def taken() -> None:
     text = os.environ.pop(READY, "")
     if text.isdigit():
         with contextlib.suppress(OSError), os.fdopen(int(text), "wb") as pipe:
-            pipe.write(b"taken")
+            pipe.write(TAKEN)

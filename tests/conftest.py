@@ -1,8 +1,11 @@
-"""Shared by all tests: the rule that a skip must have a reason that is checked in."""
+"""Shared by all tests: the rule that a skip must have a reason that is checked in, and the counts of what
+the reliability suites went through."""
 
 from pathlib import Path
 
 import pytest
+
+from tests.support import counts
 
 ALLOWED = [
     line.strip()
@@ -10,6 +13,15 @@ ALLOWED = [
     if line.strip() and not line.startswith("#")
 ]
 _unexpected: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reliability-json",
+        metavar="FILE",
+        type=Path,
+        help="write what tests.support.counts.record() was told to FILE (sections that FILE has are kept)",
+    )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -20,6 +32,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if file := session.config.getoption("--reliability-json"):
+        counts.write(file)
     if _unexpected and session.exitstatus == 0:
         session.exitstatus = 1
 

@@ -28,6 +28,7 @@ from novactl.virt.domain import Marks, check_properties
 ATTEMPTS = 3  # as Nova's scheduler max_attempts
 USER_DATA_LIMIT = 65535  # bytes, as Nova's (before base64)
 METADATA_LIMIT = 128
+COUNT_LIMIT = 1000  # one transaction claims for all: it keeps everybody else waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +185,13 @@ def _ports(
     tx: Tx, uuid: str, wanted: Sequence[NetworkRequest], networks: Sequence[Network]
 ) -> Iterator[Port]:
     """A port for each network asked for, with the first free address. Raises Refused."""
-    given: list[tuple[str, str]] = []
-    elsewhere = [host.address for host in hosts.everything(tx)]
+    elsewhere = [host.address for host in _hosts(tx).values()]
     for index, (request, network) in enumerate(zip(wanted, networks, strict=True)):
-        taken = instances.taken_addresses(tx, network.id) + [ip for of, ip in given if of == network.id]
+        taken = _taken(tx, network)
         ip = next(free_addresses(network, taken, elsewhere, request.ip), None)
         if ip is None:
             raise Refused(f"network {network.name} ({network.cidr}) has no free address")
-        given.append((network.id, ip))
+        taken.add(ip)
         port = port_id(uuid, index)
         yield Port(
             id=port,
@@ -221,11 +221,28 @@ def _spec(
 def _claim(tx: Tx, instance: Instance, spec: Spec) -> tuple[Host, list[Host]]:
     """(the best host, whose share is now held; the others that pass). Raises NoValidHost with every
     host's reasons."""
-    passed, explained = candidates(hosts.everything(tx), spec)
+    known = _hosts(tx)
+    passed, explained = candidates(list(known.values()), spec)
     for host in passed:
         if hosts.claim(tx, host.name, instance.uuid, instance.resources):
+            known[host.name] = hosts.get(tx, host.name)
             return host, [other for other in passed if other is not host]
     raise no_valid_host(instance.name, explained)
+
+
+def _taken(tx: Tx, network: Network) -> set[str]:
+    """The network's addresses that are given, those of this transaction too."""
+    found: set[str] = tx.memo.get(network.id) or set(instances.taken_addresses(tx, network.id))
+    tx.memo[network.id] = found
+    return found
+
+
+def _hosts(tx: Tx) -> dict[str, Host]:
+    """All hosts by name, read once in a transaction that decides on many instances."""
+    if "hosts" not in tx.memo:
+        tx.memo["hosts"] = {host.name: host for host in hosts.everything(tx)}
+    found: dict[str, Host] = tx.memo["hosts"]
+    return found
 
 
 def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator[Step]:
@@ -278,8 +295,8 @@ def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt |
 
 def names_of(request: BootRequest) -> list[str]:
     """NAME, or NAME-1 … NAME-N with `--count N`. Raises UsageError."""
-    if not 1 <= request.count <= 10000:
-        raise UsageError(f"--count {request.count} is not within 1 to 10000")
+    if not 1 <= request.count <= COUNT_LIMIT:
+        raise UsageError(f"--count {request.count} is not within 1 to {COUNT_LIMIT}")
     if request.count == 1:
         return [request.name]
     if any(network.ip for network in request.networks):

@@ -1,20 +1,21 @@
 """Operations that another process of novactl carries out: journaled here, taken up there, watched here."""
 
-import time
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from novactl.actions import recover
 from novactl.actions.operate import Action, Operator
-from novactl.actions.outcome import Outcome
+from novactl.actions.outcome import Outcome, left
 from novactl.db import operations
 from novactl.db.session import Tx
 from novactl.engine.operation import ACTIVE, Operation, OpState
 from novactl.errors import (
     Busy,
+    Fenced,
+    Interrupted,
     NovactlError,
     OperationFailed,
-    OperationIncomplete,
     Refused,
     TimedOut,
 )
@@ -39,14 +40,8 @@ def journal(operator: Operator, actions: Sequence[Action], *, together: bool) ->
     outcomes = [Outcome(target=action.target) for action in actions]
     with operator.working():
         parent = operator.parent(actions)
-        ops: list[Operation | None] = [None] * len(actions)
         try:
-            if together:
-                ops = operator.submit_all(actions, parent)
-            else:
-                operator.in_threads(
-                    lambda n: _one(operator, actions[n], outcomes[n], ops, n, parent), range(len(actions))
-                )
+            ops = _submitted(operator, actions, outcomes, parent, together=together)
         except BaseException:
             operator.end(parent)
             raise
@@ -61,37 +56,51 @@ def journal(operator: Operator, actions: Sequence[Action], *, together: bool) ->
     return Handed((parent or waiting[0]) if waiting else None, outcomes, ops)
 
 
-def _one(
+def _submitted(
     operator: Operator,
-    action: Action,
-    outcome: Outcome,
-    ops: list[Operation | None],
-    index: int,
+    actions: Sequence[Action],
+    outcomes: list[Outcome],
     parent: Operation | None,
-) -> None:
-    try:
-        ops[index] = operator.submit(action, parent)
-    except NovactlError as error:
-        outcome.fail(error)
+    *,
+    together: bool,
+) -> list[Operation | None]:
+    if together:
+        return operator.submit_all(actions, parent, OpState.PLANNED)
+    ops: list[Operation | None] = [None] * len(actions)
+
+    def one(index: int) -> None:
+        try:
+            ops[index] = operator.submit(actions[index], parent, OpState.PLANNED)
+        except NovactlError as error:
+            outcomes[index].fail(error)
+
+    operator.in_threads(one, range(len(actions)))
+    return ops
 
 
 def take_up(operator: Operator, op_id: str, giver: str | None) -> list[Operation]:
     """The operation with its children, ours from now on: from the process `giver` that hands them over,
-    or from an owner that is gone. Raises Busy when another has them, Refused when it has ended."""
+    or from owners that are gone; children that another has are left to it. Raises Busy when another has
+    the operation itself, Refused when it has ended."""
 
     def work(tx: Tx) -> list[Operation]:
         op = operator.journal.load_in(tx, op_id)
         if op.state not in ACTIVE:
             raise Refused(f"{op.id}: is {op.state} already")
-        if operations.runner(tx, op_id) != giver and not operator.is_left(tx, op):
+        if not _free(operator, tx, op, giver):
             raise Busy(f"{op.id}: {op.owner} is working on it since {op.started_at}", operation=op.id)
         active = [child for child, state in operations.states_of_children(tx, op_id) if state in ACTIVE]
-        family = [op, *(operator.journal.load_in(tx, child) for child in active)]
+        children = [operator.journal.load_in(tx, child) for child in active]
+        family = [op, *(child for child in children if _free(operator, tx, child, giver))]
         for one in family:
             recover.take(operator, tx, one)
         return family
 
     return operator.world.db.write(work)
+
+
+def _free(operator: Operator, tx: Tx, op: Operation, giver: str | None) -> bool:
+    return (giver is not None and operations.runner(tx, op.id) == giver) or operator.is_left(tx, op)
 
 
 def carry_out(operator: Operator, family: Sequence[Operation]) -> list[Outcome]:
@@ -100,47 +109,65 @@ def carry_out(operator: Operator, family: Sequence[Operation]) -> list[Outcome]:
     parent = head if "targets" in head.request else None
     ops = children if parent else [head]
     outcomes = [Outcome(target=op.target) for op in ops]
+
+    def one(index: int) -> None:
+        try:
+            recover.fence(operator, ops[index])
+        except NovactlError as error:
+            outcomes[index].fail(error)
+        else:
+            operator.settle(outcomes[index], ops[index], ops[index].project)
+
     with operator.working():
         try:
-            operator.in_threads(
-                lambda n: operator.settle(outcomes[n], ops[n], ops[n].project), range(len(ops))
-            )
+            operator.in_threads(one, range(len(ops)))
         finally:
             operator.end(parent)
     return outcomes
 
 
 def take_back(operator: Operator, handed: Handed) -> None:
-    """Nobody took it up: undo it here. What was taken up after all is left to its runner (Fenced)."""
+    """Nobody works on it: undo it here. What somebody does work on after all is left to that process."""
     parent = handed.head if handed.head and "targets" in handed.head.request else None
-    with operator.working():
+    with operator.working(), contextlib.suppress(Fenced):
         for op in filter(None, handed.ops):
-            if op.state in ACTIVE:
-                operator.runner().roll_back(op)
+            try:
+                if op.state in ACTIVE:
+                    operator.runner().roll_back(op)
+            except Fenced:  # it was taken, and perhaps left again
+                if recover.is_left(operator, op):
+                    recover.take_over(operator, op.id, back=True)
         operator.end(parent)
 
 
 def follow(operator: Operator, handed: Handed, timeout: float) -> None:
     """Wait for all that was handed over and write down how each ended. A signal asks for their end and
     goes on waiting. Raises TimedOut; then they go on."""
-    deadline = time.monotonic() + timeout
+    clock = operator.world.clock
+    deadline = clock.monotonic() + timeout
     asked = False
     with operator.working():
         for outcome, op in zip(handed.outcomes, handed.ops, strict=True):
             if op is None or op.state not in ACTIVE:
                 continue
             while (now := operator.journal.load(op.id)).state in WORKING:
-                if time.monotonic() >= deadline:
-                    raise TimedOut(
-                        f"{op.id}: {op.kind} of {op.target} is {now.state} after {timeout:g} s and goes on",
-                        hint=f"novactl op wait {op.id}",
-                        operation=op.id,
-                    )
+                if recover.is_left(operator, now) and operator.journal.load(op.id).state in WORKING:
+                    break
+                if clock.monotonic() >= deadline:
+                    raise _timed_out(now, timeout)
                 if operator.world.interrupt.is_set() and not asked:
                     asked = True
                     _ask_all_to_end(operator, handed)
-                time.sleep(POLL)
-            _ended(operator, outcome, now)
+                clock.sleep(POLL)
+            _ended(operator, outcome, now, asked=asked)
+
+
+def _timed_out(op: Operation, timeout: float) -> TimedOut:
+    return TimedOut(
+        f"{op.id}: {op.kind} of {op.target} is {op.state} after {timeout:g} s and goes on",
+        hint=f"novactl op wait {op.id}",
+        operation=op.id,
+    )
 
 
 def _ask_all_to_end(operator: Operator, handed: Handed) -> None:
@@ -151,12 +178,12 @@ def _ask_all_to_end(operator: Operator, handed: Handed) -> None:
     operator.world.db.write(work)
 
 
-def _ended(operator: Operator, outcome: Outcome, op: Operation) -> None:
+def _ended(operator: Operator, outcome: Outcome, op: Operation, *, asked: bool) -> None:
     outcome.instance = operator.instance(op.target_uuid)
     if op.state is OpState.DONE:
         outcome.result = "done"
-    elif op.state is OpState.INCOMPLETE:
-        hint = f"novactl op resume {op.id} or novactl op rollback {op.id}"
-        outcome.fail(OperationIncomplete(op.error or "was left half way", hint=hint, operation=op.id))
+    elif op.state in ACTIVE:
+        outcome.fail(left(op))
     else:
-        outcome.fail(OperationFailed(f"{op.kind} of {op.target}: {op.error or op.state}", operation=op.id))
+        kind = Interrupted if asked else OperationFailed
+        outcome.fail(kind(f"{op.kind} of {op.target}: {op.error or op.state}", operation=op.id))

@@ -2,9 +2,10 @@
 
 import concurrent.futures
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from novactl.actions import boot, recover, second_copies
 from novactl.actions.delete import Delete
@@ -16,12 +17,15 @@ from novactl.db.session import Tx
 from novactl.engine.heartbeat import Heartbeat
 from novactl.engine.operation import ACTIVE, Attempt, Operation, OpState, Plan
 from novactl.engine.ports import Failpoints, Observer
-from novactl.engine.runner import Runner
+from novactl.engine.runner import Runner, cancellation
 from novactl.errors import Busy, NotFound, NovactlError, Refused
 from novactl.objects.instance import Instance
 
 PARALLEL = 16
 ASK_AGAIN = 0.3  # seconds between two tries to get a lock
+CHANGES = 3  # how often a record may change between check and plan
+
+T = TypeVar("T")
 
 NextAttemptOf = Callable[[World, Any, Operation, str], Attempt | None]
 NEXT_ATTEMPTS: Mapping[str, NextAttemptOf] = {"boot": boot.next_attempt}
@@ -69,6 +73,8 @@ class Operator:
         self.next_attempts = next_attempts
         self.heartbeat = Heartbeat(journal)
         self.lock_wait = 0.0
+        self._working = 0
+        self._lock = threading.Lock()
 
     # --- showing ---
 
@@ -99,7 +105,7 @@ class Operator:
         with self.working():
             parent = self.parent(actions)
             try:
-                ops = self.submit_all(actions, parent) if together else None
+                ops = self.submit_all(actions, parent, OpState.RUNNING) if together else None
 
                 def carry_out(index: int) -> None:
                     if ops is not None:
@@ -115,12 +121,16 @@ class Operator:
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """Meanwhile a signal stops operations, and their leases are renewed."""
-        self.world.interrupt.armed = True
+        with self._lock:
+            self._working += 1
+            self.world.interrupt.armed = True
         try:
             with self.heartbeat.beating():
                 yield
         finally:
-            self.world.interrupt.armed = False
+            with self._lock:
+                self._working -= 1
+                self.world.interrupt.armed = self._working > 0
 
     def in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None:
         with concurrent.futures.ThreadPoolExecutor(max_workers=min(PARALLEL, len(indices) or 1)) as pool:
@@ -129,48 +139,67 @@ class Operator:
 
     def _one(self, action: Action, outcome: Outcome, parent: Operation | None) -> None:
         try:
-            op = self.submit(action, parent)
+            op = self.submit(action, parent, OpState.RUNNING)
         except NovactlError as error:
             outcome.fail(error)
         else:
             self.settle(outcome, op, action.project)
 
-    def submit(self, action: Action, parent: Operation | None) -> Operation | None:
+    def submit(self, action: Action, parent: Operation | None, state: OpState) -> Operation | None:
         """Check and journal one action; None when there is nothing to do. While another operation holds
-        what it needs it is tried again for `lock_wait` seconds; a delete makes that one end. Then the
-        operation returned may be that other one, ended."""
-        patience = self.world.clock.monotonic() + self.lock_wait
-        ended: Operation | None = None
-        while True:
+        what it needs it is tried again for `lock_wait` seconds; a delete has that one end. Then the
+        operation returned may be that other one, which has ended."""
+        stuck: Operation | None = None
+
+        def once() -> Operation | None:
+            nonlocal stuck
+            facts = None
             try:
                 facts = action.check(self.world)
-                return self._submitted(action, facts, parent, ended)
+                return self.world.db.write(lambda tx: self._submit(tx, action, facts, parent, state, stuck))
             except NotFound:
-                if ended is not None:  # undoing its boot has removed it, or another delete was finished
-                    return ended
+                if stuck is not None and (now := self.journal.load(stuck.id)).state not in ACTIVE:
+                    return now  # undoing its boot has removed it, or another delete was finished
                 raise
             except Busy as busy:
-                if isinstance(action, Delete) and ended is None:
-                    ended = recover.make_way(self, busy, facts)
-                elif self.world.clock.monotonic() >= patience:
+                if not isinstance(action, Delete) or stuck is not None:
                     raise
-                else:
-                    self.world.interrupt.check()
-                    self.world.clock.sleep(ASK_AGAIN)
+                stuck = recover.make_way(self, busy, facts)
+            return once()
 
-    def _submitted(
-        self, action: Action, facts: Any, parent: Operation | None, stuck: Operation | None
-    ) -> Operation | None:
-        return self.world.db.write(lambda tx: self._submit(tx, action, facts, parent, stuck))
+        return self._patiently(once)
 
-    def submit_all(self, actions: Sequence[Action], parent: Operation | None) -> list[Operation | None]:
+    def submit_all(
+        self, actions: Sequence[Action], parent: Operation | None, state: OpState
+    ) -> list[Operation | None]:
         """All in one transaction, or none of them."""
-        facts = [action.check(self.world) for action in actions]
-        return self.world.db.write(
-            lambda tx: [
-                self._submit(tx, action, fact, parent) for action, fact in zip(actions, facts, strict=True)
-            ]
-        )
+
+        def once() -> list[Operation | None]:
+            facts = [action.check(self.world) for action in actions]
+            return self.world.db.write(
+                lambda tx: [
+                    self._submit(tx, action, fact, parent, state)
+                    for action, fact in zip(actions, facts, strict=True)
+                ]
+            )
+
+        return self._patiently(once)
+
+    def _patiently(self, once: Callable[[], T]) -> T:
+        """once(), again when the record changed between its check and its plan, and for `lock_wait`
+        seconds while another operation is in its way."""
+        clock = self.world.clock
+        patience, changes = clock.monotonic() + self.lock_wait, 0
+        while True:
+            self.world.interrupt.check()
+            try:
+                return once()
+            except Busy as busy:
+                changes += busy.operation is None
+                if clock.monotonic() >= patience and (busy.operation is not None or changes > CHANGES):
+                    raise
+            if busy_pause := min(ASK_AGAIN, max(0.0, patience - clock.monotonic())):
+                clock.sleep(busy_pause)
 
     def _submit(
         self,
@@ -178,13 +207,18 @@ class Operator:
         action: Action,
         facts: Any,
         parent: Operation | None,
+        state: OpState,
         stuck: Operation | None = None,
     ) -> Operation | None:
+        if parent is not None and operations.is_cancelled(tx, parent.id):
+            raise cancellation(parent)
         if stuck is not None and stuck.state is OpState.INCOMPLETE:
             self.journal.abandon(tx, stuck, f"{action.kind} of {action.target} cleans up after it")
         op_id = self.world.ids.operation()
         plan = action.plan(self.world, tx, op_id, facts)
-        return None if plan is None else self.journal.insert(tx, op_id, plan, parent.id if parent else None)
+        if plan is None:
+            return None
+        return self.journal.insert(tx, op_id, plan, parent.id if parent else None, state)
 
     def settle(self, outcome: Outcome, op: Operation | None, project: str) -> None:
         """Run a journaled operation and write down how it ended."""
@@ -219,7 +253,12 @@ class Operator:
             observe=self.observe,
             next_attempt=self._next_attempt,
             cancelled=self.heartbeat.cancelled,
+            lost=self._lost,
         )
+
+    def _lost(self, op: Operation) -> bool:
+        """Whether another process was seen to have taken it over."""
+        return self.heartbeat.missing(op.id) and not self.journal.owned(op)
 
     def _next_attempt(self, tx: Tx, op: Operation, failure: str) -> Attempt | None:
         again = self.next_attempts.get(op.kind)

@@ -34,3 +34,12 @@ def left_or_ended(op: Operation, error: NovactlError) -> NovactlError:
         )
     error.operation = op.id
     return error
+
+
+def left(op: Operation) -> OperationIncomplete:
+    """The error for an operation that is half way and that nobody works on."""
+    return OperationIncomplete(
+        op.error or f"{op.id}: {op.kind} of {op.target} was left half way: its owner is gone",
+        hint=f"novactl op resume {op.id} or novactl op rollback {op.id}",
+        operation=op.id,
+    )

@@ -4,15 +4,27 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from novactl.actions import restored, second_copies
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
 from novactl.db import instances, operations
 from novactl.db.journal import DbJournal
 from novactl.db.session import Tx
-from novactl.engine.operation import ACTIVE, Operation, OpState, StepState
+from novactl.engine.operation import ACTIVE, TOUCHED, Operation, OpState, StepState
 from novactl.engine.runner import Runner
-from novactl.errors import Busy, HostUnreachable, NovactlError, OperationIncomplete, Refused
+from novactl.errors import (
+    Busy,
+    HostFault,
+    HostUnreachable,
+    Interrupted,
+    NotFound,
+    NovactlError,
+    OperationFailed,
+    OperationIncomplete,
+    Refused,
+)
 from novactl.objects.instance import Instance
+from novactl.virt.hypervisor import Greeting
 
 OPEN = frozenset({StepState.STARTED, StepState.FAILED, StepState.STUCK})
 """Intents without a result: the older process may still be at them."""
@@ -43,7 +55,7 @@ def take_over(operator: Operating, op_id: str, *, back: bool) -> Operation:
         try:
             if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
                 return _take_over_children(operator, op, children, back=back)
-            _fence(operator, op)
+            fence(operator, op)
             runner = operator.runner()
             return runner.roll_back(op) if back else runner.run(op)
         except Refused as error:  # past the pivot: nothing was changed, and nobody works on it now
@@ -52,25 +64,35 @@ def take_over(operator: Operating, op_id: str, *, back: bool) -> Operation:
             raise
         except NovactlError as error:
             raise left_or_ended(op, error) from error
+        finally:
+            second_copies.refresh(operator.world, {record.step.host for record in op.records})
 
 
 def take_over_all(operator: Operating) -> list[Outcome]:
     """Finish every operation whose owner is gone, children with their parents; those whose owner lives
-    are left alone."""
+    are left alone. After a signal the rest is skipped: taken over it would be undone."""
 
     def work(tx: Tx) -> list[Operation]:
         active = [op for op, _, _ in operations.listed(tx, active=True) if op.parent is None]
         return [op for op in active if operator.is_left(tx, op)]
 
+    left = operator.world.db.read(work)
     outcomes = []
-    for op in reversed(operator.world.db.read(work)):
-        outcome = Outcome(target=op.target, uuid=op.target_uuid, operation=op.id)
-        try:
-            take_over(operator, op.id, back=False)
-            outcome.result = "done"
-        except NovactlError as error:
-            outcome.fail(error)
-        outcomes.append(outcome)
+    with operator.working():
+        for op in reversed(left):
+            outcome = Outcome(target=op.target, uuid=op.target_uuid, operation=op.id)
+            outcomes.append(outcome)
+            try:
+                operator.world.interrupt.check()
+            except Interrupted as error:
+                outcome.fail(error)
+                outcome.result = "skipped"
+                continue
+            try:
+                take_over(operator, op.id, back=False)
+                outcome.result = "done"
+            except NovactlError as error:
+                outcome.fail(error)
     return outcomes
 
 
@@ -98,27 +120,39 @@ def make_way(operator: Operating, busy: Busy, facts: Any) -> Operation:
     op = operator.journal.load(busy.operation)
     if op.target_uuid != facts.uuid:
         raise busy
-    deadline = operator.world.clock.monotonic() + max(PATIENCE, operator.lock_wait)
+    clock = operator.world.clock
+    deadline, asked = clock.monotonic() + max(PATIENCE, operator.lock_wait), False
     while op.state in ACTIVE:
-        if _asked_to_end(operator, op):
-            return _ended_here(operator, op)
-        if op.kind == "delete" or operator.world.clock.monotonic() >= deadline:
+        if is_left(operator, op):
+            op = _ended_here(operator, op)
+            if op.state is OpState.INCOMPLETE or op.state not in ACTIVE:
+                return op
+        elif op.kind == "delete" or clock.monotonic() >= deadline:
             raise busy
+        elif not asked:
+            asked = not _asked_to_end(operator, op)
         operator.world.interrupt.check()
-        operator.world.clock.sleep(POLL)
+        clock.sleep(POLL)
         op = operator.journal.load(op.id)
     return op
 
 
+def is_left(operator: Operating, op: Operation) -> bool:
+    """Whether nobody works on it any more."""
+    return operator.world.db.read(lambda tx: operator.is_left(tx, op))
+
+
 def _ended_here(operator: Operating, op: Operation) -> Operation:
+    """Ours, and ended if that can be; somebody else's when they were quicker."""
     forward = op.past_pivot or op.kind == "delete"
     try:
         return take_over(operator, op.id, back=not forward)
-    except NovactlError:
-        now = operator.journal.load(op.id)
+    except OperationIncomplete:
         if op.kind == "delete":  # what keeps the older delete from ending would keep ours
             raise
-        return now
+    except (Busy, Refused, OperationFailed, Interrupted):
+        operator.world.interrupt.check()
+    return operator.journal.load(op.id)
 
 
 def _asked_to_end(operator: Operating, op: Operation) -> bool:
@@ -149,22 +183,39 @@ def take(operator: Operating, tx: Tx, op: Operation) -> None:
     operator.journal.take(tx, op, epoch)
 
 
-def _fence(operator: Operating, op: Operation) -> None:
-    """No act of the older process is under way or can follow on any host that an intent without a result
-    names. Raises OperationIncomplete when one of them does not answer: nothing that could start the guest
-    elsewhere may be done."""
+def fence(operator: Operating, op: Operation) -> None:
+    """No act of an older process is under way or can follow on any host where one may be: what an intent
+    without a result names, and all that was touched when it was being undone. Raises OperationIncomplete
+    when one of them does not answer, since nothing that could start the guest elsewhere may be done;
+    Refused when a host knows more than the database."""
     operator.world.reached(op.mark)
     if op.target_uuid is None:
         return
-    named = {record.step.host for record in op.records if record.state in OPEN}
-    for host in sorted(filter(None, named)):
+    touched = TOUCHED if op.state is OpState.UNDOING else OPEN
+    for host in _hosts(op, TOUCHED):
         try:
-            operator.world.hypervisor(host).fence(op.target_uuid, op.epoch)
-        except HostUnreachable as error:
+            hypervisor = operator.world.hypervisor(host)
+            _check_host(operator, op, host, hypervisor.greet(op.target_uuid))
+            hypervisor.fence(op.target_uuid, op.epoch)
+        except (HostUnreachable, HostFault, Busy, NotFound) as error:
+            if host not in _hosts(op, touched):
+                continue  # nothing is under way there; a step that needs it will say so
             message = f"{op.kind} of {op.target} is left half way: {error.message}"
             operator.journal.turn(op, OpState.INCOMPLETE, message)
             hint = f"when {host} answers again: novactl op resume {op.id}"
             raise OperationIncomplete(message, hint=hint, operation=op.id) from error
+
+
+def _hosts(op: Operation, states: frozenset[StepState]) -> list[str]:
+    named = {record.step.host for record in op.records if record.state in states}
+    return sorted(filter(None, named))
+
+
+def _check_host(operator: Operating, op: Operation, host: str, greeting: Greeting) -> None:
+    """Raises Refused when what the host has seen is newer than this operation."""
+    restored.check_mark(operator.world, host, greeting.mark)
+    if greeting.epoch >= op.epoch:
+        restored.refuse(operator.world, f"host {host} has seen epoch {greeting.epoch} of {op.target}")
 
 
 def _take_over_children(
@@ -173,6 +224,7 @@ def _take_over_children(
     failures: list[NovactlError] = []
     for child in children:
         try:
+            operator.world.interrupt.check()
             take_over(operator, child, back=back)
         except NovactlError as error:
             failures.append(error)

@@ -1,5 +1,7 @@
 """Noticing that the database was restored from an older copy: the hosts know what it has forgotten."""
 
+from typing import NoReturn
+
 from novactl.actions.world import World
 from novactl.db import instances
 from novactl.db.session import Tx, set_meta
@@ -13,7 +15,7 @@ def check_mark(world: World, host: str, mark: str) -> None:
     that the database does not have. `mark` is the last one that the host knows (Hypervisor.greet)."""
     op_id = mark.partition(".")[2]
     if op_id and not world.db.read(lambda tx: _known(tx, op_id)):
-        _refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
+        refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
 
 
 def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:
@@ -22,15 +24,16 @@ def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:
         now = world.db.read(lambda tx: instances.get(tx, instance.uuid))
         if greeting.epoch > now.epoch:
             seen = f"host {instance.host} has seen epoch {greeting.epoch} of {instance.name}"
-            _refuse(world, f"{seen}, which has {now.epoch} in it")
+            refuse(world, f"{seen}, which has {now.epoch} in it")
 
 
 def _known(tx: Tx, op_id: str) -> bool:
     return tx.one("SELECT 1 AS yes FROM operations WHERE id = :id", id=op_id) is not None
 
 
-def _refuse(world: World, words: str) -> None:
-    world.db.write(lambda tx: set_meta(tx, "restored", words), alone=False)
+def refuse(world: World, words: str) -> NoReturn:
+    """Have all decisions refused from now on, and raise Refused."""
+    world.db.write(lambda tx: set_meta(tx, "restored", words), adopting=True)
     raise Refused(
         f"the database is an older copy: {words}",
         hint="novactl audit shows the differences, novactl audit --adopt takes over what the hosts know",

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 
+from novactl.actions import recover
+from novactl.actions.operate import Operator
+from novactl.actions.outcome import left
 from novactl.actions.world import World
 from novactl.db import instances
-from novactl.db.journal import DbJournal
 from novactl.engine.operation import Operation, OpState
 from novactl.errors import (
     HostUnreachable,
     NotFound,
     OperationFailed,
-    OperationIncomplete,
     Refused,
     TimedOut,
     UsageError,
@@ -129,19 +130,21 @@ def _holds(instance: Instance, kind: str, value: str) -> bool:
     return kind == "ip" and bool(instance.ports)
 
 
-def operation(world: World, journal: DbJournal, op_id: str, timeout: float) -> Operation:
+def operation(operator: Operator, op_id: str, timeout: float) -> Operation:
     """Wait until an operation has ended or was left half way. Raises TimedOut; OperationFailed when it was
-    undone, OperationIncomplete when it was left: the operation's own codes."""
-    end = world.clock.monotonic() + timeout
+    undone, OperationIncomplete when it was left or its owner is gone: the operation's own codes."""
+    clock, journal = operator.world.clock, operator.journal
+    end = clock.monotonic() + timeout
     while (op := journal.load(op_id)).state in (OpState.PLANNED, OpState.RUNNING, OpState.UNDOING):
-        if world.clock.monotonic() >= end:
+        if recover.is_left(operator, op) and journal.load(op_id).state is op.state:
+            raise left(op)
+        if clock.monotonic() >= end:
             raise TimedOut(
                 f"{op.id}: {op.kind} of {op.target} is {op.state} after {timeout:.0f} s", operation=op.id
             )
-        world.clock.sleep(POLL)
+        clock.sleep(POLL)
     if op.state is OpState.INCOMPLETE:
-        hint = f"novactl op resume {op.id} or novactl op rollback {op.id}"
-        raise OperationIncomplete(op.error or f"{op.id}: was left half way", hint=hint, operation=op.id)
+        raise left(op)
     if op.state is not OpState.DONE:
         raise OperationFailed(f"{op.kind} of {op.target}: {op.error or op.state}", operation=op.id)
     return op

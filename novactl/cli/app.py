@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import boot, catalogue, consoles, demo, hosts, instances, lab, lifecycle, operations
+from novactl.cli import (
+    audit,
+    boot,
+    catalogue,
+    consoles,
+    database,
+    demo,
+    hosts,
+    instances,
+    lab,
+    lifecycle,
+    operations,
+)
 from novactl.cli.render import FORMATS, say
 from novactl.cli.session import Session
 from novactl.errors import NovactlError, OperationIncomplete, UsageError
@@ -26,7 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (boot, instances, lifecycle, consoles, hosts, catalogue, operations, lab, demo):
+MODULES = (boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, database, lab, demo)
+for module in MODULES:
     module.register(app)
 
 VALUED = {"-o": "--output", "-c": "--column"}

@@ -67,7 +67,7 @@ def op_wait(
     """
     from novactl.actions import watch
 
-    found = watch.operation(ctx.obj.cloud.world, ctx.obj.cloud.journal, id_, timeout)
+    found = watch.operation(ctx.obj.cloud.operator, id_, timeout)
     ctx.obj.tell(f"{found.id}: {found.state}")
 
 

@@ -1,5 +1,6 @@
 """How instance verbs run: a plan with --dry-run, else outcomes and the exit code they make."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,15 +104,20 @@ def _outcomes(session: Any, actions: Sequence[Any], together: bool, waiting: Wai
     from novactl import detach
     from novactl.actions import handover
 
-    handed = handover.journal(operator, actions, together=together)
-    if handed.head is not None:
+    interrupt = session.cloud.interrupt
+    with operator.working():
+        handed = handover.journal(operator, actions, together=together)
+        if handed.head is None:
+            return list(handed.outcomes)
         try:
+            interrupt.check()
             detach.spawn(session.settings, handed.head.id, operator.journal.owner.runner)
-        except NovactlError:
+        except BaseException:
             handover.take_back(operator, handed)
             raise
-        if waiting.timeout is not None:
-            handover.follow(operator, handed, waiting.timeout)
+        patience = math.inf if interrupt.is_set() else waiting.timeout
+        if patience is not None:
+            handover.follow(operator, handed, patience)
         else:
             session.tell(f"goes on detached; its log: {detach.log_file(session.settings, handed.head.id)}")
     return list(handed.outcomes)

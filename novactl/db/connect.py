@@ -16,7 +16,7 @@ DRIVERS = {
 }
 MODULES = {"postgresql+psycopg": ("psycopg", "postgresql"), "mysql+pymysql": ("pymysql", "mysql")}
 EXAMPLES = "sqlite:///PATH, postgresql://USER@HOST/NAME or mysql://USER@HOST/NAME"
-SECRETIVE = ("password", "passwd", "sslpassword", "passfile")
+SECRETIVE = ("password", "passwd", "sslpassword", "ssl_key_password", "oauth_client_secret")
 
 
 def database(url: str | None, default: Path) -> Database:
@@ -26,8 +26,8 @@ def database(url: str | None, default: Path) -> Database:
         return SqliteDatabase(default)
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise UsageError(f"--db: {error}", hint=EXAMPLES) from error
+    except ValueError as error:  # its words may hold a password
+        raise UsageError("--db: cannot be understood", hint=EXAMPLES) from error
     if parts.password is not None or any(name in parse_qs(parts.query) for name in SECRETIVE):
         raise UsageError(
             "--db holds a password", hint="$NOVACTL_DB_PASSWORD, or the server's own password file"
@@ -54,7 +54,7 @@ def _server(url: str) -> Database:
     try:
         found = make_url(url)
     except (SQLAlchemyError, ValueError) as error:
-        raise UsageError(f"--db: {error}", hint=EXAMPLES) from error
+        raise UsageError("--db: cannot be understood", hint=EXAMPLES) from error
     module, extra = MODULES[found.drivername]
     try:
         __import__(module)

@@ -53,8 +53,16 @@ class DbJournal:
 
     # --- inside the caller's transaction ---
 
-    def insert(self, tx: Tx, op_id: str, plan: Plan, parent: str | None = None) -> Operation:
-        """Journal a plan with its locks. Raises Busy, naming the holder, when one is taken."""
+    def insert(
+        self,
+        tx: Tx,
+        op_id: str,
+        plan: Plan,
+        parent: str | None = None,
+        state: OpState = OpState.PLANNED,
+    ) -> Operation:
+        """Journal a plan with its locks; RUNNING when this process goes on with it at once. Raises Busy,
+        naming the holder, when a lock is taken."""
         now = self.clock.now()
         op = Operation(
             id=op_id,
@@ -63,6 +71,7 @@ class DbJournal:
             target_uuid=plan.target_uuid,
             project=plan.project,
             request=plan.request,
+            state=state,
             epoch=plan.epoch,
             parent=parent,
             owner=self.owner.words,
@@ -81,24 +90,7 @@ class DbJournal:
             error=None,
             lease_until=tx.now() + self.lease,
             runner=self.owner.runner,
-            **{
-                column: getattr(op, column)
-                for column in [
-                    "id",
-                    "kind",
-                    "target",
-                    "target_uuid",
-                    "project",
-                    "state",
-                    "attempt",
-                    "epoch",
-                    "parent",
-                    "owner",
-                    "user",
-                    "written_by",
-                    "started_at",
-                ]
-            },
+            **{column: getattr(op, column) for column in operations.COLUMNS},
         )
         self._lock(tx, op, plan.locks)
         for record in op.records:
@@ -177,23 +169,28 @@ class DbJournal:
         )
 
     def abandon(self, tx: Tx, op: Operation, reason: str) -> None:
-        """It ends as it stands, for one that cleans up all it may have left: its locks are free."""
+        """It ends as it stands, for one that cleans up all it may have left: its locks are free. Raises
+        Fenced when somebody else has taken it over."""
+        self._own(tx, op)
         self._turn_in(tx, op, OpState.ABANDONED, reason, self.clock.now())
 
     def renew(self) -> None:
         """engine.heartbeat: the lease of all that this process works on runs from now."""
         self.db.write(lambda tx: operations.renew(tx, self.owner.runner, self.lease), alone=False)
 
-    def cancelled(self) -> set[str]:
-        """engine.heartbeat: which operations of this process somebody wants to end."""
-        return self.db.read(lambda tx: operations.cancelled(tx, self.owner.runner))
+    def wishes(self) -> dict[str, bool]:
+        """engine.heartbeat: the operations of this process, and whether somebody wants their end."""
+        return self.db.read(lambda tx: operations.wishes(tx, self.owner.runner))
 
     def _own(self, tx: Tx, op: Operation) -> None:
-        """Raises Fenced unless this process still owns the operation: checked by every write."""
-        if not tx.run(
-            "UPDATE operations SET owner = owner WHERE id = :id AND epoch = :epoch", id=op.id, epoch=op.epoch
-        ):
+        """Raises Fenced unless this process still owns the operation, which has not ended: checked by
+        every write. Taking over is a decision, so it cannot happen before this transaction has ended."""
+        if not operations.is_owned(tx, op.id, op.epoch, self.owner.runner):
             raise Fenced(f"{op.id}: another novactl has taken it over", hint=f"novactl op show {op.id}")
+
+    def owned(self, op: Operation) -> bool:
+        """Whether this process still owns it."""
+        return self.db.read(lambda tx: operations.is_owned(tx, op.id, op.epoch, self.owner.runner))
 
     # --- engine.ports.Journal ---
 
@@ -239,7 +236,7 @@ class DbJournal:
         self._save(op, record, StepState.DONE, apply)
 
     def failed(self, op: Operation, record: Record, error: str) -> None:
-        record.finished_at, record.error = self.clock.now(), error
+        record.finished_at, record.error = self.clock.now(), _clean(error)
         record.started_at = record.started_at or record.finished_at
         self._save(op, record, StepState.FAILED)
 
@@ -248,7 +245,7 @@ class DbJournal:
         self._save(op, record, StepState.UNDONE, revert)
 
     def stuck(self, op: Operation, record: Record, error: str) -> None:
-        record.finished_at, record.error = self.clock.now(), error
+        record.finished_at, record.error = self.clock.now(), _clean(error)
         self._save(op, record, StepState.STUCK)
 
     def turn(self, op: Operation, state: OpState, error: str | None = None) -> None:
@@ -354,3 +351,8 @@ class DbJournal:
                 message=error or "",
                 user=op.user,
             )
+
+
+def _clean(text: str) -> str:
+    """What hosts and tools say may hold anything; PostgreSQL keeps no NUL."""
+    return text.replace("\0", "\ufffd")

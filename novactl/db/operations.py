@@ -88,38 +88,50 @@ def renew(tx: Tx, runner: str, seconds: float) -> None:
     )
 
 
-def cancelled(tx: Tx, runner: str) -> set[str]:
-    """Which of the process's operations somebody wants to end."""
+def wishes(tx: Tx, runner: str) -> dict[str, bool]:
+    """The process's active operations, and whether somebody wants their end."""
     rows = tx.all(
-        "SELECT id FROM operations WHERE runner = :runner AND finished_at IS NULL AND cancel_requested = 1",
+        "SELECT id, cancel_requested FROM operations WHERE runner = :runner AND finished_at IS NULL",
         runner=runner,
     )
-    return {row["id"] for row in rows}
+    return {row["id"]: bool(row["cancel_requested"]) for row in rows}
+
+
+def is_owned(tx: Tx, op_id: str, epoch: int, runner: str) -> bool:
+    """Whether it is active and this process's."""
+    row = tx.one(
+        "SELECT 1 AS yes FROM operations"
+        " WHERE id = :id AND epoch = :epoch AND runner = :runner AND finished_at IS NULL",
+        id=op_id,
+        epoch=epoch,
+        runner=runner,
+    )
+    return row is not None
+
+
+def is_cancelled(tx: Tx, op_id: str) -> bool:
+    """Whether somebody wants its end."""
+    row = tx.one("SELECT cancel_requested FROM operations WHERE id = :id", id=op_id)
+    return bool(row and row["cancel_requested"])
+
+
+COLUMNS = (
+    "id kind target target_uuid project state attempt epoch parent owner user written_by started_at".split()
+)
+"""What is in the row as it is in the object."""
 
 
 def operation(row: Row) -> Operation:
+    """An operation without its steps."""
+    plain = {column: row[column] for column in COLUMNS}
     return Operation(
-        request=json.loads(row["request"]),
-        state=OpState(row["state"]),
-        cancel_requested=bool(row["cancel_requested"]),
-        step=json.loads(row["step"])["type"] if row.get("step") else None,
         **{
-            column: row[column]
-            for column in [
-                "id",
-                "kind",
-                "target",
-                "target_uuid",
-                "project",
-                "attempt",
-                "epoch",
-                "parent",
-                "owner",
-                "user",
-                "written_by",
-                "started_at",
-                "finished_at",
-                "error",
-            ]
-        },
+            **plain,
+            "state": OpState(row["state"]),
+            "request": json.loads(row["request"]),
+            "cancel_requested": bool(row["cancel_requested"]),
+            "finished_at": row["finished_at"],
+            "error": row["error"],
+            "step": json.loads(row["step"])["type"] if row.get("step") else None,
+        }
     )

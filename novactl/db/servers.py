@@ -1,12 +1,14 @@
 """The database on a PostgreSQL or MySQL/MariaDB server, shared by operators on many machines.
 
-READ COMMITTED, and one row that every write locks: decisions alone, the journal's own writes together.
+READ COMMITTED, and one lock that every write takes: decisions alone, the journal's own writes together.
 So what a decision has read holds until it commits, as on SQLite, and no isolation level of either server
 has to be trusted with it.
 """
 
 import contextlib
 import itertools
+import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,8 +20,10 @@ import tenacity
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine
 
-from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, meta
+from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, meta, not_ours
 from novactl.errors import DatabaseError, UsageError
+
+logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())  # it says what we say better
 
 PATIENCE = 60.0  # seconds that a server which was there may be away: a restart, a failover
 FIRST_PATIENCE = 5.0  # and one that was not seen yet
@@ -27,15 +31,24 @@ IDLE = 30  # seconds after which the server ends a transaction whose client is g
 KEPT = 86400.0  # seconds that marks of commits stay, when their process did not remove them
 
 NOW = {
-    "postgresql": "SELECT EXTRACT(EPOCH FROM clock_timestamp())::double precision AS now",
-    "mysql": "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6 AS now",
+    "postgresql": "EXTRACT(EPOCH FROM clock_timestamp())::double precision",
+    "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6",
 }
-SHARE = {"postgresql": "FOR SHARE", "mysql": "LOCK IN SHARE MODE"}
+"""The server's clock, in seconds."""
+KEY = 0x6E6F7661
+LOCKS = {
+    ("postgresql", True): [f"SELECT pg_advisory_xact_lock({KEY})", ADMISSION],
+    ("postgresql", False): [f"SELECT pg_advisory_xact_lock_shared({KEY})", ADMISSION],
+    ("mysql", True): [f"{ADMISSION} FOR UPDATE"],
+    ("mysql", False): [f"{ADMISSION} LOCK IN SHARE MODE"],
+}
+"""How a write keeps others out, alone or not; the last one admits it. PostgreSQL's row locks are not fair:
+those who share one would keep a decision waiting for ever. Its advisory locks queue."""
 FIRST_WORDS = {
     "postgresql": [f"SET idle_in_transaction_session_timeout = '{IDLE}s'", f"SET lock_timeout = '{IDLE}s'"],
     "mysql": [
         "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
-        f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {IDLE}"
+        f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {IDLE}, lock_wait_timeout = {IDLE}"
         f" /*M! , idle_transaction_timeout = {IDLE} */",
     ],
 }
@@ -68,6 +81,7 @@ LOST_NUMBERS = {
     2055,
 }
 """The same of MariaDB and its client library."""
+NO_TABLES = re.compile(r"relation \"meta\" does not exist|\.meta' doesn't exist")
 HOPELESS = ("password", "authentication", "does not exist", "no pg_hba", "access denied", "unknown database")
 
 
@@ -77,6 +91,7 @@ class ServerTx:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._family = _family(connection.engine)
+        self.memo: dict[str, Any] = {}
 
     def all(self, sql: str, **values: Any) -> list[Row]:
         return [dict(row) for row in self._execute(sql, values).mappings()]
@@ -95,7 +110,7 @@ class ServerTx:
 
     def now(self) -> float:
         """The server's clock, in seconds."""
-        return float((self.one(NOW[self._family]) or {})["now"])
+        return float((self.one(f"SELECT {NOW[self._family]} AS now") or {})["now"])
 
     def _execute(self, sql: str, values: dict[str, Any]) -> Any:
         plain = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
@@ -165,8 +180,10 @@ class ServerDatabase(Database):
             tx = ServerTx(connection)
             if mark is not None:
                 self._mark(connection, mark)
-            lock = "FOR UPDATE" if alone else SHARE[_family(self._writer)]
-            admit(self.where, tx.all(f"{ADMISSION} {lock}"), deciding=alone and not adopting)
+            *locks, admission = LOCKS[_family(self._writer), alone]
+            for lock in locks:
+                tx.one(lock)
+            admit(self.where, tx.all(admission), deciding=alone and not adopting)
             try:
                 yield tx
             except Rollback:
@@ -176,7 +193,7 @@ class ServerDatabase(Database):
     def _mark(self, connection: Connection, mark: str) -> None:
         tx = ServerTx(connection)
         try:
-            tx.insert("commits", id=mark, at=time.time())
+            tx.run(f"INSERT INTO commits (id, at) VALUES (:id, {NOW[_family(self._writer)]})", id=mark)
         except exc.IntegrityError as error:
             raise _Committed from error
         except exc.ProgrammingError:  # no such table: another schema, which is the thing to say
@@ -212,9 +229,14 @@ class ServerDatabase(Database):
         return self._until_answered(lambda: super(ServerDatabase, self).rehearse(work))
 
     def _until_answered(self, once: Callable[[], T]) -> T:
+        def enough(state: tenacity.RetryCallState) -> bool:
+            """One that was first seen in this very call is waited for as well."""
+            waited = state.seconds_since_start or 0.0
+            return waited >= (self._patience if self._seen else FIRST_PATIENCE)
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Lost),
-            stop=tenacity.stop_after_delay(self._patience if self._seen else FIRST_PATIENCE),
+            stop=enough,
             wait=tenacity.wait_random_exponential(multiplier=0.02, max=1),
             reraise=True,
         )
@@ -227,6 +249,8 @@ class ServerDatabase(Database):
             yield
         except exc.DBAPIError as error:
             words = " ".join(str(error.orig).split())
+            if NO_TABLES.search(words):
+                raise not_ours(self.where, None) from error
             kind = _Lost if _may_pass(error, words) else DatabaseError
             raise kind(f"{self.where}: {words}", hint=_hint(words)) from error
         except exc.SQLAlchemyError as error:
@@ -288,15 +312,22 @@ class ServerDatabase(Database):
 
     def close(self) -> None:
         """Connections closed, marks of this process and forgotten ones removed."""
-        if self._wrote:
-            with contextlib.suppress(DatabaseError), self.writing(alone=False) as tx:
-                tx.run(
-                    "DELETE FROM commits WHERE id LIKE :mine OR at < :old",
-                    mine=f"{self._name}/%",
-                    old=time.time() - KEPT,
-                )
+        for _ in range(2 if self._wrote else 0):  # the first connection may be older than its server
+            try:
+                with self.writing(alone=False) as tx:
+                    self._forget(tx)
+                break
+            except DatabaseError:
+                continue
         self._reader.dispose()
         self._writer.dispose()
+
+    def _forget(self, tx: Tx) -> None:
+        """What is old is looked for without locks: a DELETE that scans would wait for everybody's marks."""
+        old = tx.all("SELECT id FROM commits WHERE at < :old", old=tx.now() - KEPT)
+        tx.run("DELETE FROM commits WHERE id LIKE :mine", mine=f"{self._name}/%")
+        for row in old:
+            tx.run("DELETE FROM commits WHERE id = :id", id=row["id"])
 
 
 class _Lost(DatabaseError):
@@ -331,6 +362,7 @@ def _hint(words: str) -> str:
         "does not exist": "create the database on the server, then novactl db init",
         "unknown database": "create the database on the server, then novactl db init",
         "doesn't exist": "novactl db init",
+        "no such file": "is the server running?",
         "refused": "is the server running?",
         "can't connect": "is the server running?",
     }

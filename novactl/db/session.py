@@ -20,7 +20,9 @@ T = TypeVar("T")
 
 
 class Tx(Protocol):
-    """One transaction."""
+    """One transaction. `memo` is its user's own, for what one decision over many targets reads once."""
+
+    memo: dict[str, Any]
 
     def all(self, sql: str, **values: Any) -> list[Row]: ...
     def one(self, sql: str, **values: Any) -> Row | None: ...

@@ -24,6 +24,7 @@ class SqliteTx:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.memo: dict[str, Any] = {}
 
     def all(self, sql: str, **values: Any) -> list[Row]:
         return self._connection.execute(sql, values).fetchall()

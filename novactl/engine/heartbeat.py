@@ -1,12 +1,11 @@
-"""While operations run: the lease is renewed, and a wish to cancel reaches those that wait."""
+"""While operations run: the lease is renewed, and a wish to cancel, or the news that another process has
+taken them over, reaches those that wait."""
 
 import contextlib
 import logging
 import threading
 from collections.abc import Iterator
 from typing import Protocol
-
-from novactl.errors import NovactlError
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +18,7 @@ class Leases(Protocol):
     lease: float
 
     def renew(self) -> None: ...
-    def cancelled(self) -> set[str]: ...
+    def wishes(self) -> dict[str, bool]: ...
 
 
 class Heartbeat:
@@ -27,7 +26,7 @@ class Heartbeat:
 
     def __init__(self, journal: Leases) -> None:
         self._journal = journal
-        self._cancelled: set[str] = set()
+        self._seen: dict[str, bool] | None = None
         self._lock = threading.Lock()
         self._inside = 0
         self._over = threading.Event()
@@ -49,7 +48,11 @@ class Heartbeat:
 
     def cancelled(self, op_id: str) -> bool:
         """Whether somebody was seen to want the operation's end."""
-        return op_id in self._cancelled
+        return bool(self._seen and self._seen.get(op_id))
+
+    def missing(self, op_id: str) -> bool:
+        """Whether the last look did not find the operation among ours; it may also be newer than that."""
+        return self._seen is not None and op_id not in self._seen
 
     def _beat(self, over: threading.Event) -> None:
         pause = min(LOOK, self._journal.lease / 4)
@@ -60,6 +63,6 @@ class Heartbeat:
             try:
                 if count % beats == 0:
                     self._journal.renew()
-                self._cancelled = self._journal.cancelled()
-            except NovactlError as error:  # the epochs hold even when the lease runs out
+                self._seen = self._journal.wishes()
+            except Exception as error:  # noqa: BLE001 - the epochs hold even when the lease runs out
                 log.debug("heartbeat: %s", error)

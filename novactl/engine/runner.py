@@ -14,6 +14,7 @@ from novactl.errors import (
     HostFault,
     HostUnreachable,
     Interrupted,
+    NotFound,
     NovactlError,
     OperationFailed,
     OperationIncomplete,
@@ -36,6 +37,7 @@ class StepContext:
     interrupt: Interrupt
     observe: Observer
     cancelled: Callable[[str], bool] = lambda _: False
+    lost: Callable[[Operation], bool] = lambda _: False
 
     @property
     def operation_id(self) -> str:
@@ -52,6 +54,8 @@ class StepContext:
         return {}
 
     def check(self) -> None:
+        if self.lost(self.op):
+            raise Fenced(f"{self.op.id}: another novactl has taken it over")
         self.interrupt.check()
         if not self.op.past_pivot and self.cancelled(self.op.id):
             raise cancellation(self.op)
@@ -80,6 +84,7 @@ class Runner:
         observe: Observer,
         next_attempt: NextAttempt,
         cancelled: Callable[[str], bool] = lambda _: False,
+        lost: Callable[[Operation], bool] = lambda _: False,
     ) -> None:
         self.journal = journal
         self.world = world
@@ -89,6 +94,7 @@ class Runner:
         self.observe = observe
         self.next_attempt = next_attempt
         self.cancelled = cancelled
+        self.lost = lost
 
     def run(self, op: Operation) -> Operation:
         """Go on from wherever the journal ends: forward, or back when it was being undone. Returns the
@@ -141,7 +147,7 @@ class Runner:
             return False
         try:
             return self.journal.append_attempt(op, lambda tx: self.next_attempt(tx, op, str(failure)))
-        except Busy:  # the next host is held by an operation of its own
+        except (Busy, Refused, NotFound):  # the next host is held or gone, or nothing may be decided now
             return False
 
     def _forward(self, op: Operation) -> NovactlError | None:
@@ -153,8 +159,8 @@ class Runner:
                 if not op.past_pivot:
                     self._may_go_on(op)
                 self._do(op, record)
-            except Fenced:
-                raise
+            except Fenced as error:
+                raise self._fenced(op, record, error) from error
             except Exception as error:  # noqa: BLE001 - whatever a step raises must be journaled
                 failure = self._failed(op, record, error)
                 if failure is not None:
@@ -233,8 +239,8 @@ class Runner:
         for record in reversed(touched):
             try:
                 self._undo_one(op, record)
-            except Fenced:
-                raise
+            except Fenced as error:
+                raise self._fenced(op, record, error) from error
             except Exception as error:
                 failure = _as_error(error)
                 log.debug("%s: undo of %s failed", op.id, record.name, exc_info=error)
@@ -255,6 +261,11 @@ class Runner:
         self.observe(op, record, "undone")
         self.failpoints.reach("after-undo-record", record)
 
+    def _fenced(self, op: Operation, record: Record, error: Fenced) -> NovactlError:
+        """Another process has the operation. When by the database it is still ours, the host knows more
+        than the database (which was restored from a backup): it is left half way."""
+        return self._leave(op, record, error) if self.journal.owned(op) else error
+
     def _leave(self, op: Operation, record: Record, failure: NovactlError) -> OperationIncomplete:
         message = f"{op.kind} of {op.target} was left half way at {record.name}: {failure}"
         self.journal.turn(op, OpState.INCOMPLETE, message)
@@ -265,7 +276,9 @@ class Runner:
         )
 
     def _context(self, op: Operation, record: Record) -> StepContext:
-        return StepContext(self.world, op, record, self.clock, self.interrupt, self.observe, self.cancelled)
+        return StepContext(
+            self.world, op, record, self.clock, self.interrupt, self.observe, self.cancelled, self.lost
+        )
 
 
 def _left_undoing(op: Operation) -> NovactlError | None:

@@ -108,7 +108,7 @@ def free_addresses(
     Raises Refused for a wanted address that is outside, reserved or taken.
     """
     net = ipaddress.IPv4Network(network.cidr)
-    used = set(taken)
+    used = taken if isinstance(taken, set | frozenset) else set(taken)
     kept = {network.gateway, *network.dns, *elsewhere}
     if wanted is not None:
         ip = parse_ip(wanted)

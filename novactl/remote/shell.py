@@ -42,7 +42,7 @@ def job_script(words: Sequence[str]) -> bytes:
 def failure(host: str, status: int, message: str) -> NovactlError:
     """host.sh's exit statuses as errors."""
     lines = [line.removeprefix("error: ") for line in message.splitlines() if line]  # virsh's words
-    text = f"{host}: {'; '.join(lines) or f'exit status {status}'}"
+    text = f"{host}: {'; '.join(lines) or f'exit status {status}'}".replace("\0", "\ufffd")
     match status:
         case 75:
             return Fenced(text, hint="another novactl took this operation over")

@@ -159,7 +159,5 @@ def test_damage_is_told(quick: Path) -> None:
     db.create("fleet-1")
     row = "('host', 'kvm1', 'op-9', 'S')"
     by_hand(db, f"INSERT INTO op_locks (kind, id, operation, mode) VALUES {row}")
-    assert db.differences() == [
-        "damaged: a row of op_locks names a row of operations that is not there"
-    ]
+    assert db.differences() == ["damaged: a row of op_locks names a row of operations that is not there"]
     db.close()

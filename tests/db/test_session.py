@@ -95,7 +95,7 @@ def test_a_rehearsal_finds_and_leaves_nothing(db: Database) -> None:
     for _ in range(2):
         assert db.rehearse(work) == ["a", "b", "fleet", "schema"]
     assert names(db) == OWN
-    with pytest.raises(Refused, match="^no$"):
+    with pytest.raises(Refused, match=r"^no$"):
         db.rehearse(lambda tx: (_ for _ in ()).throw(Refused("no")))
     db.write(work)
 
@@ -203,7 +203,7 @@ def test_the_clock_goes_on_and_is_the_same_for_all(db: Database, everywhere: Pla
 TEXTS = [
     "",
     " leading and trailing ",
-    "it's \"quoted\" and `quoted`",
+    'it\'s "quoted" and `quoted`',
     "back\\slash \\n \\' \\\\",
     "100 % %s %(name)s %% _",
     ":colon :name ::text \\:x",
@@ -319,9 +319,7 @@ HOWS: dict[str, Callable[[Database], object]] = {
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("schema", ["1", "3", "999"])
-def test_another_schema_is_refused_every_time(
-    db: Database, everywhere: Place, how: str, schema: str
-) -> None:
+def test_another_schema_is_refused_every_time(db: Database, everywhere: Place, how: str, schema: str) -> None:
     with_schema(db, schema)
     other = everywhere.apart(db)
     for _ in range(2):  # and not only the first time

@@ -9,13 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from novactl import lab
 from novactl.cloud import Cloud, Settings
 from novactl.db import catalogue, hosts, instances, operations
+from novactl.db.session import Database
+from novactl.objects.names import UUID
 from tests.lab.conftest import Grounds
+from tests.support import sim
 from tests.support.command import Command, Ended
 
 INSTANCES = "/var/lib/novactl/instances"
@@ -101,6 +106,71 @@ def nothing_left(grounds: Grounds) -> None:
     assert used == {(0, 0, 0)}
     assert [n["used"] for n in novactl.json("network", "list") if n["used"]] == []
     assert grounds.leftovers() == {}
+
+
+# --- what must hold when nothing is under way: the simulation's own rules (tests/support/sim.py) ---
+
+SURVEY = f"""
+echo domains; virsh -q list --all --uuid
+echo live; virsh -q list --uuid
+echo entries; ls -A {INSTANCES} | grep -vx _base
+echo epochs; cd /var/lib/novactl/epoch && grep -H . * </dev/null
+echo taps; ls /sys/class/net | grep '^tap'
+echo saved; ls -A /var/lib/libvirt/qemu/save
+echo jobs; ls /var/lib/novactl/job
+"""
+
+
+class SeenHost:
+    """A host of the lab as those rules want it, looked at from outside."""
+
+    def __init__(self, host: lab.LabHost) -> None:
+        sections: dict[str, set[str]] = {}
+        for line in host.run(["sh", "-c", SURVEY]).stdout.split():
+            if line in ("domains", "live", "entries", "epochs", "taps", "saved", "jobs"):
+                section = sections.setdefault(line, set())
+            else:
+                section.add(line)
+        self.domains, self.live = sections["domains"], sections["live"]
+        self.directories = {entry for entry in sections["entries"] if UUID.fullmatch(entry)}
+        self.strays = sections["entries"] - self.directories
+        self.epochs = {line.partition(":")[0]: int(line.partition(":")[2]) for line in sections["epochs"]}
+        self.taps, self.saved, self.jobs = sections["taps"], sections["saved"], sections["jobs"]
+
+    def running(self) -> set[str]:
+        return self.live
+
+    def everything(self) -> set[str]:
+        return {*self.directories, *self.domains, *(stray.partition(".")[0] for stray in self.strays)}
+
+
+@dataclass
+class Seen:
+    """The lab as sim.settled() wants a fleet: its database and its hosts."""
+
+    db: Database
+    hosts: dict[str, SeenHost]
+
+
+def unsettled(grounds: Grounds) -> list[str]:
+    """What is wrong in database or hosts though no operation is under way: claims that are not what lives,
+    guests that run twice, operations that have not ended, things without an owner."""
+    cloud = Cloud(Settings(config=grounds.novactl.config), tell=print)
+    seen = Seen(cloud.db, {host.name: SeenHost(host) for host in grounds.fleet.hosts if host.alive()})
+    with mock.patch.object(sim, "audited", return_value=[]):  # the lab's own audit is `novactl audit`
+        wrong = sim.settled(seen)  # type: ignore[arg-type]
+    with cloud.db.reading() as tx:
+        living = {uuid: host.name for host in hosts.everything(tx) for uuid in seen.hosts[host.name].live}
+        taps = {
+            (living[i.uuid], p.tap) for i in instances.everything(tx) if i.uuid in living for p in i.ports
+        }
+    cloud.close()
+    for name, host in seen.hosts.items():
+        wrong += [f"{name}: job {job} was left" for job in sorted(host.jobs)]
+        wrong += [f"{name}: {saved} was left by libvirt" for saved in sorted(host.saved)]
+        owned = {tap for at, tap in taps if at == name}
+        wrong += [f"{name}: tap {tap} has no guest, or is missing" for tap in sorted(host.taps ^ owned)]
+    return wrong
 
 
 def processes_with(text: str) -> list[str]:
@@ -232,7 +302,7 @@ class Gate:
         self.host = host
         self.path = host.run(["sh", "-c", f"command -v {tool}"]).stdout.strip()
         self._place = f"/run/gate-{secrets.token_hex(4)}"
-        wait = f"touch {self._place}/reached; while [ -e {self._place}/closed ]; do sleep 0.05; done"
+        wait = f"echo >>{self._place}/reached; while [ -e {self._place}/closed ]; do sleep 0.05; done"
         work = f'"{self._place}/{tool}" "$@"'
         body = f"{wait}; exec {work}" if when == "before" else f"{work}; rc=$?; {wait}; exit $rc"
         script = f'#!/bin/sh\ncase " $* " in *"{words}"*) {body} ;; esac\nexec {work}\n'
@@ -250,6 +320,10 @@ class Gate:
         while self.host.run(there).returncode != 0:
             assert running.process.poll() is None and time.monotonic() < end, f"not reached: {running.said}"
 
+    def count(self) -> int:
+        """How often the tool has come here."""
+        return len(self.host.run(["cat", f"{self._place}/reached"]).stdout.splitlines())
+
     def open(self) -> None:
         self.host.run(["rm", "-f", f"{self._place}/closed"])
 
@@ -262,3 +336,33 @@ def read_only(novactl: Command, *words: str) -> Ended:
     argv = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", program, *words]
     ended = subprocess.run(argv, env=novactl.environment, capture_output=True, text=True, timeout=60)
     return Ended(list(words), ended.returncode, ended.stdout, ended.stderr)
+
+
+# --- images that a job of the host converts ---
+
+
+def qcow2(directory: Path, content: bytes, *options: str) -> Path:
+    """A qcow2 image of 64 MiB that begins with `content`; `options` of qemu-img convert."""
+    name = secrets.token_hex(4)
+    raw, made = directory / f"{name}.raw", directory / f"{name}.qcow2"
+    raw.write_bytes(content)
+    os.truncate(raw, 64 * MIB)
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, str(raw), str(made)]
+    subprocess.run(convert, check=True)
+    raw.unlink()
+    return made
+
+
+@contextmanager
+def image(grounds: Grounds, file: Path) -> Iterator[dict[str, Any]]:
+    """The qcow2 file as an image that no host has yet; instances of it are deleted with it."""
+    novactl, name = grounds.novactl, f"m{secrets.token_hex(4)}"
+    yield novactl.json("image", "add", name, "--file", str(file), "--format", "qcow2")
+    if left := novactl.ok("list", "-o", "name").out.split():
+        novactl.ok("delete", *left, "--yes")
+    novactl.ok("image", "delete", name, "--yes")
+
+
+def jobs(host: lab.LabHost) -> list[str]:
+    """The directories of jobs on a host."""
+    return host.run(["ls", "/var/lib/novactl/job"]).stdout.split()

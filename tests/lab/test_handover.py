@@ -97,7 +97,7 @@ def test_ctrl_c_while_it_waits_asks_for_the_end(grounds: Grounds, name):
     stopping = Running(novactl, "stop", web, "--timeout", "100")
     op_id = begun(grounds, "stop", "shut-off")
     stopping.signal(signal.SIGINT)
-    assert stopping.end() == 1 and "cancelled" in stopping.said
+    assert stopping.end() == 130 and "cancelled" in stopping.said
     assert novactl.json("op", "show", op_id)["state"] == "undone"
     assert novactl.json("show", web)["status"] == "ACTIVE"
 

@@ -1,11 +1,18 @@
 """The verbs that the simulation plays."""
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from novactl.actions import audit
+from novactl.actions.audit import heal as heal_
 from novactl.actions.boot import Boot
 from novactl.actions.delete import Delete
 from novactl.actions.power import Start, Stop
 from novactl.objects.request import BootRequest, NetworkRequest
+from novactl.objects.states import PowerState
+from tests.support.sim import Fault, SimFleet, SimJob
 
 
 def boot(name: str = "web1", **values: Any) -> Boot:
@@ -32,3 +39,148 @@ def stop(name: str = "web1", **values: Any) -> Stop:
 
 def delete(name: str = "web1", **values: Any) -> Delete:
     return Delete(name=name, project="default", **values)
+
+
+class Healing:
+    """`audit --heal` of the first thing that it would heal; found when it is checked."""
+
+    kind = "heal"
+    target = "web1"
+    project = "default"
+
+    def check(self, world: Any) -> Any:
+        evidence = audit.gather(world, lambda tx, op: True)
+        found = audit.findings(
+            evidence.after, evidence.surveys, earlier=evidence.before, copies=evidence.copies
+        )
+        first = next((one for group in heal_.groups(found) for one in group), None)
+        return first, first.check(world) if first else None
+
+    def plan(self, world: Any, tx: Any, op_id: str, facts: Any) -> Any:
+        first, checked = facts
+        return first.plan(world, tx, op_id, checked) if first else None
+
+
+def heal() -> Healing:
+    return Healing()
+
+
+# --- what an audit finds, put there by hand ---
+
+
+def _change(fleet: SimFleet, sql: str, **values: Any) -> None:
+    with fleet.db.writing() as tx:
+        tx.run(sql, **values)
+
+
+def _uuid(fleet: SimFleet) -> str:
+    """The newest instance, deleted or not."""
+    with fleet.db.reading() as tx:
+        return str(tx.all("SELECT uuid FROM instances ORDER BY created_at DESC")[0]["uuid"])
+
+
+def unsettle(fleet: SimFleet) -> None:
+    """A stopped instance of kvm1 about which many small things are wrong."""
+    uuid, host = _uuid(fleet), fleet.hosts["kvm1"]
+    host.domains[uuid].autostart = True
+    host.strays.add(f"{uuid}.op-0a")
+    _change(fleet, "UPDATE instances SET task_state = 'powering-on', vm_state = 'active'")
+
+
+def bring_back(fleet: SimFleet) -> None:
+    """What is on the host of an instance that is running, and then is deleted: it is all there again, off."""
+    uuid, host = _uuid(fleet), fleet.hosts["kvm1"]
+    domain, directory = copy.deepcopy((host.domains[uuid], host.directories[uuid]))
+    assert fleet.run(delete()).code == 0
+    domain.state = PowerState.SHUTDOWN
+    host.domains[uuid], host.directories[uuid] = domain, directory
+
+
+def carry_away(fleet: SimFleet) -> None:
+    """The instance of kvm1 is on kvm2, by other hands."""
+    uuid, here, there = _uuid(fleet), fleet.hosts["kvm1"], fleet.hosts["kvm2"]
+    there.domains[uuid] = here.domains.pop(uuid)
+    there.directories[uuid] = here.directories.pop(uuid)
+
+
+def leave_work(fleet: SimFleet) -> None:
+    """A part of a transfer, a job, and a count that is wrong."""
+    host = fleet.hosts["kvm1"]
+    host.parts["ab" * 32] = bytearray(b"half")
+    host.jobs["op-0b", 3] = SimJob(("sleep", "60"), fleet.clock.monotonic() + 1e6)
+    _change(fleet, "UPDATE hosts SET vcpus_used = 3 WHERE name = 'kvm1'")
+
+
+# --- what the simulation plays: a new action joins every suite by its line here ---
+
+
+def _deaf(fleet: SimFleet) -> None:
+    for host in fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.deaf = True
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One operation: what was done before, what goes wrong on the hosts, and what it leaves."""
+
+    action: Callable[[], Any]
+    before: tuple[Callable[[], Any], ...] = ()
+    prepare: Callable[[SimFleet], None] = lambda fleet: None
+    faults: tuple[Fault, ...] = ()
+    ends: str | None = "ACTIVE"  # the instance's status when it is done, None for gone
+    undone: str | None = None  # and when it was undone
+    fails: bool = False  # it ends undone even when nobody dies
+    heals: bool = False  # something is wrong before; what it leaves undone, the next heal does
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "boot": Scenario(boot),
+    "boot-with-everything": Scenario(lambda: boot(image="direct", flavor="disks")),
+    "boot-large": Scenario(lambda: boot(image="large")),
+    "boot-next-host": Scenario(boot, faults=(Fault("start", "fails"),)),
+    "boot-no-host": Scenario(
+        lambda: boot(host="kvm1"), faults=(Fault("start", "fails", times=99),), ends=None, fails=True
+    ),
+    "stop": Scenario(stop, (boot,), ends="SHUTOFF", undone="ACTIVE"),
+    "stop-deaf": Scenario(stop, (boot,), _deaf, ends="SHUTOFF", undone="ACTIVE"),
+    "stop-force": Scenario(lambda: stop(force=True), (boot,), ends="SHUTOFF", undone="ACTIVE"),
+    "start": Scenario(start, (boot, stop), ends="ACTIVE", undone="SHUTOFF"),
+    "start-fails": Scenario(
+        start,
+        (boot, stop),
+        faults=(Fault("start", "fails", times=99),),
+        ends="SHUTOFF",
+        undone="SHUTOFF",
+        fails=True,
+    ),
+    "delete": Scenario(delete, (boot,), ends=None, undone="ACTIVE"),
+    "delete-stopped": Scenario(delete, (boot, stop), ends=None, undone="SHUTOFF"),
+    "heal": Scenario(heal, (boot, stop), unsettle, ends="SHUTOFF", undone="SHUTOFF", heals=True),
+    "heal-deleted": Scenario(heal, (boot,), bring_back, ends=None, heals=True),
+    "heal-moved": Scenario(heal, (boot,), carry_away, undone="ACTIVE", heals=True),
+    "heal-host": Scenario(heal, (boot,), leave_work, undone="ACTIVE", heals=True),
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several at once: children of one parent. `together`: journaled in one transaction."""
+
+    actions: Callable[[], list[Any]]
+    before: tuple[Callable[[], Any], ...] = ()
+    together: bool = True
+    makes: bool = True  # what is done is there; else it is gone
+
+
+THREE = ("web1", "web2", "web3")
+GROUPS: dict[str, Group] = {
+    "boot-three": Group(lambda: [boot(name) for name in THREE]),
+    "boot-three-apart": Group(lambda: [boot(name) for name in THREE], together=False),
+    "delete-three": Group(
+        lambda: [delete(name) for name in THREE],
+        tuple(lambda name=name: boot(name) for name in THREE),  # type: ignore[misc]
+        together=False,
+        makes=False,
+    ),
+}

@@ -17,8 +17,8 @@ from novactl.db.journal import DbJournal
 from novactl.engine import runner
 from novactl.engine.operation import OpState, StepState
 from novactl.engine.step import Answer
-from tests.sim.actions import delete
-from tests.sim.test_matrix import SCENARIOS, Stage, Trial
+from tests.sim.actions import SCENARIOS, delete
+from tests.sim.stage import Stage, Trial
 from tests.support.sim import SimHost, SimHypervisor
 
 Patch = pytest.MonkeyPatch

@@ -396,25 +396,36 @@ def test_too_late_to_cancel(fleet: SimFleet) -> None:
 
 
 class DiesInAll:
-    """Failpoints: every child dies at one instant of one step; some have ended by then."""
+    """Failpoints: the process dies when all its children but those spared have come to one instant of one
+    step, and those spared have ended."""
 
-    def __init__(self, point: str, name: str, spared: int = 0) -> None:
+    def __init__(self, fleet: SimFleet, point: str, name: str, children: int, spared: int) -> None:
+        self.fleet = fleet
         self.at = (point, name)
-        self.spared = spared
+        self.spared, self.left = spared, spared
         self.lock = threading.Lock()
+        self.all_there = threading.Barrier(children - spared, timeout=30)
 
     def reach(self, point: str, record: object) -> None:
         if (point, record.name) == self.at:  # type: ignore[attr-defined]
             with self.lock:
-                self.spared -= 1
-                dies = self.spared < 0
+                self.left -= 1
+                dies = self.left < 0
             if dies:
+                self.all_there.wait()
+                while self.ended() < self.spared:
+                    threading.Event().wait(0.01)
                 raise Died
+
+    def ended(self) -> int:
+        with self.fleet.db.reading() as tx:
+            return len(tx.all("SELECT id FROM operations WHERE state = 'done'"))
 
 
 def left_by_a_dead_parent(fleet: SimFleet) -> str:
     """The parent of six boots, of which two ended well before the process died; its id."""
-    with pytest.raises(Died), fleet.process("a", DiesInAll("after-act", "start-domain", 2)) as process:
+    dies = DiesInAll(fleet, "after-act", "start-domain", 6, 2)
+    with pytest.raises(Died), fleet.process("a", dies) as process:
         process.operator.run([boot(f"web{n}") for n in range(1, 7)])
     with fleet.db.reading() as tx:
         (parent,) = [row["id"] for row in tx.all("SELECT * FROM operations WHERE target = '6 instances'")]

@@ -18,8 +18,8 @@ import pytest
 import sqlalchemy
 
 from novactl.db import connect
-from novactl.db.session import SCHEMA, Database
 from novactl.db.servers import PATIENCE, ServerDatabase
+from novactl.db.session import SCHEMA, Database
 from novactl.db.sqlite import SqliteDatabase
 from novactl.db.tables import metadata
 from tests.support import scratch
@@ -98,6 +98,7 @@ class SqlitePlace:
         return self._frozen[db.where][1]
 
     def release(self, db: Database) -> None:
+        self._frozen.pop(db.where, None)
         db.close()
 
     discard = release
@@ -128,7 +129,10 @@ class ServerPlace:
 
     def fresh(self, directory: Path) -> ServerDatabase:
         db = self._free.pop() if self._free else self._new()
-        fill(db, {"meta": [{"name": "fleet", "value": scratch.FLEET}, {"name": "schema", "value": str(SCHEMA)}]})
+        fill(
+            db,
+            {"meta": [{"name": "fleet", "value": scratch.FLEET}, {"name": "schema", "value": str(SCHEMA)}]},
+        )
         return db
 
     def _new(self) -> ServerDatabase:
@@ -195,14 +199,29 @@ def fill(db: ServerDatabase, rows: dict[str, list[dict[str, Any]]]) -> None:
                 connection.execute(sqlalchemy.insert(table), rows[table.name])
 
 
+SERVERS: dict[str, type[Server]] = {"postgresql": PostgresServer, "mariadb": MariadbServer}
+
+
 @cache
 def place(kind: str) -> Place:
     """The one of this kind for the whole run; its server is started when first asked for."""
     if kind == "sqlite":
         return SqlitePlace()
-    server = _shared({"postgresql": PostgresServer, "mariadb": MariadbServer}[kind])
+    server = _shared(SERVERS[kind])
     server.start()
     return ServerPlace(server)
+
+
+@cache
+def _lonely(kind: str) -> ServerPlace:
+    return ServerPlace(SERVERS[kind]())
+
+
+def server_of_its_own(kind: str) -> ServerPlace:
+    """One that nobody else minds being stopped, running."""
+    found = _lonely(kind)
+    found.server.start()
+    return found
 
 
 @pytest.fixture(params=KINDS)

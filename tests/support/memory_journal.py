@@ -101,6 +101,10 @@ class MemoryJournal:
         if self.stored[op.id]["op"].epoch != op.epoch:
             raise Fenced(f"{op.id}: another novactl has taken it over")
 
+    def owned(self, op: Operation) -> bool:
+        now = self.stored[op.id]["op"]
+        return bool(now.epoch == op.epoch and now.state in ACTIVE)
+
     def _store(self, op: Operation) -> None:
         kept = self.stored.setdefault(op.id, {"records": {}, "cancel": False})
         kept["op"] = replace(op, records=[])

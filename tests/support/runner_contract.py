@@ -467,11 +467,31 @@ class RunnerContract:
     def test_fenced_means_hands_off(self, bench: Bench) -> None:
         op = bench.submit(*STEPS, common=COMMON)
         bench.world.faults[("do", "disk")] = Fenced("host1: newer epoch")
+
+        class Taken(Reached):
+            def reach(self, at: str, record: object) -> None:
+                if (at, record.n) == ("after-intent", 5):  # type: ignore[attr-defined]
+                    bench.take(op.id)
+
         with pytest.raises(Fenced) as caught:
-            bench.runner().run(op)
+            bench.runner(Taken()).run(op)
         assert caught.value.code == 6
         assert not [line for line in bench.log if line.startswith(("undo", "revert", "failed"))]
         assert bench.load().state is OpState.RUNNING  # it is somebody else's now
+
+    @pytest.mark.parametrize("what", ["do", "undo"])
+    def test_fenced_by_a_host_though_it_is_ours_is_left_half_way(self, bench: Bench, what: str) -> None:
+        """The host knows more than the database: it was restored from a backup."""
+        op = bench.submit(*STEPS, common=COMMON)
+        if what == "undo":
+            bench.world.faults[("do", "turn")] = HostFault("host1: no")
+        bench.world.faults[(what, "disk")] = Fenced("host1: newer epoch")
+        with pytest.raises(OperationIncomplete, match=r"left half way at put: host1: newer epoch$"):
+            bench.runner().run(op)
+        assert f"{what} disk" in bench.log
+        assert "undo base" not in bench.log
+        assert bench.load().state is OpState.INCOMPLETE
+        assert bench.journaled.held() == {("instance/u-1/X", op.id)}
 
     # --- death at every instant ---
 

@@ -4,7 +4,6 @@ actions. Processes of novactl come, die and are taken over; hosts outlive them."
 import contextlib
 import copy
 import hashlib
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -14,15 +13,15 @@ from typing import Any, ClassVar
 from xml.etree.ElementTree import fromstring
 
 from novactl import resources
-from novactl.actions import recover
-from novactl.actions.operate import Operator, Outcome
+from novactl.actions import audit, recover
+from novactl.actions.operate import Outcome
 from novactl.actions.steps import REGISTRY
+from novactl.actions.steps.images import QUICK
 from novactl.actions.world import World
 from novactl.db import catalogue, hosts
 from novactl.db.journal import DbJournal, Owner
 from novactl.db.operations import listed
 from novactl.db.secrets import Secrets
-from novactl.db.sqlite import SqliteDatabase
 from novactl.engine.operation import Operation
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints
 from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, NotFound, Refused, UsageError
@@ -35,10 +34,11 @@ from novactl.remote.shell import failure
 from novactl.virt import survey
 from novactl.virt.domain import NAMESPACE
 from novactl.virt.hypervisor import BASE, STRAY, Feed, Greeting, JobState, Look
+from tests.support import databases, scratch
 from tests.support import fleet as records
-from tests.support import scratch
 from tests.support.clock import SeededIds, SimClock
-from tests.support.toys import Died
+from tests.support.databases import Place
+from tests.support.life import Guard, Heart, Life, Mortal, SimOperator, Turns, mortal
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED})
 CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
@@ -159,8 +159,8 @@ class SimHost:
 @dataclass
 class Fault:
     """Something that goes wrong at a call, `times` times. How: unreachable (nothing happens), lost (it
-    happens, the reply does not come), fails, full, busy, dies (the process, after half of the act),
-    dies-after (the process, after the act and before its record)."""
+    happens, the reply does not come), reboots (the host; nothing else happens), fails, full, busy, dies (the
+    process, after half of the act), dies-after (the process, after the act and before its record)."""
 
     call: str
     how: str
@@ -180,8 +180,11 @@ class SimHypervisor:
     """actions.world.Hypervisor on a SimHost, for one process. Promises and errors are those of
     virt.hypervisor.Hypervisor; tests/virt/test_hypervisor.py holds both to the same contract."""
 
-    def __init__(self, host: SimHost, fleet: str, clock: SimClock, faults: list[Fault]) -> None:
+    def __init__(
+        self, host: SimHost, fleet: str, clock: SimClock, faults: list[Fault], life: Life | None = None
+    ) -> None:
         self.host = host
+        self.life = life or Life(0)
         self.fleet = fleet
         self.clock = clock
         self.faults = faults
@@ -191,7 +194,7 @@ class SimHypervisor:
         self.mark = ""
         self.copy_seen: int | None = None
         self.host_mark = ""  # what the host knew before the call
-        self._guards: dict[str, threading.Lock] = {}
+        self._guards: dict[str, Guard] = {}
 
     # --- what goes wrong ---
 
@@ -204,7 +207,11 @@ class SimHypervisor:
 
     @contextlib.contextmanager
     def _call(self, call: str) -> Iterator[None]:
+        self.life.check()
         self.host.calls.append(call)
+        if self._due(call, "reboots"):
+            self.host.power_cycle()
+            raise HostUnreachable(f"{self.name}: the connection was reset")
         if not self.host.up or self._due(call, "unreachable"):
             raise HostUnreachable(f"{self.name}: no answer in time")
         if self._due(call, "fails"):
@@ -216,14 +223,14 @@ class SimHypervisor:
         self.host.tick(self.clock)
         yield
         if self._due(call, "dies-after", "dies"):
-            raise Died(f"{self.name}: after {call}")
+            self.life.end(f"{self.name}: after {call}")
         if self._due(call, "lost"):
             raise HostUnreachable(f"{self.name}: the shell on the host ended")
 
     def _half(self, call: str) -> None:
         """The process dies here, in the middle of the act."""
         if self._due(call, "dies"):
-            raise Died(f"{self.name}: in {call}")
+            self.life.end(f"{self.name}: in {call}")
 
     def _die(self, status: int, message: str) -> None:
         raise failure(self.name, status, message)
@@ -387,7 +394,7 @@ class SimHypervisor:
     # --- base files ---
 
     def base_guard(self, name: str) -> AbstractContextManager[bool]:
-        return self._guards.setdefault(name, threading.Lock())
+        return self._guards.setdefault(name, Guard(self.clock))
 
     def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
         with self._call("base_state"):
@@ -632,34 +639,51 @@ TEMPLATE = resources.template("domain.xml", Path("/nonexistent"))
 
 
 def images() -> list[Image]:
-    """tiny (a raw disk) and direct (with kernel and initrd)."""
+    """tiny (a raw disk), direct (with kernel and initrd), large (a job of its host finishes it)."""
     sha256, kernel, initrd = (hashlib.sha256(c).hexdigest() for c in (CONTENT, KERNEL, INITRD))
     sizes = {"size_bytes": len(CONTENT), "virtual_size_bytes": MIB}
     tiny = records.image("tiny", sha256=sha256, **sizes)
     kernels = {"kernel_sha256": kernel, "kernel_size_bytes": len(KERNEL)}
     initrds = {"initrd_sha256": initrd, "initrd_size_bytes": len(INITRD), "cmdline": "a=b"}
-    return [tiny, records.image("direct", sha256=sha256, **sizes, **kernels, **initrds)]
+    large = records.image("large", sha256=sha256, size_bytes=len(CONTENT), virtual_size_bytes=QUICK)
+    return [tiny, records.image("direct", sha256=sha256, **sizes, **kernels, **initrds), large]
 
 
 class SimFleet:
-    """Hosts, one database, and the processes that work on them."""
+    """Hosts, one database, and the processes that work on them. A process is gone when its life is not
+    `living`; one that is `asleep` lives and does nothing: only its lease tells. `turns`: whose threads and
+    processes mix is decided there."""
 
-    def __init__(self, directory: Path, *, hosts_: int = 3, seed: int = 0, **host_values: Any) -> None:
-        self.directory = directory
-        self.path = directory / "novactl.db"
+    def __init__(
+        self, directory: Path, *, hosts_: int = 3, seed: int = 0, place: Place | None = None, **values: Any
+    ) -> None:
+        self.directory, self.path = directory, directory / "novactl.db"
+        self.place = place or databases.place("sqlite")
         self.clock = SimClock()
         self.ids = SeededIds(seed)
         self.store = SimStore(directory)
         self.secrets = Secrets(directory / "secret.key")
         self.faults: list[Fault] = []
         self.told: list[str] = []
-        self.living: set[int] = set()
         self._lives = 0
-        self._frozen_at: object = None
-        self._frozen_content = b""
+        self.turns: Turns | None = None
+        self._nobody()
         self.hosts = {f"kvm{n}": SimHost(f"kvm{n}", scratch.FLEET) for n in range(1, hosts_ + 1)}
-        self.db = scratch.database(self.path)
-        self._furnish(host_values)
+        self.db = self.place.fresh(directory)
+        self._furnish(values)
+
+    def _nobody(self) -> None:
+        """No process of ours is there."""
+        self.living: set[int] = set()
+        self.asleep: set[int] = set()
+        self.beats: dict[int, Heart] = {}
+        self.clock.on_sleep = [self._pass_time]
+
+    def _pass_time(self, seconds: float) -> None:
+        for heart in list(self.beats.values()):
+            heart.beat()
+        if self.turns is not None:
+            self.turns.switch(yields=True)
 
     def _furnish(self, host_values: dict[str, Any]) -> None:
         with self.db.writing() as tx:
@@ -675,42 +699,38 @@ class SimFleet:
         """The same fleet somewhere else, for another future."""
         twin = copy.copy(self)
         twin.directory, twin.path = directory, directory / "novactl.db"
-        twin.path.write_bytes(self._frozen())
-        twin.db = SqliteDatabase(twin.path)
+        twin.db = self.place.twin(self.db, directory)
         twin.clock, twin.ids = copy.copy(self.clock), copy.copy(self.ids)
         twin.clock._lock, twin.ids._lock = threading.Lock(), threading.Lock()
         twin.ids._random = copy.copy(self.ids._random)
-        twin.clock.on_sleep = []
         twin.hosts = copy.deepcopy(self.hosts)
-        twin.faults, twin.told, twin.living = [], [], set()
+        twin.faults, twin.told, twin.turns = [], [], None
+        twin._nobody()
         return twin
 
-    def _frozen(self) -> bytes:
-        """The database's content; unchanged until somebody writes."""
-        with self.db.writing() as tx:
-            version = (tx.one("PRAGMA data_version") or {})["data_version"], tx._connection.total_changes
-        if self._frozen_at != version:
-            with contextlib.closing(sqlite3.connect(self.path)) as connection:
-                self._frozen_at, self._frozen_content = version, connection.serialize()
-        return self._frozen_content
-
     def close(self) -> None:
-        self.db.close()
+        self.place.release(self.db)
 
     # --- processes ---
 
     @contextlib.contextmanager
-    def process(self, name: str = "a", failpoints: Failpoints | None = None) -> Iterator["Process"]:
+    def process(
+        self,
+        name: str = "a",
+        failpoints: Failpoints | None = None,
+        dies_at: tuple[str, int] | None = None,
+    ) -> Iterator["Process"]:
         """One run of novactl; it is gone after the block, however that ends."""
         self._lives += 1
-        life = self._lives
-        self.living.add(life)
+        life = Life(self._lives, dies_at)
+        self.living.add(life.number)
         process = Process(self, name, life, failpoints or NoFailpoints())
         try:
             yield process
         finally:
-            self.living.discard(life)
-            process.world.db.close()
+            life.over = True
+            self.living.discard(life.number)
+            process.db.close()
 
     def run(self, action: Any, *, name: str = "a", failpoints: Failpoints | None = None) -> Outcome:
         """One action in a process of its own. Died comes through."""
@@ -719,10 +739,16 @@ class SimFleet:
             return outcome
 
     def take_over(
-        self, op_id: str, *, back: bool, name: str = "b", failpoints: Failpoints | None = None
+        self,
+        op_id: str,
+        *,
+        back: bool,
+        name: str = "b",
+        failpoints: Failpoints | None = None,
+        dies_at: tuple[str, int] | None = None,
     ) -> Operation:
         """`op resume` or `op rollback` in a process of its own."""
-        with self.process(name, failpoints) as process:
+        with self.process(name, failpoints, dies_at) as process:
             return recover.take_over(process.operator, op_id, back=back)
 
     def active(self) -> list[str]:
@@ -734,18 +760,19 @@ class SimFleet:
 class Process:
     """What one run of novactl has."""
 
-    def __init__(self, fleet: SimFleet, name: str, life: int, failpoints: Failpoints) -> None:
+    def __init__(self, fleet: SimFleet, name: str, life: Life, failpoints: Failpoints) -> None:
         self.life = life
         self.interrupt = Interrupt()
+        self.db = fleet.place.again(fleet.db)
         known: dict[str, SimHypervisor] = {}
 
         def hypervisor(host: str) -> SimHypervisor:
             if host not in known:
-                known[host] = SimHypervisor(fleet.hosts[host], scratch.FLEET, fleet.clock, fleet.faults)
+                known[host] = SimHypervisor(fleet.hosts[host], scratch.FLEET, fleet.clock, fleet.faults, life)
             return known[host]
 
         self.world = World(
-            db=SqliteDatabase(fleet.path),
+            db=mortal(self.db, life, fleet.clock),
             hypervisor=hypervisor,
             store=fleet.store,
             secrets=fleet.secrets,
@@ -756,15 +783,17 @@ class Process:
             template=lambda _: TEMPLATE,
             tell=fleet.told.append,
         )
-        owner = Owner(words=f"{name}@sim (life {life})", user=name, key={"life": life})
+        owner = Owner(words=f"{name}@sim (life {life.number})", user=name, key={"life": life.number})
         self.journal = DbJournal(self.world.db, REGISTRY, fleet.clock, owner)
-        self.operator = Operator(
+        self.operator = SimOperator(
             self.world,
             self.journal,
-            failpoints=failpoints,
+            failpoints=Mortal(life, failpoints, fleet.turns),
             observe=lambda op, record, event, detail="": None,
-            alive=lambda key, **_: key.get("life") in fleet.living,
+            alive=lambda key, *, expired, shared: key.get("life") in fleet.living and not expired,
         )
+        self.operator.turns = fleet.turns
+        self.operator.heartbeat = Heart(self.journal, life, fleet.clock, fleet.beats, fleet.asleep)
 
 
 # --- what must always be so, and what must be so in the end ---
@@ -787,7 +816,7 @@ CLAIMS = """
         OR disk_gib_used > (disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio
     UNION ALL SELECT name, 'is deleted and keeps its name' FROM instances
         WHERE deleted_at IS NOT NULL AND live_name IS NOT NULL
-    UNION ALL SELECT target, 'has ' || COUNT(*) || ' operations at once' FROM operations
+    UNION ALL SELECT MIN(target), 'has several operations at once' FROM operations
         WHERE finished_at IS NULL AND target_uuid IS NOT NULL GROUP BY target_uuid HAVING COUNT(*) > 1
 """
 
@@ -847,7 +876,7 @@ def settled(fleet: SimFleet) -> list[str]:
             for uuid in sorted(host.everything())
             if uuid not in living or living[uuid]["host"] != name
         ]
-    return wrong
+    return wrong + audited(fleet)
 
 
 def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, Any]]) -> list[str]:
@@ -867,6 +896,34 @@ def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, 
     if row["power_state"] != ("running" if runs else "shutdown"):
         wrong.append(f"{name}: the record says {row['power_state']}")
     return wrong
+
+
+class _Still(SimClock):
+    """Looking takes no time."""
+
+    def monotonic(self) -> float:
+        return float("-inf")
+
+
+def surveys(fleet: SimFleet) -> dict[str, Survey]:
+    """What is on every host, also on those that do not answer; nothing notices the look."""
+    found = {}
+    for name, host in fleet.hosts.items():
+        calls, up = len(host.calls), host.up
+        host.up = True
+        found[name] = SimHypervisor(host, scratch.FLEET, _Still(), []).survey()
+        host.up = up
+        del host.calls[calls:]
+    return found
+
+
+def audited(fleet: SimFleet) -> list[str]:
+    """What an audit finds that is more than information."""
+    with fleet.db.reading() as tx:
+        believed = audit.believed(tx, scratch.FLEET, lambda tx, op: True)
+    copies = {name: host.copy[0] for name, host in fleet.hosts.items()}
+    found = audit.findings(believed, surveys(fleet), copies=copies)
+    return [f"audit: {one.finding}: {one.message}" for one in found if one.severity != "info"]
 
 
 Watch = Callable[[], None]

@@ -17,6 +17,7 @@ def carry_out(ctx: Any, host: Any, *words: str) -> None:
     process started is gone on with. Raises what its exit status means (shell.failure), or HostFault when
     it always dies. Interrupted and a link that stays lost leave it running: undo() ends it."""
     for _ in range(STARTS):
+        ctx.check()
         host.job_start(ctx.operation_id, ctx.record.n, *words)
         seen = _ended(ctx, host)
         if seen.rc is not None:

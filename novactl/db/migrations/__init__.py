@@ -9,14 +9,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, text
 
+from novactl.db.servers import LOCKS
 from novactl.db.session import SCHEMA, not_ours
 from novactl.db.tables import metadata
 
 
 def migrate(engine: Engine, where: str) -> list[str]:
-    """Bring the schema of the database `where` to ours; the revisions that were applied. The row that all writes lock is held
-    meanwhile; where DDL commits by itself (MySQL) on a connection of its own, and what was begun is gone
-    on with the next time. Raises DatabaseError when the schema is newer than ours or there is none."""
+    """Bring the schema of the database `where` to ours; the revisions that were applied. What all writes
+    lock is held meanwhile; where DDL commits by itself (MySQL) that is by a connection of its own, and
+    what was begun is gone on with the next time. Raises DatabaseError when the schema is newer than ours or there is none."""
     with engine.begin() as guard:
         if engine.dialect.name == "mysql":
             guard.execute(
@@ -24,6 +25,7 @@ def migrate(engine: Engine, where: str) -> list[str]:
             )
         elif engine.dialect.name == "postgresql":
             guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            guard.execute(text(LOCKS["postgresql", True][0]))
         found = _schema(guard)
         if found == SCHEMA:
             return []

@@ -1,0 +1,416 @@
+"""Servers that go away, connections that break, answers that are lost: each write happens once or not at
+all, and who waits in vain is told why."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from novactl.db import servers
+from novactl.db.servers import ServerDatabase
+from novactl.db.session import Tx, count_up, meta
+from novactl.errors import DatabaseError, NovactlError, Refused
+from tests.support import scratch
+from tests.support.databases import KINDS, ServerPlace, server_of_its_own
+from tests.support.proxy import Cut, Proxy
+
+REPETITIONS = 40
+
+
+@pytest.fixture(params=KINDS[1:])
+def where(request: pytest.FixtureRequest) -> Iterator[ServerPlace]:
+    yield server_of_its_own(request.param)
+    server_of_its_own(request.param)
+
+
+@pytest.fixture
+def db(where: ServerPlace) -> Iterator[ServerDatabase]:
+    """A database of its own, by the UNIX socket."""
+    found = where.bare(Path("unused"))
+    found.create(scratch.FLEET)
+    yield found
+    where.server.start()
+    where.discard(found)
+
+
+@pytest.fixture
+def proxy(where: ServerPlace) -> Iterator[Proxy]:
+    with Proxy(where.server.port) as found:
+        yield found
+
+
+@pytest.fixture
+def through(where: ServerPlace, db: ServerDatabase, proxy: Proxy) -> Iterator[ServerDatabase]:
+    """The same database, through the proxy."""
+    assert db.url.database
+    url = where.server.url_of(db.url.database, tcp=True)
+    found = where.open(url.replace(str(where.server.port), str(proxy.port)))
+    yield found
+    found.close()
+
+
+def value(db: ServerDatabase, name: str) -> str | None:
+    return db.read(lambda tx: meta(tx, name))
+
+
+def marks(db: ServerDatabase) -> int:
+    return len(db.read(lambda tx: tx.all("SELECT id FROM commits")))
+
+
+# --- a lost connection ---
+
+
+def test_what_is_lost_before_its_commit_is_done_again_and_once(
+    db: ServerDatabase, through: ServerDatabase, proxy: Proxy
+) -> None:
+    for turn in range(REPETITIONS):
+        tries = 0
+
+        def work(tx: Tx) -> int:
+            nonlocal tries
+            tries += 1
+            count_up(tx, "count")
+            if tries < 3:
+                proxy.cut()
+            return tries
+
+        assert through.write(work, alone=turn % 2 == 0) == 3
+        assert value(db, "count") == str(turn + 1)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["decision", "journal"])
+@pytest.mark.parametrize("cut", Cut)
+def test_a_commit_whose_answer_is_lost_happens_once(
+    db: ServerDatabase, through: ServerDatabase, proxy: Proxy, cut: Cut, alone: bool
+) -> None:
+    repetitions = REPETITIONS if cut is not Cut.LATE else 4
+    for turn in range(1, repetitions + 1):
+        tries: list[int] = []
+
+        def work(tx: Tx) -> int:
+            if not tries:  # noqa: B023
+                proxy.arm(cut)
+            tries.append(count_up(tx, "count"))  # noqa: B023
+            return tries[-1]  # noqa: B023
+
+        assert through.write(work, alone=alone) == turn
+        assert value(db, "count") == str(turn), cut
+        match cut:
+            case Cut.BEFORE:
+                assert len(tries) == 2
+            case Cut.AFTER | Cut.LATE:
+                assert len(tries) == 1
+    assert proxy.commits == repetitions
+    assert marks(db) == repetitions
+
+
+def test_a_commit_lost_again_and_again(db: ServerDatabase, through: ServerDatabase, proxy: Proxy) -> None:
+    """Each try of one write meets another fate; the first that commits is the only one."""
+    fates = [Cut.BEFORE, Cut.BEFORE, Cut.WITH, Cut.BEFORE]
+    for turn in range(1, 11):
+        left = list(fates)
+
+        def work(tx: Tx) -> int:
+            if left:  # noqa: B023
+                proxy.arm(left.pop(0))  # noqa: B023
+            return count_up(tx, "count")
+
+        assert through.write(work) == turn
+        assert value(db, "count") == str(turn)
+
+
+def test_threads_whose_commits_are_lost(db: ServerDatabase, through: ServerDatabase, proxy: Proxy) -> None:
+    fates = [*Cut] * 5
+
+    def work(tx: Tx) -> None:
+        with contextlib.suppress(IndexError):
+            proxy.arm(fates.pop())
+        count_up(tx, "count")
+
+    assert hammered([lambda: through.write(work)] * 6, 20) == []
+    assert value(db, "count") == "120"
+
+
+def test_a_read_and_a_rehearsal_are_tried_again(through: ServerDatabase, proxy: Proxy) -> None:
+    for method in (through.read, through.rehearse):
+        tries: list[int] = []
+
+        def work(tx: Tx) -> str | None:
+            tries.append(1)  # noqa: B023
+            if len(tries) == 1:  # noqa: B023
+                proxy.cut()
+            return meta(tx, "fleet")
+
+        assert method(work) == scratch.FLEET
+        assert len(tries) == 2
+    assert value(through, "count") is None
+
+
+def test_what_work_refuses_is_not_tried_again(db: ServerDatabase) -> None:
+    tries: list[int] = []
+
+    def work(tx: Tx) -> None:
+        tries.append(1)
+        raise Refused("no")
+
+    with pytest.raises(Refused):
+        db.write(work)
+    assert tries == [1]
+
+
+def test_two_that_hold_what_the_other_wants_both_succeed(db: ServerDatabase) -> None:
+    db.write(lambda tx: [tx.insert("meta", name=name, value="0") for name in ("a", "b")])
+    met = threading.Barrier(2)
+    tries: list[str] = []
+
+    def crossing(first: str, second: str) -> Callable[[], object]:
+        def work(tx: Tx) -> None:
+            tries.append(first)
+            count_up(tx, first)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                met.wait(1)  # each has its first; only the first time do they meet
+            count_up(tx, second)
+
+        return lambda: db.write(work, alone=False)
+
+    assert hammered([crossing("a", "b"), crossing("b", "a")], 1) == []
+    assert (value(db, "a"), value(db, "b")) == ("2", "2")
+    assert len(tries) == 3  # one of them was the victim
+
+
+# --- a server that goes away ---
+
+
+def hammered(works: list[Callable[[], object]], times: int, meanwhile: Any = None) -> list[str]:
+    """What went wrong while each of the works was done so often, all at once."""
+    wrong: list[str] = []
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            for _ in range(times):
+                work()
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    while meanwhile is not None and any(thread.is_alive() for thread in threads):
+        meanwhile()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    return wrong
+
+
+@pytest.mark.parametrize("how", ["fast", "immediate"])
+def test_a_server_that_is_started_again_and_again(where: ServerPlace, db: ServerDatabase, how: Any) -> None:
+    restarts = 0
+
+    def restart() -> None:
+        nonlocal restarts
+        time.sleep(0.5)
+        where.server.restart(how)
+        restarts += 1
+
+    numbers = iter(range(10**6))
+
+    def write() -> None:
+        db.write(lambda tx: count_up(tx, "count"))
+        name = f"journal-{next(numbers)}"
+        db.write(lambda tx: tx.insert("meta", name=name, value="x"), alone=False)
+        time.sleep(0.03)
+
+    assert hammered([write] * 8, 50, restart) == []
+    assert restarts >= 3
+    assert value(db, "count") == "400"
+    rows = db.read(lambda tx: tx.all("SELECT name FROM meta WHERE name LIKE 'journal-%'"))
+    assert len(rows) == 400
+
+
+def test_a_server_that_stays_away_for_too_long(where: ServerPlace, db: ServerDatabase) -> None:
+    impatient = where.apart(db, patience=1.5)
+    assert impatient.fleet() == scratch.FLEET
+    where.server.stop()
+    for how in (impatient.fleet, lambda: impatient.write(lambda tx: None)):
+        began = time.monotonic()
+        with pytest.raises(DatabaseError) as caught:
+            how()
+        assert 1.4 < time.monotonic() - began < 6
+        assert (caught.value.code, caught.value.hint) == (9, "is the server running?")
+        assert caught.value.message.startswith(f"{db.where}: ")
+    where.server.start()
+    assert impatient.fleet() == scratch.FLEET
+    impatient.close()
+
+
+def test_a_server_that_comes_back_within_patience(where: ServerPlace, db: ServerDatabase) -> None:
+    db.write(lambda tx: count_up(tx, "count"))
+    where.server.stop()
+    done = threading.Event()
+
+    def write() -> None:
+        db.write(lambda tx: count_up(tx, "count"))
+        done.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    assert not done.wait(1)
+    where.server.start()
+    assert done.wait(10)
+    assert value(db, "count") == "2"
+
+
+def test_a_server_that_is_lost_in_the_first_call_is_waited_for(
+    where: ServerPlace, db: ServerDatabase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen, though only in this very call."""
+    monkeypatch.setattr(servers, "FIRST_PATIENCE", 0.2)
+    assert db.url.database
+    url = where.server.url_of(db.url.database, tcp=True)
+    through = where.open(url.replace(str(where.server.port), str(proxy.port)))
+    tries: list[float] = []
+
+    def work(tx: Tx) -> int:
+        tries.append(time.monotonic())
+        if tries[-1] - tries[0] < 0.6:
+            proxy.cut()
+        return count_up(tx, "count")
+
+    assert through.write(work) == 1
+    through.close()
+
+
+def test_closing_does_not_wait_for_a_server_that_is_gone(where: ServerPlace, db: ServerDatabase) -> None:
+    other = where.apart(db)
+    other.write(lambda tx: None)
+    where.server.stop()
+    began = time.monotonic()
+    other.close()
+    assert time.monotonic() - began < 1
+
+
+def test_marks_go_with_their_process_and_old_ones_with_anybody_s(
+    where: ServerPlace, db: ServerDatabase
+) -> None:
+    one, two = where.apart(db), where.apart(db)
+    for each in (one, one, two):
+        each.write(lambda tx: count_up(tx, "count"))
+    one.write(lambda tx: tx.insert("commits", id="forgotten/1", at=time.time() - servers.KEPT - 5))
+    one.write(lambda tx: tx.insert("commits", id="young/1", at=time.time() - servers.KEPT + 500))
+    assert marks(db) == 7
+    one.close()
+    assert marks(db) == 2  # two's, and the young one
+    two.close()
+    two.close()
+    assert [row["id"] for row in db.read(lambda tx: tx.all("SELECT id FROM commits"))] == ["young/1"]
+
+
+def test_marks_go_though_the_server_was_started_again(where: ServerPlace, db: ServerDatabase) -> None:
+    other = where.apart(db)
+    other.write(lambda tx: count_up(tx, "count"))
+    where.server.restart()
+    other.close()
+    assert marks(db) == 0
+
+
+def test_marks_are_removed_while_others_write(where: ServerPlace, db: ServerDatabase) -> None:
+    """Who leaves waits for nobody's marks."""
+    other, still = where.apart(db), where.apart(db)
+    other.write(lambda tx: count_up(tx, "count"))
+    with still.writing(alone=False, mark="0/1"):
+        began = time.monotonic()
+        other.close()
+        assert time.monotonic() - began < 2
+        assert marks(db) == 0
+    still.close()
+
+
+def test_a_lost_connection_is_told_in_one_line(
+    through: ServerDatabase, proxy: Proxy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SQLAlchemy writes of what it meets by itself: not to people."""
+
+    for _ in range(3):
+        tries: list[int] = []
+
+        def work(tx: Tx) -> None:
+            tries.append(1)  # noqa: B023
+            if len(tries) == 1:  # noqa: B023
+                proxy.cut()
+            raise Refused("no")
+
+        with pytest.raises(Refused):
+            through.write(work)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- clients that go away ---
+
+
+@contextlib.contextmanager
+def holder(db: ServerDatabase, *, alone: bool) -> Iterator[int]:
+    """A process that is in the middle of a write and stays there: its pid."""
+    reader, writer = os.pipe()
+
+    def hold() -> None:
+        with db.writing(alone=alone) as tx:
+            count_up(tx, "count")
+            os.write(writer, b"x")
+            time.sleep(600)
+
+    process = multiprocessing.get_context("fork").Process(target=hold)
+    process.start()
+    try:
+        assert os.read(reader, 1) == b"x"
+        assert process.pid
+        yield process.pid
+    finally:
+        process.kill()
+        process.join()
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_client_that_was_killed_blocks_nobody(where: ServerPlace, db: ServerDatabase, alone: bool) -> None:
+    with holder(where.apart(db), alone=alone) as pid:
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        assert db.write(lambda tx: count_up(tx, "count")) == 1  # nothing of it was committed
+        assert time.monotonic() - began < 3
+
+
+def test_a_client_that_stands_still_blocks_nobody_for_long(
+    where: ServerPlace, db: ServerDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine lost the network: the server ends its transaction (after 30 s, here 2 s)."""
+    assert servers.IDLE == 30
+    quickly = {
+        family: [words.replace("30", "2") for words in lines] for family, lines in servers.FIRST_WORDS.items()
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(servers, "FIRST_WORDS", quickly)
+        still = where.apart(db)
+        with holder(still, alone=True) as pid:
+            os.kill(pid, signal.SIGSTOP)
+            began = time.monotonic()
+            assert db.write(lambda tx: count_up(tx, "count")) == 1
+            assert 0.5 < time.monotonic() - began < 6
+
+
+def test_one_who_waits_for_a_lock_in_vain_is_told(where: ServerPlace, db: ServerDatabase) -> None:
+    impatient = where.apart(db, patience=0.5)
+    shorter = {"postgresql": "SET lock_timeout = '1s'", "mysql": "SET SESSION innodb_lock_wait_timeout = 1"}
+    impatient._writer = impatient._engine("READ COMMITTED", shorter)
+    assert impatient.fleet() == scratch.FLEET
+    with db.writing(), pytest.raises(NovactlError, match=r"(?i)lock") as caught:
+        impatient.write(lambda tx: None)
+    assert caught.value.code == 9
+    impatient.close()

@@ -1,0 +1,492 @@
+"""A database that was restored from an older copy: it is noticed, nothing is done by it, and what the hosts
+know is taken over."""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from novactl.actions import audit
+from novactl.actions.audit import adopt as adopting
+from novactl.actions.audit import heal as heals
+from novactl.db import catalogue, hosts, instances
+from novactl.db.operations import events
+from novactl.db.session import Database, meta
+from novactl.errors import Busy, HostUnreachable, NovactlError, Refused
+from novactl.objects.finding import Finding
+from novactl.objects.instance import Instance
+from tests.sim.actions import boot, delete, start, stop
+from tests.support import fleet as records
+from tests.support.scratch import FLEET
+from tests.support.sim import Fault, Process, SimFleet, SimHost, always, settled
+from tests.support.toys import DieAt, Died
+
+SEEDS = int(os.environ.get("NOVACTL_SEEDS", "20"))
+
+
+class Telling(SimFleet):
+    """A fleet whose processes tell the hosts their operations' marks, as Cloud does."""
+
+    @contextlib.contextmanager
+    def process(self, *of: Any, **values: Any) -> Iterator[Process]:
+        with super().process(*of, **values) as process:
+            known = process.world.hypervisor
+
+            def reached(mark: str) -> None:
+                for host in self.hosts:
+                    known(host).mark = max(known(host).mark, mark)
+
+            process.world = process.operator.world = replace(process.world, reached=reached)
+            yield process
+
+    def backup(self) -> Database:
+        directory = self.directory / f"backup-{self.clock.now()}"
+        directory.mkdir()
+        return self.place.twin(self.db, directory)
+
+    def restore(self, old: Database) -> None:
+        self.place.release(self.db)
+        self.db = old
+
+
+@pytest.fixture
+def fleet(quick: Path) -> Iterator[Telling]:
+    """web1 runs on kvm1, web2 is off on kvm2."""
+    made = Telling(quick)
+    for action in (boot("web1", host="kvm1"), boot("web2", host="kvm2"), stop("web2")):
+        assert made.run(action).code == 0
+    yield made
+    made.close()
+
+
+def look(fleet: SimFleet) -> list[Finding]:
+    with fleet.process() as process:
+        evidence = audit.gather(process.world, process.operator.is_left)
+    return audit.findings(evidence.after, evidence.surveys, earlier=evidence.before, copies=evidence.copies)
+
+
+def adopt(fleet: SimFleet) -> list[str]:
+    """What it did; as it said before."""
+    with fleet.process() as process:
+        shown = adopting.rehearse(process.operator)
+        done = adopting.adopt(process.operator)
+    if not any(change.change == "catalogue" for change in shown):  # else new hosts may have been asked
+        assert [change.message for change in done] == [change.message for change in shown]
+    fleet.told += [change.message for change in done]
+    return [f"{change.change} {change.target}" for change in done]
+
+
+def living(fleet: SimFleet) -> dict[str, Instance]:
+    with fleet.db.reading() as tx:
+        return {instance.name: instance for instance in instances.everything(tx)}
+
+
+def restored(fleet: SimFleet) -> str | None:
+    with fleet.db.reading() as tx:
+        return meta(tx, "restored")
+
+
+def refused(fleet: SimFleet, action: Any) -> None:
+    """With 5, nothing changed, and what to do."""
+    outcome = fleet.run(action)
+    assert (outcome.code, isinstance(outcome.error, Refused)) == (5, True), outcome.error
+    assert "novactl audit --adopt" in outcome.error.hint
+
+
+# --- noticing ---
+
+
+@pytest.mark.parametrize("action", [start("web1"), stop("web1"), delete("web1")], ids=lambda a: a.kind)
+def test_what_was_touched_is_refused(fleet: Telling, action: Any) -> None:
+    old = fleet.backup()
+    assert fleet.run(stop("web1")).code == 0
+    fleet.restore(old)
+    before = {name: (dict(host.domains), dict(host.directories)) for name, host in fleet.hosts.items()}
+    refused(fleet, action)
+    assert "kvm1" in str(restored(fleet))
+    refused(fleet, boot("web9", host="kvm3"))  # nothing at all is decided by it any more
+    refused(fleet, delete("web2"))
+    assert {
+        name: (dict(host.domains), dict(host.directories)) for name, host in fleet.hosts.items()
+    } == before
+    assert fleet.active() == []
+
+
+def test_a_boot_on_a_touched_host_is_refused(fleet: Telling) -> None:
+    old = fleet.backup()
+    assert fleet.run(stop("web1")).code == 0
+    fleet.restore(old)
+    outcome = fleet.run(boot("web9", host="kvm1"))
+    assert outcome.code != 0
+    assert "the database is an older copy" in str(outcome.error)
+    assert restored(fleet) is not None
+    assert fleet.hosts["kvm1"].everything() == {living(fleet)["web1"].uuid}
+    refused(fleet, boot("web9", host="kvm2"))
+
+
+def test_the_audit_shows_it_and_changes_nothing(fleet: Telling) -> None:
+    old = fleet.backup()
+    fleet.run(stop("web1"))
+    fleet.run(boot("web3", host="kvm3"))
+    fleet.restore(old)
+    found = look(fleet)
+    assert [(one.finding, one.host, one.target) for one in found if one.severity == "error"] == [
+        ("epoch-ahead", "kvm1", "web1"),
+        ("mark-unknown", "kvm1", "kvm1"),
+        ("mark-unknown", "kvm3", "kvm3"),
+        ("unknown-domain", "kvm3", "web3"),
+    ]
+    assert restored(fleet) is None
+
+
+# --- taking over ---
+
+
+def settle(fleet: SimFleet) -> None:
+    """After adopting everything is as it must be, and everything can be done."""
+    assert look(fleet) == []
+    assert always(fleet) == []
+    assert settled(fleet) == []
+    assert restored(fleet) is None
+    for name, instance in living(fleet).items():
+        action = stop(name) if instance.status == "ACTIVE" else start(name)
+        assert fleet.run(action).code == 0
+    assert settled(fleet) == []
+    for name in living(fleet):
+        assert fleet.run(delete(name)).code == 0
+    assert settled(fleet) == []
+    assert {host.name: host.everything() for host in fleet.hosts.values()} == {
+        name: set() for name in fleet.hosts
+    }
+    assert look(fleet) == []
+
+
+def test_what_was_done_since_is_taken_over(fleet: Telling) -> None:
+    old = fleet.backup()
+    for action in (stop("web1"), start("web2"), boot("web3", host="kvm3"), boot("web4")):
+        assert fleet.run(action).code == 0
+    now, amounts = living(fleet), _used(fleet)
+    fleet.restore(old)
+    said = adopt(fleet)
+    assert said[:4] == ["changed web1", "changed web2", *said[2:4]]
+    assert sorted(said[2:4]) == ["instance web3", "instance web4"]
+    assert {line.partition(" ")[0] for line in said[4:]} == {"mark"}
+    after = living(fleet)
+    for name, instance in now.items():
+        same = {"epoch": 0, "version": 0, "task_state": None}
+        assert replace(after[name], **same) == replace(instance, **same), name
+        assert after[name].epoch > instance.epoch
+    assert _used(fleet) == amounts
+    with fleet.db.reading() as tx:
+        told = events(tx, after["web3"].uuid)
+    assert [(row["action"], row["result"]) for row in told] == [("adopt", "done")]
+    settle(fleet)
+
+
+def _used(fleet: SimFleet) -> dict[str, dict[str, int]]:
+    with fleet.db.reading() as tx:
+        return {host.name: host.used() for host in hosts.everything(tx)}
+
+
+def test_what_was_deleted_since_is_buried(fleet: Telling) -> None:
+    """And its name and address are another's by now."""
+    old = fleet.backup()
+    for action in (delete("web1"), boot("web1", host="kvm3"), delete("web2")):
+        assert fleet.run(action).code == 0
+    now = living(fleet)
+    fleet.restore(old)
+    assert [line for line in adopt(fleet) if not line.startswith("mark")] == [
+        "deleted web1",
+        "deleted web2",
+        "instance web1",
+    ]
+    assert {name: one.uuid for name, one in living(fleet).items()} == {"web1": now["web1"].uuid}
+    assert living(fleet)["web1"].ports == now["web1"].ports
+    settle(fleet)
+
+
+def test_the_catalogue_and_its_hosts_are_taken_over(fleet: Telling) -> None:
+    old = fleet.backup()
+    with fleet.db.writing() as tx:
+        hosts.add(tx, records.host("kvm4"))
+        catalogue.add_flavor(tx, records.flavor("big", vcpus=2))
+        catalogue.add_network(tx, records.network("dmz", cidr="198.51.100.0/24", gateway=None, dns=()))
+    fleet.hosts["kvm4"] = SimHost("kvm4", FLEET)
+    from novactl.objects.request import NetworkRequest
+
+    dmz = (NetworkRequest(network="dmz"),)
+    assert fleet.run(boot("web4", host="kvm4", flavor="big", networks=dmz)).code == 0
+    assert fleet.run(stop("web1")).code == 0
+    fleet.restore(old)
+    assert "copy-ahead" in {one.finding for one in look(fleet)}
+    said = adopt(fleet)
+    assert [line for line in said if line.startswith(("catalogue", "instance"))] == [
+        "catalogue host kvm4",
+        "catalogue flavor big",
+        "catalogue network dmz",
+        "instance web4",
+    ]
+    assert fleet.hosts["kvm1"].copy[0] < _catalogue(fleet)
+    settle(fleet)
+
+
+def _catalogue(fleet: SimFleet) -> int:
+    with fleet.db.reading() as tx:
+        return int(meta(tx, "catalogue") or 0)
+
+
+def test_every_host_must_answer(fleet: Telling) -> None:
+    old = fleet.backup()
+    fleet.run(stop("web1"))
+    fleet.restore(old)
+    fleet.hosts["kvm3"].up = False
+    with fleet.process() as process:
+        for act in (adopting.rehearse, adopting.adopt):
+            with pytest.raises(HostUnreachable, match=r"^not every host answers: kvm3 ") as caught:
+                act(process.operator)
+            assert caught.value.code == 7
+    fleet.hosts["kvm3"].up = True
+    adopt(fleet)
+    settle(fleet)
+
+
+def test_nothing_is_adopted_while_somebody_works(fleet: Telling) -> None:
+    caught = []
+
+    class Asks:
+        def reach(self, point: str, record: Any) -> None:
+            with fleet.process("b") as process:
+                with pytest.raises(Busy, match="is under way") as busy:
+                    adopting.adopt(process.operator)
+                caught.append(busy.value.code)
+
+    assert fleet.run(stop("web1"), failpoints=Asks()).code == 0
+    assert set(caught) == {6}
+    assert look(fleet) == []
+
+
+def test_nothing_to_adopt(fleet: Telling) -> None:
+    before = living(fleet)
+    assert adopt(fleet) == []
+    assert living(fleet) == before
+    settle(fleet)
+
+
+def test_twice_is_once(fleet: Telling) -> None:
+    old = fleet.backup()
+    fleet.run(stop("web1"))
+    fleet.run(boot("web3"))
+    fleet.restore(old)
+    assert len(adopt(fleet)) > 2
+    assert adopt(fleet) == []
+    settle(fleet)
+
+
+def test_a_zombie_of_the_forgotten_future_is_fenced(fleet: Telling) -> None:
+    """A process that had begun before the restore cannot act on the hosts by its old epoch any more."""
+    old = fleet.backup()
+    fleet.run(stop("web1"))
+    uuid, epoch = living(fleet)["web1"].uuid, living(fleet)["web1"].epoch
+    fleet.restore(old)
+    adopt(fleet)
+    assert fleet.run(start("web1")).code == 0
+    with fleet.process() as process, pytest.raises(NovactlError, match="newer than ours"):
+        process.world.hypervisor("kvm1").destroy(uuid, epoch)
+
+
+@pytest.mark.parametrize("again", [stop, start], ids=["stop", "start"])
+def test_an_operation_that_the_hosts_have_moved_on_from_is_abandoned(fleet: Telling, again: Any) -> None:
+    with pytest.raises(Died):
+        fleet.run(stop("web1"), failpoints=DieAt("after-intent", 2))
+    (op_id,) = fleet.active()
+    old = fleet.backup()
+    fleet.take_over(op_id, back=False)
+    fleet.run(start("web1"))
+    fleet.run(again("web1"))
+    fleet.restore(old)
+    assert adopt(fleet)[:2] == ["operation-abandoned web1", "changed web1"]
+    assert fleet.active() == []
+    with pytest.raises(Refused, match=rf"^{op_id}: is abandoned already$"):
+        fleet.take_over(op_id, back=False)
+    settle(fleet)
+
+
+def test_an_operation_that_still_stands_is_kept(fleet: Telling) -> None:
+    with pytest.raises(Died):
+        fleet.run(stop("web1"), failpoints=DieAt("after-intent", 2))
+    (op_id,) = fleet.active()
+    old = fleet.backup()
+    fleet.run(start("web2"))
+    fleet.restore(old)
+    adopt(fleet)
+    assert fleet.active() == [op_id]
+    fleet.take_over(op_id, back=False)
+    settle(fleet)
+
+
+def test_a_boot_that_went_to_another_host(fleet: Telling) -> None:
+    """The copy was made while it was at the first: it does not run twice."""
+    with pytest.raises(Died):
+        fleet.run(boot("web5"), failpoints=DieAt("after-intent", 5))
+    (op_id,) = fleet.active()
+    old = fleet.backup()
+    first = living(fleet)["web5"].host
+    fleet.faults.append(Fault("define", "fails", first))
+    fleet.take_over(op_id, back=False)
+    second = living(fleet)["web5"].host
+    assert second != first
+    fleet.restore(old)
+    assert "operation-abandoned web5" in adopt(fleet)
+    assert living(fleet)["web5"].host == second
+    settle(fleet)
+
+
+# --- what cannot be ---
+
+
+def test_what_makes_no_sense_is_named_and_left(fleet: Telling) -> None:
+    old = fleet.backup()
+    for name in ("web3", "web4", "web5"):
+        assert fleet.run(boot(name, host="kvm3")).code == 0
+    now = living(fleet)
+    host = fleet.hosts["kvm3"]
+    spoil = {
+        "web3": ('"name": "web3"', '"name": "../../etc"'),
+        "web4": ('"network": "lan"', '"network": "gone"'),
+        "web5": ('"vcpus": 1', '"vcpus": "many"'),
+    }
+    for name, (text, other) in spoil.items():
+        domain = host.domains[now[name].uuid]
+        assert text in domain.xml.replace("&quot;", '"'), domain.xml
+        domain.xml = domain.xml.replace(text, other).replace(text.replace('"', "&quot;"), other)
+    fleet.restore(old)
+    with fleet.process() as process:
+        done = adopting.adopt(process.operator)
+    left = {change.message for change in done if change.change == "not-adopted"}
+    assert len(left) == 3
+    assert any("its network 'gone' is not in the database" in text for text in left)
+    assert any("makes no sense: instance name '../../etc' is not acceptable" in text for text in left)
+    assert set(living(fleet)) == {"web1", "web2"}
+    assert {one.finding for one in look(fleet)} == {"unknown-domain"}
+    assert len(host.running()) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("address", "kvm4\n    ProxyCommand touch /canary"),
+        ("user", "-oProxyCommand=x"),
+        ("host_keys", '["ssh-ed25519 AAAA\\nevil ssh-rsa B"]'),
+        ("instances_path", "/var/$(x)"),
+        ("name", "../kvm4"),
+        ('name" FROM meta; --', "x"),
+    ],
+)
+def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value: str) -> None:
+    import json
+
+    with fleet.db.writing() as tx:
+        hosts.add(tx, records.host("kvm4"))
+    fleet.hosts["kvm4"] = SimHost("kvm4", FLEET)
+    fleet.run(stop("web1"))
+    version, content = fleet.hosts["kvm1"].copy
+    copy = json.loads(content)
+    (row,) = [row for row in copy["tables"]["hosts"] if row["name"] == "kvm4"]
+    row[field] = value
+    with fleet.db.writing() as tx:
+        hosts.remove(tx, "kvm4")
+    fleet.hosts["kvm1"].copy = (version + 50, json.dumps(copy).encode())
+    with fleet.process() as process:
+        done = adopting.adopt(process.operator)
+    assert [change.change for change in done] == ["not-adopted"]
+    assert "the catalogue copy makes no sense: a row of hosts: " in done[0].message
+    with fleet.db.reading() as tx:
+        assert [host.name for host in hosts.everything(tx)] == ["kvm1", "kvm2", "kvm3"]
+
+
+# --- any future ---
+
+
+class Future:
+    """Random commands, then an older copy."""
+
+    def __init__(self, fleet: Telling, seed: int) -> None:
+        self.fleet = fleet
+        self.chance = random.Random(seed)
+        self.history: list[str] = []
+
+    def turn(self, *, mortal: bool = False) -> None:
+        name = f"web{self.chance.randint(1, 5)}"
+        verb = self.chance.choice([boot, boot, stop, start, delete])
+        dies = mortal and self.chance.random() < 0.2
+        at = (self.chance.choice(["after-intent", "after-act", "after-record"]), self.chance.randint(1, 9))
+        self.history.append(f"{verb.__name__} {name}{f' dies at {at}' if dies else ''}")
+        with contextlib.suppress(Died):
+            self.fleet.run(verb(name), failpoints=DieAt(*at) if dies else None)
+        if not mortal:
+            assert self.fleet.active() == []
+
+    def end(self) -> None:
+        for op_id in self.fleet.active():
+            back = self.chance.random() < 0.5
+            self.history.append(f"{'rollback' if back else 'resume'} {op_id}")
+            with contextlib.suppress(NovactlError):
+                self.fleet.take_over(op_id, back=back)
+
+    def heal(self) -> None:
+        """What a future that died half way leaves: an audit heals it, or names the instance to delete."""
+        for op_id in self.fleet.active():
+            self.fleet.take_over(op_id, back=False)
+        with self.fleet.process() as process:
+            for group in heals.groups(look(self.fleet)):
+                assert {outcome.code for outcome in process.operator.run(group)} <= {0}
+        for one in look(self.fleet):
+            self.history.append(f"{one.finding}: {one.message}")
+            assert one.finding in (
+                "building-without-operation",
+                "missing-domain",
+                "files-missing",
+                "directory-without-instance",
+                "stray-directory",
+            ), one
+            if one.uuid in {instance.uuid for instance in living(self.fleet).values()}:
+                assert self.fleet.run(delete(one.target)).code in (0, 4)
+        for host in self.fleet.hosts.values():  # of instances that nobody knows: a person looks at them
+            known = {instance.uuid for instance in living(self.fleet).values()}
+            host.directories = {uuid: found for uuid, found in host.directories.items() if uuid in known}
+            host.strays.clear()
+
+
+@pytest.mark.parametrize("mortal", [False, True], ids=["calm", "with-deaths"])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_any_future(quick: Path, seed: int, mortal: bool) -> None:
+    fleet = Telling(quick, seed=seed)
+    future = Future(fleet, seed)
+    try:
+        for _ in range(5):
+            future.turn(mortal=mortal)
+        old = fleet.backup()
+        for _ in range(future.chance.randint(1, 10)):
+            future.turn(mortal=mortal)
+            if mortal and future.chance.random() < 0.5:
+                future.end()
+        now = living(fleet)
+        fleet.restore(old)
+        future.history += ["restored", *adopt(fleet)]
+        if mortal:
+            future.heal()
+        else:
+            assert {name: one.uuid for name, one in living(fleet).items()} == {
+                name: one.uuid for name, one in now.items()
+            }
+        settle(fleet)
+    except BaseException:
+        print("\n".join([*future.history, *fleet.told]))
+        raise
+    finally:
+        fleet.close()
