@@ -35,6 +35,7 @@ def words(length: int) -> Any:
 Id = words(64)
 Name = words(64)
 Time = words(32)  # RFC 3339 UTC with microseconds: sorts as text
+Ratio = Float().with_variant(Double(), "mysql", "mariadb")  # whose FLOAT has seven digits
 Text = PlainText().with_variant(
     mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )  # a TEXT of theirs ends at 64 KiB
@@ -67,9 +68,9 @@ Table(
         Column(f"{resource}_used", Integer, CheckConstraint(f"{resource}_used >= 0"), nullable=False)
         for resource in ("vcpus", "memory_mib", "disk_gib")
     ),
-    Column("cpu_ratio", Float, nullable=False),
-    Column("memory_ratio", Float, nullable=False),
-    Column("disk_ratio", Float, nullable=False),
+    Column("cpu_ratio", Ratio, nullable=False),
+    Column("memory_ratio", Ratio, nullable=False),
+    Column("disk_ratio", Ratio, nullable=False),
     Column("facts", Text, nullable=False),
     Column("checked_at", Time),
     Column("version", Integer, nullable=False),

@@ -7,6 +7,7 @@ what novactl has acknowledged to it.
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from novactl.db import connect, tables
 from novactl.db.journal import DbJournal, Owner
 from novactl.db.secrets import Secrets
 from novactl.db.session import Database
+from novactl.engine.operation import OpState
 from novactl.engine.ports import Interrupt, NoFailpoints
 from novactl.errors import NovactlError, NoValidHost, Refused
 from novactl.objects.request import BootRequest, NetworkRequest
@@ -68,7 +70,7 @@ def claims(url: str, number: int, count: int, directory: Path) -> None:
                 name=name, image="tiny", flavor="small", networks=(NetworkRequest(network="lan"),)
             )
             try:
-                op = operating.submit(Boot(request=request, name=name), None)
+                op = operating.submit(Boot(request=request, name=name), None, OpState.RUNNING)
                 assert op is not None
                 answer = ["done", op.id, op.target_uuid]
             except (NoValidHost, Refused) as error:
@@ -90,6 +92,8 @@ def main() -> None:
             try:
                 claims(asked["url"], number, asked["claims"], Path(asked["directory"]))
                 code = 0
+            except BaseException:  # noqa: BLE001 - it must not go on as its parent
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)

@@ -26,6 +26,10 @@ BY_HAND = [
     "ALTER TABLE operations ADD COLUMN lease_until DOUBLE",
     "ALTER TABLE operations ADD COLUMN runner VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE INDEX operations_by_runner ON operations (runner)",
+    *(
+        f"ALTER TABLE hosts MODIFY {ratio} DOUBLE NOT NULL"
+        for ratio in ("cpu_ratio", "memory_ratio", "disk_ratio")
+    ),
     "CREATE TABLE commits (id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,"
     " at DOUBLE NOT NULL)",
 ]

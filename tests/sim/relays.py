@@ -207,7 +207,7 @@ class Crowd:
         for at in sample(points, every, turn):
             with self.play(seed) as fleet:
                 self.run(fleet, at, handed=handed)
-                yield at, always(fleet) + self.ended(fleet, back=back)
+                yield at, always(fleet) + early_parents(fleet) + self.ended(fleet, back=back)
 
     def ended(self, fleet: SimFleet, *, back: bool) -> list[str]:
         """Another process ends the parent; what is wrong afterwards."""
@@ -237,3 +237,13 @@ class Crowd:
         wrong = [] if there == wanted else [f"{sorted(there)} are there, {sorted(wanted)} should be"]
         active = [child for of in states.values() for child, state in of if state in ACTIVE]
         return wrong + [f"{child} is active" for child in active]
+
+
+def early_parents(fleet: SimFleet) -> list[str]:
+    """Parents that ended before a child of theirs."""
+    with fleet.db.reading() as tx:
+        rows = tx.all(
+            "SELECT p.id AS id, c.id AS child FROM operations p JOIN operations c ON c.parent = p.id"
+            " WHERE p.finished_at IS NOT NULL AND c.finished_at IS NULL"
+        )
+    return [f"{row['id']}: ended before its child {row['child']}" for row in rows]

@@ -3,13 +3,15 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from novactl.actions import recover
 from novactl.db import instances
 from novactl.db.journal import LEASE
+from novactl.engine.step import Kind
 from novactl.errors import Busy, NovactlError, OperationFailed, OperationIncomplete, Refused
 from tests.sim.actions import Scenario, heal
 from tests.sim.effort import sample
@@ -166,10 +168,25 @@ class Stage:
 
                 asleep = Sleeper(fleet, (point, n), meanwhile)
                 outcome = fleet.run(self.scenario.action(), failpoints=asleep)
-                wrong += settled(fleet)
+                wrong += settled(fleet) + older_acts(fleet, asleep.acted)
                 if outcome.code not in (0, 6) and not self.scenario.fails:
                     wrong.append(f"it woke up and ended with {outcome.code}: {outcome.error}")
                 yield (point, n), wrong
+
+    def cancels(self) -> Iterator[Trial]:
+        """Somebody wants its end after each step: before its pivot it is undone, with all that it did."""
+        with self.play() as fleet, fleet.process() as process:
+            (outcome,) = process.operator.run([self.scenario.action()])
+            records = process.journal.load(str(outcome.operation)).records
+        pivot = next(record.n for record in records if record.kind is Kind.PIVOT)
+        for point, n in [(point, n) for point, n in self.instants("after-record") if n < pivot]:
+            with self.play() as fleet:
+                wants = Cancels(fleet, (point, n))
+                outcome = fleet.run(self.scenario.action(), failpoints=wants)
+                wrong = [] if outcome.code == 130 else [f"it was cancelled and ended with {outcome.code}"]
+                if (now := status(fleet)) != self.scenario.undone:
+                    wrong.append(f"it was cancelled and the instance is {now}")
+                yield (point, n), wrong + settled(fleet) + jobs_left(fleet)
 
     def company(self, other: Callable[[], Any]) -> Iterator[Trial]:
         """Before and after each act somebody else wants the same instance."""
@@ -207,6 +224,18 @@ def jobs_left(fleet: SimFleet) -> list[str]:
     return [f"{name}: job {op}.{n} is left" for name, host in fleet.hosts.items() for op, n in host.jobs]
 
 
+def older_acts(fleet: SimFleet, since: Mapping[str, int]) -> list[str]:
+    """Acts that a host has let in since then under an epoch that is over."""
+    with fleet.db.reading() as tx:
+        newest = {row["uuid"]: row["epoch"] for row in tx.all("SELECT uuid, epoch FROM instances")}
+    return [
+        f"{name}: an older process did {call}"
+        for name, host in fleet.hosts.items()
+        for call, uuid, epoch in host.acted[since.get(name, len(host.acted)) :]
+        if epoch < newest[uuid]
+    ]
+
+
 def held_by_its_lease(fleet: SimFleet, *, back: bool) -> list[str]:
     """What is wrong when a process that stands still is taken over before its lease is over; then it is."""
     wrong = []
@@ -229,6 +258,7 @@ class Sleeper:
     fleet: SimFleet
     at: tuple[str, int]
     meanwhile: Callable[[], object]
+    acted: dict[str, int] = field(default_factory=dict)  # how many acts each host had let in until it woke
 
     def reach(self, point: str, record: Any) -> None:
         if (point, record.n) == self.at:
@@ -236,6 +266,20 @@ class Sleeper:
             self.fleet.asleep.update(self.fleet.living)
             self.meanwhile()
             self.fleet.asleep.clear()
+            self.acted = {name: len(host.acted) for name, host in self.fleet.hosts.items()}
+
+
+@dataclass
+class Cancels:
+    """Failpoints: at one instant somebody else cancels the operation."""
+
+    fleet: SimFleet
+    at: tuple[str, int]
+
+    def reach(self, point: str, record: Any) -> None:
+        if (point, record.n) == self.at:
+            with self.fleet.process("other") as process:
+                recover.cancel(process.operator, self.fleet.active()[0])
 
 
 @dataclass

@@ -76,6 +76,11 @@ def test_a_process_that_sleeps_and_is_taken_over(stage: Stage, back: bool) -> No
     check(stage.sleeps(back=back), at_least=5, what="processes that stand still and wake")
 
 
+@pytest.mark.parametrize("stage", ["boot", "boot-large", "start", "stop"], indirect=True)
+def test_cancelled_at_every_instant(stage: Stage) -> None:
+    check(stage.cancels(), what="cancels before the point of no return")
+
+
 @pytest.mark.parametrize("scenario", ["boot", "start", "stop", "delete"])
 @pytest.mark.parametrize("other", [start, stop, delete], ids=["start", "stop", "delete"])
 def test_somebody_else_at_every_instant(

@@ -197,6 +197,9 @@ def fill(db: ServerDatabase, rows: dict[str, list[dict[str, Any]]]) -> None:
         for table in metadata.sorted_tables:
             if rows.get(table.name):
                 connection.execute(sqlalchemy.insert(table), rows[table.name])
+        if connection.dialect.name == "postgresql":  # which counts on from what it has given itself
+            newest = "SELECT setval('events_id_seq', (SELECT COALESCE(MAX(id), 0) + 1 FROM events), false)"
+            connection.execute(sqlalchemy.text(newest))
 
 
 SERVERS: dict[str, type[Server]] = {"postgresql": PostgresServer, "mariadb": MariadbServer}

@@ -78,6 +78,16 @@ class SimJob:
         return self.rc is None and not self.dead
 
 
+class SimJobs(dict[tuple[str, int], SimJob]):
+    """The jobs of a host, which remembers what should never happen."""
+
+    twice = False
+
+    def __setitem__(self, key: tuple[str, int], job: SimJob) -> None:
+        self.twice = self.twice or (key in self and self[key].running)
+        super().__setitem__(key, job)
+
+
 @dataclass
 class SimDirectory:
     made_by: str
@@ -104,7 +114,8 @@ class SimHost:
     calls: list[str] = field(default_factory=list)
     mark: str = ""
     copy: tuple[int, bytes] = (0, b"")
-    jobs: dict[tuple[str, int], SimJob] = field(default_factory=dict)
+    jobs: SimJobs = field(default_factory=SimJobs)
+    acted: list[tuple[str, str, int]] = field(default_factory=list)  # (call, uuid, epoch) that it let in
     boots: int = 1
 
     def tick(self, clock: SimClock) -> None:
@@ -248,6 +259,7 @@ class SimHypervisor:
             if self.host.fencing and epoch < seen:
                 self._die(75, f"this host has seen epoch {seen} of the instance, newer than ours ({epoch})")
             self.host.epochs[uuid] = max(epoch, seen)
+            self.host.acted.append((call, uuid, epoch))
             yield
 
     # --- the host ---
@@ -766,10 +778,18 @@ class Process:
         self.db = fleet.place.again(fleet.db)
         known: dict[str, SimHypervisor] = {}
 
+        marks = [""]
+
         def hypervisor(host: str) -> SimHypervisor:
             if host not in known:
                 known[host] = SimHypervisor(fleet.hosts[host], scratch.FLEET, fleet.clock, fleet.faults, life)
+                known[host].mark = marks[0]
             return known[host]
+
+        def reached(mark: str) -> None:
+            marks[0] = max(marks[0], mark)
+            for each in known.values():
+                each.mark = marks[0]
 
         self.world = World(
             db=mortal(self.db, life, fleet.clock),
@@ -782,6 +802,7 @@ class Process:
             fleet=scratch.FLEET,
             template=lambda _: TEMPLATE,
             tell=fleet.told.append,
+            reached=reached,
         )
         owner = Owner(words=f"{name}@sim (life {life.number})", user=name, key={"life": life.number})
         self.journal = DbJournal(self.world.db, REGISTRY, fleet.clock, owner)
@@ -829,6 +850,8 @@ def always(fleet: SimFleet) -> list[str]:
         rows = tx.all("SELECT uuid, epoch, deleted_at FROM instances")
     instances = {row["uuid"]: row for row in rows}
     for name, found in fleet.hosts.items():
+        if found.jobs.twice:
+            wrong.append(f"{name}: a job was started twice")
         for uuid in sorted(found.everything()):
             if (uuid, name) not in holds:
                 wrong.append(f"{name}: {uuid} has things here and no claim")
@@ -893,6 +916,8 @@ def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, 
     runs = row["uuid"] in here.running()
     if runs != (row["vm_state"] == "active"):
         wrong.append(f"{name}: is {row['vm_state']} and {'runs' if runs else 'does not run'}")
+    if row["launched_at"] and row["launched_at"] not in here.domains[row["uuid"]].xml:
+        wrong.append(f"{name}: was launched at another time, as its domain has it")
     if row["power_state"] != ("running" if runs else "shutdown"):
         wrong.append(f"{name}: the record says {row['power_state']}")
     return wrong

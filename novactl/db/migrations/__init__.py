@@ -17,7 +17,8 @@ from novactl.db.tables import metadata
 def migrate(engine: Engine, where: str) -> list[str]:
     """Bring the schema of the database `where` to ours; the revisions that were applied. What all writes
     lock is held meanwhile; where DDL commits by itself (MySQL) that is by a connection of its own, and
-    what was begun is gone on with the next time. Raises DatabaseError when the schema is newer than ours or there is none."""
+    what was begun is gone on with the next time. Raises DatabaseError when the schema is newer than ours
+    or there is none."""
     with engine.begin() as guard:
         if engine.dialect.name == "mysql":
             guard.execute(

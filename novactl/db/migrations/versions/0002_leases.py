@@ -1,7 +1,7 @@
 """leases of operations, marks of commits"""
 
 from alembic import op
-from sqlalchemy import Column, Double, inspect
+from sqlalchemy import Column, Double, Float, inspect
 
 from novactl.db.tables import Id
 
@@ -18,5 +18,8 @@ def upgrade() -> None:
             op.add_column("operations", column)
     if "operations_by_runner" not in {index["name"] for index in there.get_indexes("operations")}:
         op.create_index("operations_by_runner", "operations", ["runner"])
+    if op.get_bind().dialect.name == "mysql":  # whose FLOAT has seven digits
+        for ratio in ("cpu_ratio", "memory_ratio", "disk_ratio"):
+            op.alter_column("hosts", ratio, type_=Double(), existing_type=Float(), existing_nullable=False)
     if "commits" not in there.get_table_names():
         op.create_table("commits", Column("id", Id, primary_key=True), Column("at", Double, nullable=False))
