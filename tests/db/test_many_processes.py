@@ -16,7 +16,7 @@ from novactl.db import catalogue, hosts
 from novactl.db.servers import ServerDatabase
 from novactl.db.session import Database
 from novactl.db.sqlite import SqliteDatabase
-from tests.support import fleet
+from tests.support import counts, fleet
 from tests.support.databases import KINDS, ServerPlace, place, server_of_its_own
 
 ROOT = Path(__file__).parents[2]
@@ -126,4 +126,5 @@ def test_fifty_processes(kind: str, quick: Path) -> None:
     assert {answer[1] for answer in answers} == {"done", "refused"}
     assert any("exists already" in answer[2] for answer in answers if answer[1] == "refused")
     assert restarts >= (kind != "sqlite")
+    counts.record("claims of fifty processes", **{kind: len(answers), f"{kind} restarts": restarts})
     where.discard(db)

@@ -17,7 +17,7 @@ from novactl.db import servers
 from novactl.db.servers import ServerDatabase
 from novactl.db.session import Tx, count_up, meta
 from novactl.errors import DatabaseError, NovactlError, Refused
-from tests.support import scratch
+from tests.support import counts, scratch
 from tests.support.databases import KINDS, ServerPlace, server_of_its_own
 from tests.support.proxy import Cut, Proxy
 
@@ -88,7 +88,7 @@ def test_what_is_lost_before_its_commit_is_done_again_and_once(
 @pytest.mark.parametrize("alone", [True, False], ids=["decision", "journal"])
 @pytest.mark.parametrize("cut", Cut)
 def test_a_commit_whose_answer_is_lost_happens_once(
-    db: ServerDatabase, through: ServerDatabase, proxy: Proxy, cut: Cut, alone: bool
+    where: ServerPlace, db: ServerDatabase, through: ServerDatabase, proxy: Proxy, cut: Cut, alone: bool
 ) -> None:
     repetitions = REPETITIONS if cut is not Cut.LATE else 4
     for turn in range(1, repetitions + 1):
@@ -108,6 +108,7 @@ def test_a_commit_whose_answer_is_lost_happens_once(
             case Cut.AFTER | Cut.LATE:
                 assert len(tries) == 1
     assert proxy.commits == repetitions
+    counts.record("commits whose answer was lost", **{where.kind: repetitions})
     assert marks(db) == repetitions
 
 
@@ -230,6 +231,9 @@ def test_a_server_that_is_started_again_and_again(where: ServerPlace, db: Server
 
     assert hammered([write] * 8, 50, restart) == []
     assert restarts >= 3
+    counts.record(
+        "counted writes while a server restarts", **{where.kind: 800, f"{where.kind} restarts": restarts}
+    )
     assert value(db, "count") == "400"
     rows = db.read(lambda tx: tx.all("SELECT name FROM meta WHERE name LIKE 'journal-%'"))
     assert len(rows) == 400

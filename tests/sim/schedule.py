@@ -320,16 +320,13 @@ class Schedule:
         assert left == {"holds": [], "ports": [], "secrets": []}
 
 
-def played(
-    seed: int, place: Place | None = None, spoil: Callable[[Schedule], None] = lambda schedule: None
-) -> Counter[str]:
+def played(seed: int, place: Place | None = None, history: list[str] | None = None) -> Counter[str]:
     """One schedule; when it goes wrong, what happened in it and how to see it again."""
     with (
         tempfile.TemporaryDirectory(prefix="novactl-test-", dir=quick_directory()) as directory,
         mock.patch.object(recover, "PATIENCE", 10.0),
     ):
         schedule = Schedule(seed, Path(directory), place)
-        spoil(schedule)
         try:
             schedule.play()
         except BaseException:
@@ -337,4 +334,6 @@ def played(
             raise
         finally:
             schedule.fleet.close()
+            if history is not None:
+                history += schedule.history
         return schedule.seen
