@@ -2,7 +2,7 @@
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 PYTEST := $(SUDO) .venv/bin/python -m pytest
 
-.PHONY: help setup demo test check unit lab bench clean
+.PHONY: help setup demo test check unit lab bench reliability clean
 
 help:
 	@echo "make demo    set everything up, boot an instance on two real hypervisors, clean up"
@@ -10,6 +10,7 @@ help:
 	@echo "make check   ruff, mypy, shellcheck"
 	@echo "make unit    the tests that need no lab"
 	@echo "make bench   measure, write docs/performance figures to bench.json"
+	@echo "make reliability  every kill on the three databases, 10000 schedules; writes docs/reliability.md"
 	@echo "make clean   remove .venv and caches"
 
 setup:
@@ -36,6 +37,13 @@ lab: setup
 
 bench: setup
 	$(PYTEST) tests/bench -s --bench-json=bench.json
+
+# hours; the part that runs in each `make test`: the same without the two variables
+reliability: setup
+	rm -f reliability.json
+	NOVACTL_RELIABILITY=full NOVACTL_SEEDS=10000 .venv/bin/python -m pytest tests/sim -q --reliability-json=reliability.json
+	$(PYTEST) tests/lab/test_kills.py -q --reliability-json=reliability.json
+	.venv/bin/python -m tests.sim.report reliability.json docs/reliability.md
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 """novactl console-log, ssh: getting into guests."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import typer
 from novactl.cli import render, verbs
 from novactl.cli.options import Name
 from novactl.errors import NovactlError, UsageError
+
+SECRETS = frozenset({"NOVACTL_KEY", "NOVACTL_DB_PASSWORD"})
+"""What other programs are not told."""
 
 SSH_FAILED = 255  # as ssh's own: the guest's codes are below
 
@@ -66,4 +70,5 @@ def ssh(
         verbs.tell_error(name, error)
         raise typer.Exit(SSH_FAILED) from error
     ctx.obj.close()
-    raise typer.Exit(subprocess.run(argv, check=False).returncode)
+    told = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    raise typer.Exit(subprocess.run(argv, check=False, env=told).returncode)

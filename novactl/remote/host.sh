@@ -52,7 +52,9 @@ nv_space() { # file-or-directory: free bytes there
 }
 
 nv_failed() { # message: a full disk is told apart, whatever tool met it
-    if [ "$(nv_space "$nv_where")" -lt 1048576 ]; then
+    nv_left=$(nv_space "$nv_where")
+    if [ -n "${nv_full-}" ]; then rm -f "$nv_full"; fi
+    if [ "$nv_left" -lt 1048576 ]; then
         nv_die 28 "$1: no space left on $nv_where"
     fi
     nv_die 1 "$1"
@@ -370,7 +372,7 @@ nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) vers
     if [ "$3" = qcow2 ] || [ "$3" = vmdk ]; then
         nv_progress "converting"
         nv_image_tool qemu-img convert -q -f "$3" -O raw "$nv_part" "$nv_raw" || {
-            rm -f "$nv_raw"
+            nv_full=$nv_raw # what fills the disk goes when it has been seen that it is full
             nv_failed "qemu-img cannot convert the image to raw"
         }
         [ "$(stat -c %s "$nv_raw")" -eq "$5" ] || nv_die 1 "the image did not convert to its stated size"

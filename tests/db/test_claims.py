@@ -299,7 +299,8 @@ def test_addresses_are_the_lowest_free_and_unique(db: Database) -> None:
         ) as caught:
             list(_ports(tx, fleet.uuid(9), [NetworkRequest(network="small")], [small]))
         assert caught.value.code == 5
-        instances.bury(tx, fleet.uuid(3), fleet.WHEN, None)
+    db.write(lambda tx: instances.bury(tx, fleet.uuid(3), fleet.WHEN, None))
+    with db.writing() as tx:
         (again,) = _ports(tx, fleet.uuid(9), [NetworkRequest(network="small")], [small])
         assert again.ip == "198.51.100.4"
 

@@ -9,19 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from novactl import lab
 from novactl.cloud import Cloud, Settings
 from novactl.db import catalogue, hosts, instances, operations
-from novactl.db.session import Database
-from novactl.objects.names import UUID
 from tests.lab.conftest import Grounds
-from tests.support import sim
 from tests.support.command import Command, Ended
+from tests.support.sim import CLAIMS
 
 INSTANCES = "/var/lib/novactl/instances"
 MIB = 1 << 20
@@ -108,68 +104,70 @@ def nothing_left(grounds: Grounds) -> None:
     assert grounds.leftovers() == {}
 
 
-# --- what must hold when nothing is under way: the simulation's own rules (tests/support/sim.py) ---
+# --- what must hold when nothing is under way, seen from outside ---
 
 SURVEY = f"""
 echo domains; virsh -q list --all --uuid
-echo live; virsh -q list --uuid
-echo entries; ls -A {INSTANCES} | grep -vx _base
+echo running; virsh -q list --uuid
+echo directories; ls -A {INSTANCES} | grep -vx _base
 echo epochs; cd /var/lib/novactl/epoch && grep -H . * </dev/null
 echo taps; ls /sys/class/net | grep '^tap'
 echo saved; ls -A /var/lib/libvirt/qemu/save
 echo jobs; ls /var/lib/novactl/job
 """
+SECTIONS = frozenset("domains running directories epochs taps saved jobs".split())
+LIVING = "(SELECT uuid FROM instances WHERE deleted_at IS NULL)"
+FAULTS = f"""{CLAIMS}
+    UNION ALL SELECT id, 'is ' || state FROM operations WHERE state NOT IN ('done', 'undone', 'abandoned')
+    UNION ALL SELECT operation, 'keeps a lock on ' || id FROM op_locks
+    UNION ALL SELECT o.id, 'is ' || o.state || ' and its step ' || s.n || ' ' || s.state
+        FROM steps s JOIN operations o ON o.id = s.operation
+        WHERE (o.state = 'undone' AND s.state NOT IN ('undone', 'pending'))
+        OR (o.state = 'done' AND (s.state = 'done') <> (s.attempt IN (0, o.attempt)))
+    UNION ALL SELECT instance_uuid, 'claims ' || host || ' and does not live there' FROM holds
+        WHERE (instance_uuid, host) NOT IN (SELECT uuid, host FROM instances WHERE deleted_at IS NULL)
+    UNION ALL SELECT name, 'claims nothing' FROM instances WHERE deleted_at IS NULL
+        AND (uuid, host) NOT IN (SELECT instance_uuid, host FROM holds)
+    UNION ALL SELECT instance_uuid, 'is gone and has an address' FROM ports
+        WHERE instance_uuid NOT IN {LIVING}
+    UNION ALL SELECT owner, 'is gone and has a secret' FROM secrets WHERE owner NOT IN {LIVING}
+    UNION ALL SELECT name, 'is ' || vm_state || ', ' || power_state || ', ' || COALESCE(task_state, '-')
+        FROM instances WHERE deleted_at IS NULL AND (task_state IS NOT NULL
+        OR (vm_state, power_state) NOT IN (VALUES ('active', 'running'), ('stopped', 'shutdown')))
+"""
 
 
-class SeenHost:
-    """A host of the lab as those rules want it, looked at from outside."""
-
-    def __init__(self, host: lab.LabHost) -> None:
-        sections: dict[str, set[str]] = {}
-        for line in host.run(["sh", "-c", SURVEY]).stdout.split():
-            if line in ("domains", "live", "entries", "epochs", "taps", "saved", "jobs"):
-                section = sections.setdefault(line, set())
-            else:
-                section.add(line)
-        self.domains, self.live = sections["domains"], sections["live"]
-        self.directories = {entry for entry in sections["entries"] if UUID.fullmatch(entry)}
-        self.strays = sections["entries"] - self.directories
-        self.epochs = {line.partition(":")[0]: int(line.partition(":")[2]) for line in sections["epochs"]}
-        self.taps, self.saved, self.jobs = sections["taps"], sections["saved"], sections["jobs"]
-
-    def running(self) -> set[str]:
-        return self.live
-
-    def everything(self) -> set[str]:
-        return {*self.directories, *self.domains, *(stray.partition(".")[0] for stray in self.strays)}
-
-
-@dataclass
-class Seen:
-    """The lab as sim.settled() wants a fleet: its database and its hosts."""
-
-    db: Database
-    hosts: dict[str, SeenHost]
+def seen_on(host: lab.LabHost) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {section: set() for section in SECTIONS}
+    for line in host.run(["sh", "-c", SURVEY]).stdout.split():
+        if line in SECTIONS:
+            section = found[line]
+        else:
+            section.add(line)
+    return found
 
 
 def unsettled(grounds: Grounds) -> list[str]:
     """What is wrong in database or hosts though no operation is under way: claims that are not what lives,
-    guests that run twice, operations that have not ended, things without an owner."""
+    guests that run twice or not, operations that have not ended, things without an owner."""
     cloud = Cloud(Settings(config=grounds.novactl.config), tell=print)
-    seen = Seen(cloud.db, {host.name: SeenHost(host) for host in grounds.fleet.hosts if host.alive()})
-    with mock.patch.object(sim, "audited", return_value=[]):  # the lab's own audit is `novactl audit`
-        wrong = sim.settled(seen)  # type: ignore[arg-type]
     with cloud.db.reading() as tx:
-        living = {uuid: host.name for host in hosts.everything(tx) for uuid in seen.hosts[host.name].live}
-        taps = {
-            (living[i.uuid], p.tap) for i in instances.everything(tx) if i.uuid in living for p in i.ports
-        }
+        wrong = [f"{row['name']}: {row['what']}" for row in tx.all(FAULTS)]
+        living = instances.everything(tx)
+        epochs = {row["uuid"]: row["epoch"] for row in tx.all("SELECT uuid, epoch FROM instances")}
     cloud.close()
-    for name, host in seen.hosts.items():
-        wrong += [f"{name}: job {job} was left" for job in sorted(host.jobs)]
-        wrong += [f"{name}: {saved} was left by libvirt" for saved in sorted(host.saved)]
-        owned = {tap for at, tap in taps if at == name}
-        wrong += [f"{name}: tap {tap} has no guest, or is missing" for tap in sorted(host.taps ^ owned)]
+    for host in (host for host in grounds.fleet.hosts if host.alive()):
+        seen, here = seen_on(host), [one for one in living if one.host == host.name]
+        runs = [one for one in here if one.status == "ACTIVE"]
+        all_, running = {one.uuid for one in here}, {one.uuid for one in runs}
+        taps = {port.tap for one in runs for port in one.ports}
+        wanted = {"domains": all_, "directories": all_, "running": running, "taps": taps}
+        told = {uuid: int(epoch) for uuid, _, epoch in (line.partition(":") for line in seen.pop("epochs"))}
+        wrong += [
+            f"{host.name}: {uuid} is ahead" for uuid in told if told[uuid] > epochs.get(uuid, told[uuid])
+        ]
+        for section, found in seen.items():
+            wrong += [f"{host.name}: {section}: {one}" for one in found ^ wanted.get(section, set())]
     return wrong
 
 

@@ -388,7 +388,7 @@ def test_a_planted_fault_is_found(planted: Planted, quick: Path, monkeypatch: Pa
     except Exception as error:  # noqa: BLE001 - the fault may break an operation altogether
         said.append(f"{type(error).__name__}: {error}")
     assert any(planted.words in line for line in said), "\n".join(said) or "it was not found"
-    counts.record("planted faults", found=1)
+    counts.record("planted faults", **{planted.fault.__name__: 1})
 
 
 USED = sorted({(planted.scenario, planted.trials.__name__): planted for planted in PLANTED}.items())

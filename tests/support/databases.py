@@ -190,7 +190,16 @@ def content(db: Database) -> dict[str, list[dict[str, Any]]]:
 
 
 def fill(db: ServerDatabase, rows: dict[str, list[dict[str, Any]]]) -> None:
-    """Nothing but these rows are in it."""
+    """Nothing but these rows are in it; its server may have been started again since it was used."""
+
+    def once() -> None:
+        with db._translated():
+            _fill(db, rows)
+
+    db._until_answered(once)
+
+
+def _fill(db: ServerDatabase, rows: dict[str, list[dict[str, Any]]]) -> None:
     with db._writer.begin() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
