@@ -3,6 +3,7 @@ process dies at each of its transactions, and somebody ends what was left."""
 
 import contextlib
 import random
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,7 @@ class Crowd:
             yield fleet
         finally:
             fleet.close()
+            shutil.rmtree(directory)
 
     def run(self, fleet: SimFleet, dies_at: Point = NEVER, *, handed: bool = False) -> int:
         """All of them in one process, or handed over to one that dies. Returns its transactions."""

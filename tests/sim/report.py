@@ -1,4 +1,4 @@
-"""python -m tests.sim.report reliability.json docs/reliability.md: write the figures between the two markers."""
+"""python -m tests.sim.report FILE.json docs/reliability.md: write the figures between the two markers."""
 
 import json
 import sys
@@ -23,8 +23,8 @@ def report(found: Sections) -> str:
 def head(found: Sections) -> Iterator[str]:
     m = found[MACHINE]
     yield (
-        f"novactl {m['novactl']} on {m['cores']} cores ({m['system']}, load {m['load']}), Python {m['python']},"
-        f" SQLite {m['sqlite']}, PostgreSQL {m['postgresql']}, MariaDB {m['mariadb']}."
+        f"novactl {m['novactl']} on {m['cores']} cores ({m['system']}, load {m['load']}), Python"
+        f" {m['python']}, SQLite {m['sqlite']}, PostgreSQL {m['postgresql']}, MariaDB {m['mariadb']}."
     )
     yield ""
     if m["size"] == "full":

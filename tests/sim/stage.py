@@ -206,7 +206,7 @@ class Stage:
         watching = Watching(fleet)
         how = take_over(fleet, back=back, watching=watching)
         wrong = self.always(fleet, watching.wrong) + (settled if how == "done" else self.settled)(fleet)
-        wrong += jobs_left(fleet)
+        wrong += jobs_left(fleet) + launched_otherwise(fleet)
         ways = {"done": self.scenario.ends, "undone": self.scenario.undone}
         expected = set(ways.values()) if either else {ways.get(how)}
         if (now := status(fleet)) not in expected:
@@ -222,6 +222,18 @@ def ends_of(writes: int) -> list[Point]:
 def jobs_left(fleet: SimFleet) -> list[str]:
     """Jobs on hosts, though no operation is under way."""
     return [f"{name}: job {op}.{n} is left" for name, host in fleet.hosts.items() for op, n in host.jobs]
+
+
+def launched_otherwise(fleet: SimFleet) -> list[str]:
+    """Instances whose record and domain differ in what a step has journaled as its result."""
+    with fleet.db.reading() as tx:
+        launched = {found.uuid: found.launched_at for found in instances.everything(tx)}
+    return [
+        f"{name}: {uuid} was launched at another time, as its domain has it"
+        for name, host in fleet.hosts.items()
+        for uuid, domain in host.domains.items()
+        if (launched.get(uuid) or "") not in domain.xml
+    ]
 
 
 def older_acts(fleet: SimFleet, since: Mapping[str, int]) -> list[str]:
