@@ -42,7 +42,7 @@ bench: setup
 reliability: setup
 	rm -f reliability.json
 	NOVACTL_RELIABILITY=full NOVACTL_SEEDS=10000 .venv/bin/python -m pytest tests/sim -q --reliability-json=reliability.json
-	$(PYTEST) tests/lab/test_kills.py -q --reliability-json=reliability.json
+	$(SUDO) NOVACTL_RELIABILITY=full .venv/bin/python -m pytest tests/lab/test_kills.py -q --reliability-json=reliability.json
 	.venv/bin/python -m tests.sim.report reliability.json docs/reliability.md
 
 clean:

@@ -121,6 +121,12 @@ def force_hold(tx: Tx, host: str, uuid: str, amounts: Resources) -> None:
     tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE name = :host", host=host, **sizes)
 
 
+def launched_at(record: dict[str, Any] | None) -> str | None:
+    """When a domain's record says that it was first started; None when it says nothing that makes sense."""
+    said = (record or {}).get("launched_at")
+    return said if isinstance(said, str) and len(said) <= 32 else None
+
+
 def _text(value: Any) -> str | None:
     """Raises TypeError when it is neither text nor null."""
     if value is not None and not (isinstance(value, str) and TEXT.fullmatch(value)):

@@ -246,8 +246,6 @@ def a_parent_is_forgotten(patch: Patch) -> None:
 
 def a_hand_over_without_compare_and_swap(patch: Patch) -> None:
     class Anybody(str):
-        __slots__ = ()
-
         def __eq__(self, other: object) -> bool:
             return True
 

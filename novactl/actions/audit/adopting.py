@@ -148,7 +148,7 @@ class Adopter:
         if domain is not None:
             values |= {"vm_state": adopted.state_of(domain.state), "power_state": domain.state}
         if instance.vm_state is VmState.BUILDING and domain is not None:
-            values["launched_at"] = instance.launched_at or self.now
+            values["launched_at"] = instance.launched_at or adopted.launched_at(domain.record) or self.now
         instances.update(self.tx, instance.uuid, **values)
         state = f"is {domain.state} on {home}" if domain else f"has no domain on {home}"
         yield self._told("changed", home, instance, f"{instance.name}: {state}; its epoch is raised")
