@@ -1,6 +1,7 @@
 """Shared by all tests: the rule that a skip must have a reason that is checked in, and the counts of what
 the reliability suites went through."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ ALLOWED = [
     if line.strip() and not line.startswith("#")
 ]
 _unexpected: list[str] = []
+
+
+# A suite that is started in the background has signals ignored, and so would every novactl that it starts.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
