@@ -23,7 +23,8 @@ nv_job_start() { # op n: stdin is the script, which ends with nv_job_run. Says s
     nv_jobs_alone
     [ -d "$nv_dir" ] || mkdir -m 0700 "$nv_dir" || nv_failed "cannot make the job's directory"
     exec 6>>"$nv_dir/lock"
-    if [ -e "$nv_dir/rc" ] || ! flock -s -n 6; then
+    # The lock first: a job that ends between two looks has written rc before it let go.
+    if ! flock -s -n 6 || [ -e "$nv_dir/rc" ]; then
         echo attached
         return 0
     fi
