@@ -21,7 +21,7 @@ from novactl.errors import NotFound, Refused, UsageError
 from novactl.objects.names import UUID
 from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDomain
-from novactl.virt.hypervisor import OPERATION
+from novactl.virt.calls import OPERATION
 
 ALIVE = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 EXPECTED_LOST: dict[str, tuple[str, ...]] = {

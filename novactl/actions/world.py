@@ -10,7 +10,9 @@ from novactl.db.session import Database
 from novactl.engine.ports import Clock, Ids, Interrupt
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
-from novactl.virt.hypervisor import Feed, Greeting, JobState, Look
+from novactl.virt.calls import Feed
+from novactl.virt.hypervisor import Greeting, Look
+from novactl.virt.jobs import JobState
 
 
 class Hypervisor(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 
 from novactl.db.session import Tx, count_up, dumps, meta
 
-COPIED = ("hosts", "flavors", "images", "keypairs", "networks")
+COPIED = ("hosts", "flavors", "images", "keypairs", "networks", "aggregates", "settings")
 """Whole tables without secrets. Instances and their ports are in the domains' metadata."""
 USED = ("vcpus_used", "memory_mib_used", "disk_gib_used")
 

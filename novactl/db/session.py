@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from novactl.errors import DatabaseError, Refused
 
-SCHEMA = 2
+SCHEMA = 3
 """The schema this novactl reads and writes: the newest revision of db/migrations."""
 
 Row = dict[str, Any]

@@ -122,6 +122,23 @@ Table(
 )
 
 Table(
+    "aggregates",  # groups of hosts, as Nova's
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("hosts", Text, nullable=False),  # their names
+    Column("metadata", Text, nullable=False),
+)
+
+Table(
+    "settings",  # what the operator decided for the whole fleet: weighers, policies, cron
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("value", Text, nullable=False),  # JSON
+)
+
+Table(
     "instances",
     metadata,
     Column("uuid", Id, primary_key=True),
@@ -149,6 +166,7 @@ Table(
     Column("version", Integer, nullable=False),
     Index("instances_by_host", "host"),
     Index("instances_by_created", "created_at"),
+    Index("instances_by_project", "project", "deleted_at", "created_at"),
 )
 
 Table(
@@ -241,6 +259,19 @@ Table(
     Column("message", Text, nullable=False),
     Column("user", Name, nullable=False),
     Index("events_by_target", "target_uuid"),
+)
+
+Table(
+    "tasks",  # what `cron` does from time to time, and who does it now
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("due_at", Double, nullable=False),  # seconds on the database's clock (Tx.now)
+    Column("runner", Id),  # the process that works on it, None for nobody
+    Column("lease_until", Double),
+    Column("started_at", Time),
+    Column("finished_at", Time),
+    Column("result", words(16)),
+    Column("message", Text),
 )
 
 Table(

@@ -21,7 +21,22 @@ from tests.support.clock import SimClock
 from tests.support.databases import KINDS, Place, in_processes, place
 from tests.support.toys import TOYS
 
-TOLD = ["0002: leases of operations, marks of commits"]
+TOLD = ["0002: leases of operations, marks of commits", "0003: aggregates, settings and cron tasks"]
+WORDS = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+NAMED = [f"id VARCHAR(64) {WORDS} NOT NULL PRIMARY KEY", f"name VARCHAR(64) {WORDS} NOT NULL UNIQUE"]
+THIRD = {
+    "aggregates": [*NAMED, *(f"{name} MEDIUMTEXT {WORDS} NOT NULL" for name in ("hosts", "metadata"))],
+    "settings": [*NAMED, f"value MEDIUMTEXT {WORDS} NOT NULL"],
+    "tasks": [
+        f"name VARCHAR(64) {WORDS} NOT NULL PRIMARY KEY",
+        "due_at DOUBLE NOT NULL",
+        f"runner VARCHAR(64) {WORDS}",
+        "lease_until DOUBLE",
+        *(f"{name} VARCHAR(32) {WORDS}" for name in ("started_at", "finished_at")),
+        f"result VARCHAR(16) {WORDS}",
+        f"message MEDIUMTEXT {WORDS}",
+    ],
+}
 BY_HAND = [
     "ALTER TABLE operations ADD COLUMN lease_until DOUBLE",
     "ALTER TABLE operations ADD COLUMN runner VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
@@ -32,8 +47,10 @@ BY_HAND = [
     ),
     "CREATE TABLE commits (id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,"
     " at DOUBLE NOT NULL)",
+    *(f"CREATE TABLE {name} ({', '.join(columns)})" for name, columns in THIRD.items()),
+    "CREATE INDEX instances_by_project ON instances (project, deleted_at, created_at)",
 ]
-"""What 0002 does, one statement at a time."""
+"""What 0002 and 0003 do, one statement at a time."""
 STAMPS = [
     "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
     "INSERT INTO alembic_version VALUES ('0001')",
@@ -112,7 +129,10 @@ def test_an_upgrade_keeps_every_row_and_makes_what_create_makes(
     assert old.schema() == "1"
     assert old.upgrade() == TOLD
     after = rows(old)
-    assert after.pop("meta") == [{"name": "fleet", "value": "fleet-1"}, {"name": "schema", "value": "2"}]
+    assert after.pop("meta") == [
+        {"name": "fleet", "value": "fleet-1"},
+        {"name": "schema", "value": str(SCHEMA)},
+    ]
     before.pop("meta")
     assert after == before
     as_made(old, everywhere, quick / "made")
@@ -262,10 +282,10 @@ def test_a_writer_of_the_old_schema_ends_and_is_then_refused(
     thread.join(30)
     assert order == ["written", TOLD]  # the upgrade waited for it
     for alone in (True, False):
-        with pytest.raises(DatabaseError, match=r"has schema 2, this novactl needs 1$") as caught:
+        with pytest.raises(DatabaseError, match=rf"has schema {SCHEMA}, this novactl needs 1$") as caught:
             old.writing(alone=alone).__enter__()
         assert caught.value.hint == "a newer novactl has upgraded it: use that one"
-    with pytest.raises(DatabaseError, match=r"has schema 2, this novactl needs 1$"):
+    with pytest.raises(DatabaseError, match=rf"has schema {SCHEMA}, this novactl needs 1$"):
         old.fleet()
     monkeypatch.undo()
     assert newer.read(lambda tx: session.meta(tx, "meanwhile")) == "x"

@@ -32,8 +32,11 @@ from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
 from novactl.virt import survey
+from novactl.virt.calls import BASE, Feed
 from novactl.virt.domain import NAMESPACE
-from novactl.virt.hypervisor import BASE, STRAY, Feed, Greeting, JobState, Look
+from novactl.virt.files import STRAY
+from novactl.virt.hypervisor import Greeting, Look
+from novactl.virt.jobs import JobState
 from tests.support import databases, scratch
 from tests.support import fleet as records
 from tests.support.clock import SeededIds, SimClock

@@ -19,7 +19,8 @@ import pytest
 from novactl.errors import Busy, Fenced, HostFault, HostRefused, HostUnreachable, UsageError
 from novactl.images.transfer import EXTENT, feed, header
 from novactl.objects.states import PowerState
-from novactl.virt.hypervisor import Hypervisor, disk_info
+from novactl.virt.files import disk_info
+from novactl.virt.hypervisor import Hypervisor
 from novactl.virt.survey import POWER_STATES
 from tests.support import fleet
 from tests.support.scratch import FLEET

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from novactl.errors import Busy, HostRefused, UsageError
-from novactl.virt.hypervisor import Hypervisor, JobState
+from novactl.virt.hypervisor import Hypervisor
+from novactl.virt.jobs import JobState
 from tests.support.scratch import FLEET
 from tests.virt.ground import Ground
 

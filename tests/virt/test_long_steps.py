@@ -18,7 +18,7 @@ from novactl.engine.ports import Interrupt, SystemClock
 from novactl.engine.runner import StepContext
 from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, Interrupted
 from novactl.remote.shell import failure
-from novactl.virt.hypervisor import JobState
+from novactl.virt.jobs import JobState
 from tests.support.sim import Fault
 from tests.virt.ground import Ground
 

@@ -330,7 +330,7 @@ def test_base_files() -> None:
 
 
 def test_a_reboot_ends_a_simulated_job() -> None:
-    from novactl.virt.hypervisor import JobState
+    from novactl.virt.jobs import JobState
     from tests.support.clock import SimClock
     from tests.support.sim import SimHypervisor
 

@@ -9,7 +9,7 @@ from novactl.db import secrets
 from novactl.db.session import dumps
 from novactl.engine.step import Kind, Step
 from novactl.errors import HostFault
-from novactl.virt.hypervisor import disk_info
+from novactl.virt.files import disk_info
 
 SPARE_BYTES = 32 << 20
 SEALED = "user-data.sealed"  # {id, owner, sealed}: a row of the secrets

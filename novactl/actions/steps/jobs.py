@@ -5,7 +5,7 @@ from typing import Any
 
 from novactl.errors import HostFault, HostUnreachable
 from novactl.remote.shell import failure
-from novactl.virt.hypervisor import JobState
+from novactl.virt.jobs import JobState
 
 SLICE = 2.0  # seconds between two looks whether to stop
 PATIENCE = 30.0  # seconds that a lost link is waited for

@@ -1,0 +1,87 @@
+"""Files on a host: the base files that all overlays there share, and each instance's own."""
+
+import json
+import re
+import threading
+from contextlib import AbstractContextManager
+
+from novactl.errors import UsageError
+from novactl.version import __version__
+from novactl.virt.calls import OPERATION, Calls, Feed, Shell, check_base, job_words
+
+STRAY = re.compile(rf"del|{OPERATION.pattern}")
+
+
+class BaseFiles(Calls):
+    """What lies in _base."""
+
+    def __init__(self, shell: Shell, fleet: str, instances_path: str) -> None:
+        super().__init__(shell, fleet, instances_path)
+        self._guards: dict[str, threading.Lock] = {}
+
+    def base_guard(self, name: str) -> AbstractContextManager[bool]:
+        """Held by the one thread of this process that fetches the base file; the host's own lock keeps
+        other processes out."""
+        return self._guards.setdefault(name, threading.Lock())
+
+    def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
+        """(ready, how many bytes of the source are already there); when ready, what is left of the job
+        that made it is forgotten."""
+        words = job_words(*job) if job else ()
+        answer = self.shell.call("nv_base_state", self.base_path, name, *words).strip()
+        return (True, 0) if answer == "ready" else (False, int(answer))
+
+    def base_receive(self, name: str, size: int, start: int, feed: Feed) -> None:
+        """The source's bytes from `start` on are there; `feed` sends extents (see images/transfer)."""
+        self.shell.stream("nv_base_receive", self.base_path, name, str(size), str(start), feed=feed)
+
+    def base_finish(self, name: str, source_format: str, virtual_size: int) -> None:
+        """The received bytes were hashed, made RAW and published with their sidecar."""
+        self.shell.call(*self.base_finish_words(name, source_format, virtual_size), deadline=3600)
+
+    def base_finish_words(self, name: str, source_format: str, virtual_size: int) -> list[str]:
+        """base_finish() as the words of a job."""
+        version = f"novactl {__version__}"
+        return ["nv_base_finish", self.base_path, name, source_format, version, str(virtual_size)]
+
+    def remove_part(self, name: str) -> None:
+        """What a transfer of the base file left is gone. Busy while one is under way."""
+        self._ours("nv_remove_part", self.base_path, check_base(name))
+
+    def base_blank(self, name: str, size: int, kind: str) -> None:
+        """An empty base file of `size` bytes, ext4 or swap."""
+        self.shell.call("nv_base_blank", self.base_path, name, str(size), kind)
+
+
+class InstanceFiles(Calls):
+    """What lies in an instance's directory."""
+
+    def make_directory(self, uuid: str, epoch: int, operation: str) -> None:
+        self._fenced(uuid, epoch, "nv_make_directory", self.directory(uuid), operation)
+
+    def unmake_directory(self, uuid: str, epoch: int, operation: str) -> None:
+        """Gone if this operation made it."""
+        self._fenced(uuid, epoch, "nv_unmake_directory", self.directory(uuid), operation)
+
+    def remove_directory(self, uuid: str, epoch: int) -> None:
+        self._fenced(uuid, epoch, "nv_remove_directory", self.directory(uuid))
+
+    def remove_stray(self, uuid: str, epoch: int, entry: str) -> None:
+        """What was half made (`<uuid>.<operation>`) or half removed (`<uuid>.del`) is gone. UsageError for
+        any other entry."""
+        owner, _, ending = entry.partition(".")
+        if owner != uuid or not STRAY.fullmatch(ending):
+            raise UsageError(f"{entry!r} is not a left-over of {uuid}")
+        self._fenced(uuid, epoch, "nv_remove_stray", self.directory(uuid), ending)
+
+    def overlay(self, uuid: str, epoch: int, file: str, base: str, size: int) -> None:
+        """A qcow2 overlay of `size` bytes over the RAW base file."""
+        self._fenced(uuid, epoch, "nv_overlay", self.directory(uuid), file, base, str(size))
+
+    def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
+        self._fenced(uuid, epoch, "nv_put", self.directory(uuid), file, mode, data=content)
+
+
+def disk_info(directory: str, disks: list[tuple[str, str]]) -> bytes:
+    """disk.info: every disk's format, pinned for ever (Nova's resolve_driver_format)."""
+    return json.dumps({f"{directory}/{file}": format_ for file, format_ in disks}, indent=1).encode() + b"\n"
