@@ -19,22 +19,11 @@ from novactl.objects.host import Resources
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.network import Port, parse_ip, set_of_hosts
-from novactl.objects.states import PowerState, VmState
+from novactl.objects.states import PowerState, vm_state_of
 
 MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
 HOST_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+")
-
-STATES = {
-    PowerState.RUNNING: VmState.ACTIVE,
-    PowerState.PAUSED: VmState.PAUSED,
-    PowerState.SUSPENDED: VmState.SUSPENDED,
-}
-
-
-def state_of(power: PowerState) -> VmState:
-    """What an instance is by what its host says of it; one that crashed is stopped (as in Nova)."""
-    return STATES.get(power, VmState.STOPPED)
 
 
 # --- instances ---
@@ -95,7 +84,7 @@ def _instance(
         uuid=names.check_pattern(record["uuid"], names.UUID, "uuid"),
         name=names.check_name(record["name"], "instance name"),
         project=names.check_name(record["project"], "project"),
-        vm_state=state_of(power),
+        vm_state=vm_state_of(power),
         power_state=power,
         host=host,
         flavor=check_flavor(Flavor(**record["flavor"])),

@@ -84,6 +84,21 @@ ALLOWED: dict[str, frozenset[VmState]] = {
 start from ERROR is ours: Nova asks for a hard reboot there, which does the same."""
 
 
+_BY_POWER = {
+    PowerState.RUNNING: VmState.ACTIVE,
+    PowerState.PAUSED: VmState.PAUSED,
+    PowerState.SUSPENDED: VmState.SUSPENDED,
+}
+
+
+def vm_state_of(power: PowerState, saved: bool = False) -> VmState:
+    """What an instance is by what its host says of it; `saved`: libvirt keeps its memory (managed save).
+    One that crashed is stopped (as in Nova)."""
+    if saved and power not in _BY_POWER:
+        return VmState.SUSPENDED
+    return _BY_POWER.get(power, VmState.STOPPED)
+
+
 def status(vm_state: VmState, task_state: TaskState | None) -> str:
     """The one word users see."""
     if task_state in _BY_TASK_STATE:

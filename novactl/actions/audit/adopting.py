@@ -15,7 +15,7 @@ from novactl.db.session import Tx, meta, set_meta
 from novactl.engine.operation import Operation
 from novactl.errors import NovactlError
 from novactl.objects.instance import Instance
-from novactl.objects.states import VmState
+from novactl.objects.states import VmState, vm_state_of
 from novactl.objects.survey import SeenDomain, Survey
 
 OPERATION = re.compile(r"op-[0-9a-f]{1,61}")
@@ -146,7 +146,7 @@ class Adopter:
         domain = self.scene.domain(home, instance.uuid) if home and home in self.scene.hosts else None
         values: dict[str, Any] = {"host": home, "task_state": None}
         if domain is not None:
-            values |= {"vm_state": adopted.state_of(domain.state), "power_state": domain.state}
+            values |= {"vm_state": vm_state_of(domain.state), "power_state": domain.state}
         if instance.vm_state is VmState.BUILDING and domain is not None:
             values["launched_at"] = instance.launched_at or adopted.launched_at(domain.record) or self.now
         instances.update(self.tx, instance.uuid, **values)

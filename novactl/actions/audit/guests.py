@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from novactl.actions.audit.records import fits, of
 from novactl.actions.audit.scene import Scene, is_operation
 from novactl.actions.steps.domains import OFF
-from novactl.db.adopted import state_of
 from novactl.objects.finding import Finding
 from novactl.objects.instance import Instance
-from novactl.objects.states import VmState
+from novactl.objects.states import VmState, vm_state_of
 from novactl.objects.survey import SeenDomain
 
 MADE_AGAIN = ("disk.info", "libvirt.xml", "disk.config")
@@ -72,7 +71,7 @@ def _at_home(
 
 
 def _power(instance: Instance, home: str, here: SeenDomain) -> Iterator[Finding]:
-    state = state_of(here.state)
+    state = vm_state_of(here.state)
     recorded = (instance.vm_state, instance.power_state)
     if instance.vm_state in PLAIN and recorded != (state, here.state):
         yield of(

@@ -11,12 +11,11 @@ from typing import Any, ClassVar
 from novactl.actions.steps.domains import OFF
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import hosts, instances
-from novactl.db.adopted import state_of
 from novactl.engine.operation import ACTIVE
 from novactl.engine.step import RecordStep, Step
 from novactl.errors import HostFault, NotFound, Refused
 from novactl.objects.instance import Instance
-from novactl.objects.states import PowerState
+from novactl.objects.states import PowerState, vm_state_of
 
 
 def _recorded(ctx: Any, uuid: str) -> Instance:
@@ -179,7 +178,7 @@ class RecordSeen(RecordStep):
         power = PowerState(ctx.result("look-again")["power_state"])
         if found.host != self.host:
             _move_hold(tx, found, str(self.host))
-        states = {"vm_state": state_of(power), "power_state": power}
+        states = {"vm_state": vm_state_of(power), "power_state": power}
         instances.update(tx, self.uuid, host=self.host, **states)
 
     def revert(self, tx: Any, ctx: Any) -> None:
