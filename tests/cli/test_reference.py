@@ -1,9 +1,7 @@
 """The reference and the man page are what the code says, and every command shown anywhere can be parsed."""
 
-import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,7 @@ import pytest
 
 from novactl.cli import reference
 from novactl.cli.app import hoist
-
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += [*(ROOT / name / "README.md" for name in ("inventory", "playbooks"))]
+from tests.support.documents import PAGES, ROOT, in_line, shown_in
 
 
 @pytest.mark.parametrize(("file", "writer"), [("commands.md", "markdown"), ("novactl.1", "man")])
@@ -45,37 +40,6 @@ def test_the_man_page_is_one() -> None:
 
 
 # --- commands in texts ---
-
-
-def shown_in(page: Path) -> Iterator[tuple[int, str]]:
-    """(line, command) of every novactl command line in indented or fenced blocks, continued lines as one."""
-    lines = page.read_text().splitlines()
-    fenced, n = False, 0
-    while n < len(lines):
-        at, line = n + 1, lines[n]
-        n += 1
-        if line.startswith("```"):
-            fenced = not fenced
-            continue
-        if not fenced and not line.startswith("    "):
-            continue
-        while line.endswith("\\") and n < len(lines):
-            line = line[:-1] + lines[n].strip()
-            n += 1
-        for command in in_line(line):
-            yield at, command
-
-
-WORDS = re.compile(r"(?:^|[\s($|;&/])novactl (?P<rest>[^|;&)#]*)")
-
-
-def in_line(line: str) -> Iterator[str]:
-    """`id=$(novactl boot …)` and pipes too; remarks and placeholders like […] left out."""
-    for match in re.finditer(
-        r"(?:^|[\s($|;&/])novactl (?P<rest>(?!\&\&)[^|;&)#]*(?:#(?=\S)[^|;&)]*)?)", line
-    ):
-        if match["rest"].strip() and not re.search(r"\[OPTIONS\]|COMMAND|…$|\[-", match["rest"]):
-            yield f"novactl {match['rest'].strip()}"
 
 
 COMMANDS = [(page, at, command) for page in PAGES for at, command in shown_in(page)]
