@@ -36,7 +36,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Its name in the fleet.")],
     address: Annotated[str, typer.Option("--address", metavar="ADDR", help="Where its sshd answers.")],
     user: Annotated[str, typer.Option("--user", metavar="U", help="root, or a user with sudo -n.")] = "root",
-    port: Annotated[int, typer.Option("--port", metavar="P")] = 22,
+    port: Annotated[int, typer.Option("--port", metavar="P", help="Of its sshd.")] = 22,
     identity: Annotated[
         Path | None, typer.Option("--identity", metavar="FILE", help="Your private key for it.")
     ] = None,
@@ -157,15 +157,27 @@ def set_(
     reason: Annotated[
         str | None, typer.Option("--reason", metavar="TEXT", help="Why it is disabled.")
     ] = None,
-    enable: Annotated[bool, typer.Option("--enable")] = False,
-    reserved_memory: Annotated[int | None, typer.Option("--reserved-memory", metavar="MIB")] = None,
-    reserved_vcpus: Annotated[int | None, typer.Option("--reserved-vcpus", metavar="N")] = None,
-    reserved_disk: Annotated[int | None, typer.Option("--reserved-disk", metavar="GIB")] = None,
-    cpu_ratio: Annotated[float | None, typer.Option("--cpu-ratio", metavar="F")] = None,
-    memory_ratio: Annotated[float | None, typer.Option("--memory-ratio", metavar="F")] = None,
-    disk_ratio: Annotated[float | None, typer.Option("--disk-ratio", metavar="F")] = None,
+    enable: Annotated[bool, typer.Option("--enable", help="Take new instances again.")] = False,
+    reserved_memory: Annotated[
+        int | None, typer.Option("--reserved-memory", metavar="MIB", help="Kept for the host itself.")
+    ] = None,
+    reserved_vcpus: Annotated[
+        int | None, typer.Option("--reserved-vcpus", metavar="N", help="Kept for the host itself.")
+    ] = None,
+    reserved_disk: Annotated[
+        int | None, typer.Option("--reserved-disk", metavar="GIB", help="Kept for the host itself.")
+    ] = None,
+    cpu_ratio: Annotated[
+        float | None, typer.Option("--cpu-ratio", metavar="F", help="Claims per vcpu; 4 unless set.")
+    ] = None,
+    memory_ratio: Annotated[
+        float | None, typer.Option("--memory-ratio", metavar="F", help="Claims per MiB; 1 unless set.")
+    ] = None,
+    disk_ratio: Annotated[
+        float | None, typer.Option("--disk-ratio", metavar="F", help="Claims per GiB; 1 unless set.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="K= removes it.")] = None,
-    zone: Annotated[str | None, typer.Option("--zone", metavar="Z")] = None,
+    zone: Annotated[str | None, typer.Option("--zone", metavar="Z", help="Its availability zone.")] = None,
 ) -> None:
     """Change what a host offers.
 
