@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from novactl.cli import (
+    aggregates,
     audit,
     boot,
     catalogue,
@@ -18,6 +19,7 @@ from novactl.cli import (
     demo,
     hosts,
     instances,
+    inventory,
     lab,
     lifecycle,
     operations,
@@ -38,7 +40,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODULES = (boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, database, lab, demo)
+MODULES = (
+    boot,
+    instances,
+    lifecycle,
+    consoles,
+    hosts,
+    aggregates,
+    catalogue,
+    inventory,
+    operations,
+    audit,
+    database,
+    lab,
+    demo,
+)
 for module in MODULES:
     module.register(app)
 

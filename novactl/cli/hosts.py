@@ -1,5 +1,6 @@
 """novactl host …"""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +86,21 @@ def add(
     )
     host, made = actions.add(session.cloud.world, session.cloud, request, session.ask)
     session.tell(f"host {host.name} {'enrolled' if made else 'unchanged; what is known of it was refreshed'}")
-    render.show(session, views.host(host))
+    _show(session, host.name)
+
+
+def _views(tx: Any, found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Hosts with the aggregates that they are in."""
+    from novactl.db import aggregates
+
+    groups = aggregates.names_by_host(tx)
+    return [views.host(host, groups.get(host.name, ())) for host in found]
+
+
+def _show(session: Any, name: str) -> None:
+    from novactl.db import hosts
+
+    render.show(session, session.cloud.db.read(lambda tx: _views(tx, [hosts.get(tx, name)]))[0])
 
 
 @app.command("list")
@@ -93,7 +108,7 @@ def list_(ctx: typer.Context) -> None:
     """List hosts with what is used of them."""
     from novactl.db import hosts
 
-    items = ctx.obj.cloud.db.read(lambda tx: [views.host(host) for host in hosts.everything(tx)])
+    items = ctx.obj.cloud.db.read(lambda tx: _views(tx, hosts.everything(tx)))
     if ctx.obj.output == "table":
         items = [
             {
@@ -115,9 +130,7 @@ def _plain(columns: tuple[str, ...]) -> tuple[str, ...]:
 @app.command()
 def show(ctx: typer.Context, name: str) -> None:
     """Show a host."""
-    from novactl.db import hosts
-
-    ctx.obj.cloud.db.read(lambda tx: render.show(ctx.obj, views.host(hosts.get(tx, name))))
+    _show(ctx.obj, name)
 
 
 @app.command()
@@ -205,7 +218,7 @@ def set_(
         changes["zone"] = check_name(zone, "zone")
     labels = key_values(label or (), "--label")
     host = actions.change(ctx.obj.cloud.world, name, changes, labels)
-    render.show(ctx.obj, views.host(host))
+    _show(ctx.obj, host.name)
 
 
 def _least(value: int, low: int) -> int:
