@@ -7,7 +7,7 @@ from typing import Any
 
 from novactl.actions.inventory_state import Fields, State, key_fingerprint
 from novactl.errors import NovactlError
-from novactl.files.inventory import Inventory, Item, refusal
+from novactl.files.inventory import Inventory, Item, load_inventory, refusal
 from novactl.objects.network import overlap
 from novactl.scheduler.select import WEIGHERS
 from novactl.virt.domain import check_properties
@@ -57,6 +57,11 @@ class Change:
             "fields": {key: list(pair) for key, pair in self.fields.items()},
             "refused": self.refused,
         }
+
+
+def read(path: Path) -> Inventory:
+    """The files of a directory, or one. Raises UsageError that names every wrong place."""
+    return load_inventory(path)
 
 
 class Content:

@@ -114,8 +114,8 @@ def export(
 
 
 def _apply(session: Any, directory: Path | None, options: Any, identity: Path | None = None) -> Any:
+    from novactl.actions.inventory import read
     from novactl.actions.inventory_apply import Apply
-    from novactl.files.inventory import load_inventory
 
     if identity is not None and not identity.is_file():
         raise UsageError(f"identity {identity} is not a file")
@@ -126,7 +126,7 @@ def _apply(session: Any, directory: Path | None, options: Any, identity: Path | 
             f"{name}: {done * 100 // total if total else 100} % of {total >> 20} MiB taken in"
         )
 
-    cloud, inventory = session.cloud, load_inventory(given.expanduser())
+    inventory, cloud = read(given.expanduser()), session.cloud
     return Apply(cloud.world, cloud, inventory, options, identity=identity, progress=progress)
 
 

@@ -169,11 +169,17 @@ def _merged(parts: list[tuple[Document, FilePart]], items: Items) -> Iterator[Fa
                     _check_key(kind, name)
                     fields, files = makers[section](_Context(name, document, one))
                 except NovactlError as error:
-                    yield document, place, "; ".join(filter(None, (error.message, error.hint)))
+                    yield document, place, _told(kind, name, error)
                     continue
                 known[name] = Item(
                     kind=kind, name=name, fields=fields, document=document, place=place, files=files
                 )
+
+
+def _told(kind: str, name: str, error: NovactlError) -> str:
+    """Without the name, which the place has."""
+    text = error.message.removeprefix(f"{kind} {name}: ").removeprefix(f"cron task {name}: ")
+    return "; ".join(filter(None, (text, error.hint)))
 
 
 def _check_key(kind: str, name: str) -> None:
