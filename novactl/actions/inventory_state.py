@@ -12,6 +12,7 @@ from novactl.objects.host import Host
 from novactl.objects.image import Image
 from novactl.objects.keypair import fingerprint
 from novactl.objects.network import Network
+from novactl.objects.policy import CronTask, Policy
 
 Fields = dict[str, Any]
 HOST = (
@@ -154,8 +155,13 @@ def _aggregates(state: State) -> dict[str, Fields]:
 
 
 def _policies(state: State) -> dict[str, Fields]:
-    policies = state.setting("policies")
+    policies = [Policy.from_dict(one).as_dict() for one in state.setting("policies")]
     return {one["name"]: {key: one[key] for key in one if key != "name"} for one in policies}
+
+
+def _cron(state: State) -> dict[str, Fields]:
+    tasks = state.setting("cron").items()
+    return {name: CronTask.from_dict(name, given).as_dict() for name, given in tasks}
 
 
 READERS: dict[str, Any] = {
@@ -169,6 +175,6 @@ READERS: dict[str, Any] = {
         name: {"multiplier": value} for name, value in state.setting("weighers").items()
     },
     "policy": _policies,
-    "cron": lambda state: state.setting("cron"),
+    "cron": _cron,
     "setting": lambda state: {"default_network": {"value": state.setting("default_network")}},
 }
