@@ -79,9 +79,9 @@ class Apply:
             if change.refused is not None:
                 self._end(change, Refused(f"{change.kind} {change.name}: {change.refused}"))
         todo = [change for change in changes if change.refused is None and change.change != "extra"]
-        content = [c for c in todo if c.kind == "image" and c.change in ("create", "replace")]
+        content = [c for c in todo if c.kind == "image" and _comes_otherwise(c)]
         leaving = [c for c in todo if c.kind == "host" and c.change == "remove"]
-        coming = [c for c in todo if c.kind == "host" and _needs_visit(c)]
+        coming = [c for c in todo if c.kind == "host" and _comes_otherwise(c)]
         grouped = [c for c in todo if c.kind == "aggregate"]
         apart = {_key(c) for c in (*content, *leaving, *coming, *grouped)}
         self._each(content, self._take_in)
@@ -114,7 +114,7 @@ class Apply:
         """All of them in one transaction, or none of them."""
         if not changes:
             return
-        wanted = {_key(change): change for change in changes}
+        wanted = [_key(change) for change in changes]
         try:
             files, short = self._world.db.write(lambda tx: self._write(tx, wanted))
         except NovactlError as error:
@@ -126,19 +126,18 @@ class Apply:
         if files:
             image_actions.sweep(self._world, self._store, files)
 
-    def _write(
-        self, tx: Tx, wanted: Mapping[tuple[str, str], Change]
-    ) -> tuple[set[str], dict[str, NovactlError]]:
+    def _write(self, tx: Tx, wanted: Iterable[tuple[str, str]]) -> tuple[set[str], dict[str, NovactlError]]:
         """(files of the store that images had which are gone, aggregates whose hosts are not all there)."""
         state = State(tx)
         now = {_key(change): change for change in plan(state, self._inventory, self._content, self._options)}
-        for key, change in wanted.items():
-            if now.get(key) != change:
-                kind, name = key
-                raise Refused(f"{kind} {name} was changed meanwhile", hint="apply again")
+        found = [now[key] for key in wanted if key in now]  # the others are so already
+        for change in found:
+            if change.refused is not None or _comes_otherwise(change):
+                why = change.refused or "was changed meanwhile"
+                raise Refused(f"{change.kind} {change.name}: {why}", hint="apply again")
         files: set[str] = set()
         short: dict[str, NovactlError] = {}
-        ordered = sorted(wanted.values(), key=lambda change: change.change != "remove")
+        ordered = sorted(found, key=lambda change: change.change != "remove")
         for change in ordered:  # what leaves makes room for what comes
             if change.kind == "image" and change.change == "remove":
                 files |= image_actions.files_of(state.images[change.name])
@@ -228,5 +227,8 @@ def _key(change: Change) -> tuple[str, str]:
     return change.kind, change.name
 
 
-def _needs_visit(change: Change) -> bool:
-    return change.change == "create" or not CONNECTION.isdisjoint(change.fields)
+def _comes_otherwise(change: Change) -> bool:
+    """Whether a file must be read or a host be seen for it."""
+    if change.kind == "image":
+        return change.change in ("create", "replace")
+    return change.kind == "host" and (change.change == "create" or not CONNECTION.isdisjoint(change.fields))

@@ -278,6 +278,30 @@ def test_a_host_that_cannot_be_reached_is_a_row(stocked: Command, write: Write) 
     assert [host["name"] for host in stocked.json("host", "list")] == ["kvm1", "kvm2"]
 
 
+def test_a_host_that_leaves_leaves_its_aggregates(stocked: Command, db: SqliteDatabase, write: Write) -> None:
+    """Nobody answers there: it is forgotten all the same, and the rest goes on."""
+    stocked.ok("aggregate", "create", "ssd", "--host", "kvm1", "--host", "kvm2")
+    with db.writing() as tx:
+        hosts.update(tx, "kvm2", address="127.0.0.1", port=1)
+    data = today(stocked)
+    del data["hosts"]["kvm2"]
+    data["aggregates"]["ssd"] |= {"hosts": ["kvm1"], "metadata": {"a": "b"}}
+    write(dumped(data))
+    ended = stocked.ok("inventory", "apply", "--prune", "--yes", "-o", "json")
+    assert {row["result"] for row in ended.json} == {"done"} and "its fleet mark stays there" in ended.err
+    assert stocked.json("aggregate", "show", "ssd")["hosts"] == ["kvm1"]
+    assert stocked.json("inventory", "diff", "--prune") == []
+
+
+def test_what_is_named_anew_makes_room_first(novactl: Command, write: Write) -> None:
+    write({"networks": {"lan": LAN}, "flavors": {"small": SMALL}})
+    novactl.ok("inventory", "apply")
+    write({"networks": {"net": LAN}, "flavors": {"tiny": SMALL}})
+    refused(novactl, "inventory", "apply", code=5, says="network net: network lan (192.0.2.0/24) has some of")
+    novactl.ok("inventory", "apply", "--prune", "--yes")
+    assert [one["name"] for one in novactl.json("network", "list")] == ["net"]
+
+
 # --- images ---
 
 
