@@ -24,6 +24,7 @@ from tests.support import fleet, scratch
 from tests.support.command import Command, Ended
 
 BLOB = b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x20"
+EXAMPLE = Path(__file__).parents[2] / "inventory" / "example"
 Write = Callable[..., Path]
 
 
@@ -381,6 +382,14 @@ def test_export_to_files(stocked: Command, tmp_path: Path) -> None:
     assert stocked.json("inventory", "diff") == []
     (tmp_path / "file").write_text("")
     refused(stocked, "inventory", "export", str(tmp_path / "file"), code=1, says="file: file exists")
+
+
+def test_the_shipped_example(novactl: Command) -> None:
+    """Its image is not shipped: that alone is refused."""
+    found = novactl("inventory", "diff", str(EXAMPLE), "-o", "json")
+    assert found.code == 10, found.err
+    assert [row["name"] for row in found.json if row["refused"]] == ["debian"]
+    assert {row["change"] for row in found.json} == {"create", "update"}
 
 
 def test_no_inventory_yet(novactl: Command) -> None:

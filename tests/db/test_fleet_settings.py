@@ -105,7 +105,7 @@ def test_what_an_inventory_asks_of_every_database(db: Database) -> None:
             "network": ["lan"],
             "host": ["kvm1", "kvm2"],
             "setting": ["default_network"],
-            **dict.fromkeys(("keypair", "aggregate", "weigher", "policy", "cron"), []),
+            **{kind: [] for kind in ("keypair", "aggregate", "weigher", "policy", "cron")},
         }
         assert export(state).keys() == {"hosts", "flavors", "networks", "images"}
 
