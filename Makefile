@@ -1,6 +1,7 @@
 # Two commands do all the set-up on a fresh Debian 12 clone: make demo, make test.
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 PYTEST := $(SUDO) .venv/bin/python -m pytest
+ALONE := tests/unit tests/db tests/cli tests/sim tests/virt
 
 .PHONY: help setup setup-tests demo test check docs unit lab bench reliability clean
 
@@ -30,8 +31,10 @@ check: setup-tests
 	shellcheck -s sh scripts/setup
 	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/survey.sh | shellcheck -s sh -
 
+# what needs no hypervisors runs on both cores; what measures and what has real hosts, one by one
 test: check
-	$(PYTEST) tests
+	$(PYTEST) -n 2 $(ALONE)
+	$(PYTEST) tests/bench tests/lab
 
 # what is made from the code: the reference and the man page
 docs: setup
@@ -39,7 +42,7 @@ docs: setup
 	.venv/bin/python -m novactl.cli.reference man >docs/novactl.1
 
 unit: setup-tests
-	.venv/bin/python -m pytest tests/unit tests/db tests/cli tests/sim tests/virt
+	.venv/bin/python -m pytest -n 2 $(ALONE)
 
 lab: setup-tests
 	$(PYTEST) tests/lab
