@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from novactl.actions.inventory import Content, Options, plan, read
+from novactl.actions.inventory_apply import Apply
 from novactl.actions.inventory_export import export
 from novactl.actions.inventory_state import State
 from novactl.cli.inventory import dumped
+from novactl.cloud import Cloud, Settings
 from novactl.db import aggregates, catalogue, hosts, instances
 from novactl.db import settings as kept
 from novactl.db.sqlite import SqliteDatabase
@@ -362,6 +365,98 @@ def test_an_exported_image_comes_back_from_the_store(novactl: Command, write: Wr
     write(dumped(sections))
     novactl.ok("inventory", "apply")
     assert novactl.json("image", "show", "b")["sha256"] == novactl.json("image", "show", "a")["sha256"]
+
+
+# --- killed, and met by others ---
+
+
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+class Mortal:
+    """A database whose user dies at its n-th commit: just before it, or just after."""
+
+    def __init__(self, db: Any, n: int, *, after: bool) -> None:
+        self._db, self._left, self._after = db, n, after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def write(self, work: Any, **options: Any) -> Any:
+        self._left -= 1
+        if self._left == 0 and not self._after:
+            raise Killed
+        found = self._db.write(work, **options)
+        if self._left == 0:
+            raise Killed
+        return found
+
+
+def prepared(cloud: Cloud, path: Path, *, prune: bool = True) -> Apply:
+    return Apply(cloud.world, cloud, read(path), Options(prune=prune))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_commit_again_finishes(tmp_path: Path, after: bool) -> None:
+    (tmp_path / "a.raw").write_bytes(b"a" * 512)
+    spec = {"file": str(tmp_path / "a.raw"), "format": "raw"}
+    path = tmp_path / "fleet.json"
+    for n in range(1, 40):
+        cloud = Cloud(Settings(config=tmp_path / f"config-{n}"), tell=lambda text: None)
+        old = {"flavors": {"old": SMALL}, "aggregates": {"old": {}}, "images": {"b": spec, "c": spec}}
+        path.write_text(json.dumps({**EVERYTHING, **old}))
+        work = prepared(cloud, path)
+        work.carry_out(work.plan())
+        (tmp_path / "b.raw").write_bytes(b"b" * 512)
+        new = {"images": {"a": spec, "b": {**spec, "file": str(tmp_path / "b.raw")}}, "weighers": {}}
+        path.write_text(json.dumps({**EVERYTHING, **new, "aggregates": {"new": {}}}))
+        alive = cloud.world
+        cloud.__dict__["world"] = replace(alive, db=Mortal(alive.db, n, after=after))
+        try:
+            work = prepared(cloud, path)
+            work.carry_out(work.plan())
+            died = False
+        except Killed:
+            died = True
+        cloud.__dict__["world"] = alive
+        work = prepared(cloud, path)
+        assert {outcome.result for outcome in work.carry_out(work.plan())} <= {"done"}
+        assert prepared(cloud, path).plan() == []
+        cloud.close()
+        if not died:
+            break
+    assert not died and n > 5
+
+
+def test_what_came_between_is_seen(stocked: Command, db: SqliteDatabase, tmp_path: Path) -> None:
+    data = today(stocked)
+    data["networks"]["dmz"] = {"cidr": "198.51.100.0/24", "bridge": "br1"}
+    path = tmp_path / "fleet.yaml"
+    path.write_text(dumped(data))
+    cloud = Cloud(Settings(config=stocked.config), tell=lambda text: None)
+    first = prepared(cloud, path)
+    first.carry_out(first.plan())
+    data["networks"]["dmz"]["cidr"] = "203.0.113.0/24"
+    data["flavors"]["small"]["vcpus"] = 3
+    path.write_text(dumped(data))
+    late = prepared(cloud, path)
+    changes = late.plan()
+    made = fleet.port(fleet.uuid(2), ip="198.51.100.9")
+    with db.writing() as tx:
+        instances.add(tx, fleet.instance(2, host="kvm1"))
+        (dmz,) = [network for network in catalogue.networks(tx) if network.name == "dmz"]
+        instances.add_port(tx, fleet.uuid(2), dmz.id, made)
+    outcomes = late.carry_out(changes)
+    assert [(one.change.name, one.result, one.code) for one in outcomes] == [
+        ("small", "failed", 5),
+        ("dmz", "failed", 5),
+    ]
+    assert "network dmz: its cidr cannot change: 1 addresses are in use" in str(outcomes[0].error)
+    with db.reading() as tx:
+        assert catalogue.flavor(tx, "small").vcpus == 1
+        assert catalogue.network(tx, "dmz").cidr == "198.51.100.0/24"
+    cloud.close()
 
 
 # --- export ---
