@@ -251,7 +251,8 @@ def _dangling(
     for item in _each(inventory, "aggregate"):
         for host in item.fields["hosts"]:
             if host not in hosts:
-                yield item.document, (*item.place, "hosts"), _no("host", host)
+                at = item.document.data["aggregates"][item.name]["hosts"].index(host)
+                yield item.document, (*item.place, "hosts", at), _no("host", host)
     for item in _each(inventory, "policy"):
         if item.fields["on"] is not None and item.fields["on"] not in hosts:
             yield item.document, (*item.place, "on"), _no("host", item.fields["on"])

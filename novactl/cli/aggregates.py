@@ -6,7 +6,6 @@ import typer
 
 from novactl.cli import render
 from novactl.cli.options import Properties
-from novactl.objects.names import key_values
 
 COLUMNS = ("name", "hosts", "metadata")
 
@@ -33,6 +32,7 @@ def create(
     novactl aggregate create ssd --host kvm1 --property disk=fast
     """
     from novactl.actions import aggregates
+    from novactl.objects.names import key_values
 
     made = aggregates.create(ctx.obj.cloud.world, name, host or (), key_values(property_ or (), "--property"))
     render.show(ctx.obj, made.as_dict())
@@ -68,6 +68,7 @@ def set_(ctx: typer.Context, name: str, property_: Properties = None) -> None:
     novactl aggregate set ssd --property disk=nvme
     """
     from novactl.actions import aggregates
+    from novactl.objects.names import key_values
 
     changed = aggregates.set_metadata(ctx.obj.cloud.world, name, key_values(property_ or (), "--property"))
     render.show(ctx.obj, changed.as_dict())

@@ -250,7 +250,7 @@ def test_what_refers_to_nothing_is_named_with_its_place(stocked: Command, write:
     error = refused(stocked, "inventory", "diff", code=2, says="6 faults").error
     assert [(row["path"], row["message"]) for row in error["targets"]] == [
         ("hosts.kvm9.jump", "host 'kvm8' is neither in the files nor in the database"),
-        ("aggregates.ssd.hosts", "host 'kvm7' is neither in the files nor in the database"),
+        ("aggregates.ssd.hosts[1]", "host 'kvm7' is neither in the files nor in the database"),
         ("policies.p.on", "host 'kvm6' is neither in the files nor in the database"),
         ("default_network", "network 'wan' is neither in the files nor in the database"),
         ("weighers.colour", "there is no such weigher: memory, vcpus"),
