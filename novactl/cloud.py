@@ -59,6 +59,7 @@ class Cloud:
         self._observe = observe or (lambda op, record, event, detail="": None)
         self._failpoints = failpoints or NoFailpoints()
         self._hypervisors: dict[str, Any] = {}
+        self._known: tuple[dict[str, Host], Any] | None = None  # hosts, and the ssh files written for them
         self._aside: dict[str, Any] = {}
         self._mark = ""
         self._lock = threading.Lock()
@@ -165,8 +166,12 @@ class Cloud:
 
         with self._lock:
             if name not in self._hypervisors:
-                host = self.db.read(lambda tx: hosts.get(tx, name))
-                self._hypervisors[name] = self._connected(host, self.ssh_files())
+                if self._known is None or name not in self._known[0]:
+                    known = self._inventory()
+                    self._known = known, self.ssh.write(known.values())
+                known, files = self._known
+                host = known.get(name) or self.db.read(lambda tx: hosts.get(tx, name))
+                self._hypervisors[name] = self._connected(host, files)
             return self._hypervisors[name]
 
     def hypervisor_of(self, host: Host) -> Any:
@@ -223,6 +228,7 @@ class Cloud:
 
     def set_identity(self, host: str, identity: Path | None) -> None:
         """Remember which private key opens the host, or forget it."""
+        self._known = None
         self.ssh.set_identity(host, identity.absolute() if identity else None)
 
     def libvirt_facts(self, host: str) -> Any:

@@ -1,14 +1,12 @@
 """Opening SSH connections: only to hosts whose key is pinned."""
 
 import socket
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from novactl.errors import HostUnreachable, HostUntrusted
-from novactl.remote.ssh_config import SshFiles
-
-if TYPE_CHECKING:
-    pass
+from novactl.remote.ssh_config import SshFiles, way
 
 CONNECT_TIMEOUT = 5.0
 KEEPALIVE = 5  # seconds
@@ -47,8 +45,8 @@ def connect(host: str, files: SshFiles) -> Any:
 
 
 def _open(fabric: Any, paramiko: Any, host: str, files: SshFiles) -> Any:
-    config = fabric.Config(runtime_ssh_path=str(files.config), lazy=True)
-    config.load_ssh_config()
+    known = way(files, host)
+    config = fabric.Config(ssh_config=paramiko.SSHConfig.from_text(known.config), lazy=True)
     lone_identity = "identityfile" in config.base_ssh_config.lookup(host)
     connection = fabric.Connection(
         host,
@@ -64,7 +62,7 @@ def _open(fabric: Any, paramiko: Any, host: str, files: SshFiles) -> Any:
     )
     hop = connection
     while hop is not None:  # the host, then each that it is reached through
-        hop.client.load_host_keys(str(files.known_hosts))
+        _pin(paramiko, hop.client, known.known_hosts)
         hop.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         if hop.gateway is None:
             hop.connect_kwargs["sock"] = _socket(hop.host, hop.port)
@@ -73,6 +71,12 @@ def _open(fabric: Any, paramiko: Any, host: str, files: SshFiles) -> Any:
     connection.transport.set_keepalive(KEEPALIVE)
     connection.client.novactl_connection = connection  # a jump host's connection lives as long
     return connection.client
+
+
+def _pin(paramiko: Any, client: Any, lines: Iterable[str]) -> None:
+    for line in lines:
+        entry = paramiko.hostkeys.HostKeyEntry.from_line(line)
+        client.get_host_keys().add(entry.hostnames[0], entry.key.get_name(), entry.key)
 
 
 class _Socket(socket.socket):
