@@ -46,8 +46,9 @@ class SshFiles:
 
 @dataclass(frozen=True)
 class Way:
-    """What the generated files say of one host and of those it is reached through: an ssh_config, and lines
-    of known_hosts. Both stacks search whole files for every host, paramiko in quadratic time."""
+    """What the generated files say of one host and of those it is reached through: blocks of the ssh_config,
+    and lines of known_hosts. In the whole files paramiko would search for long, and for the other stack's
+    ControlPath it would ask the name service."""
 
     config: str
     known_hosts: tuple[str, ...]
@@ -66,7 +67,7 @@ def way(files: SshFiles, host: str) -> Way:
         said = dict(line.split(None, 1) for line in blocks[host].splitlines() if " " in line.strip())
         known += keys.get(_place(said["HostName"], int(said["Port"])), ())
         host = said.get("ProxyJump", "")
-    return Way("".join([*chosen.values(), blocks["*"]]), tuple(known))
+    return Way("".join(chosen.values()), tuple(known))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
