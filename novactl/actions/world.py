@@ -10,9 +10,11 @@ from novactl.db.session import Database
 from novactl.engine.ports import Clock, Ids, Interrupt
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
+from novactl.remote.fanout import Arrivals, all_at_once
 from novactl.virt.calls import Feed
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
+from novactl.virt.states import States
 
 
 class Hypervisor(Protocol):
@@ -32,6 +34,8 @@ class Hypervisor(Protocol):
     def route_device(self, address: str) -> str: ...
     def base_guard(self, name: str) -> AbstractContextManager[bool]: ...
     def survey(self) -> Survey: ...
+    def states(self, deadline: float = 30.0) -> States: ...
+    def hang_up(self) -> None: ...
     def put_copy(self, version: int, content: bytes) -> None: ...
     def get_copy(self) -> tuple[int, bytes]: ...
     def sealed(self, uuid: str) -> bytes | None: ...
@@ -93,3 +97,5 @@ class World:
     tell: Callable[[str], None]
     reached: Callable[[str], None] = lambda _: None
     """Told each operation's mark (db.journal) before it acts; hosts are told it at the next call."""
+    arrivals: Arrivals = all_at_once
+    """Hosts in the order in which they answer."""
