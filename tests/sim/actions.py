@@ -178,6 +178,7 @@ class Scenario:
     ends: str | None = "ACTIVE"  # the instance's status when it is done, None for gone
     undone: str | None = None  # and when it was undone
     fails: bool = False  # it ends undone even when nobody dies
+    dies: int = 5  # at so many instants at least its process can die
     heals: bool = False  # something is wrong before; what it leaves undone, the next heal does
 
 
@@ -214,7 +215,7 @@ SCENARIOS: dict[str, Scenario] = {
     "resume": Scenario(resume, (boot, suspend), ends="ACTIVE", undone="SUSPENDED"),
     "set": Scenario(lambda: describe(metadata={"role": "web"}, tags=["new"]), (boot,), ends="ACTIVE"),
     "lock": Scenario(lock, (boot, suspend), ends="SUSPENDED"),
-    "reset-state": Scenario(lambda: reset_state("error"), (boot,), ends="ERROR"),
+    "reset-state": Scenario(lambda: reset_state("error"), (boot,), ends="ERROR", dies=0),
     "delete": Scenario(delete, (boot,), ends=None, undone="ACTIVE"),
     "delete-suspended": Scenario(delete, (boot, suspend), ends=None, undone="SUSPENDED"),
     "delete-stopped": Scenario(delete, (boot, stop), ends=None, undone="SHUTOFF"),
