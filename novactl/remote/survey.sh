@@ -56,8 +56,8 @@ nv_survey_directories() { # instances-path
 }
 
 nv_survey_domains() { # mark: one virsh for the list, one for each 200 domains
-    nv_all=$(nv_virsh "list --all --autostart --uuid; echo $1; list --inactive --with-managed-save --uuid; echo $1;
-        list --all --uuid" 2>&1) ||
+    nv_ask="list --all --autostart --uuid; echo $1; list --inactive --with-managed-save --uuid; echo $1; list --all --uuid"
+    nv_all=$(nv_virsh "$nv_ask" 2>&1) ||
         nv_die "$?" "libvirt does not answer: $nv_all"
     # virsh goes on after an error
     case $nv_all in *error:*) nv_die 79 "libvirt does not answer: $nv_all" ;; esac

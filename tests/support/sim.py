@@ -448,8 +448,9 @@ class SimHypervisor:
                 takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
                 what = words[3] if words[0] == "nv_fenced" else words[0]
                 ends_at = self.clock.monotonic() + takes.get(what, 0)
-                if what == "nv_save" and (domain := self.host.domains.get(words[1])):
-                    domain.saving_until = None if domain.state in OFF else ends_at
+                domain = self.host.domains.get(words[1]) if what == "nv_save" else None
+                if domain and domain.state not in OFF and self.host.room_to_save >= int(words[6]):
+                    domain.saving_until = ends_at
                 self.host.jobs[op, n] = SimJob(words, ends_at)
 
     def job_wait(self, op: str, n: int, seconds: float) -> JobState:
