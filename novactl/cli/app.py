@@ -22,6 +22,7 @@ from novactl.cli import (
     inventory,
     lab,
     lifecycle,
+    records,
     operations,
 )
 from novactl.cli.render import FORMATS, say
@@ -44,6 +45,7 @@ MODULES = (
     boot,
     instances,
     lifecycle,
+    records,
     consoles,
     hosts,
     aggregates,
