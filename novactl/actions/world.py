@@ -1,6 +1,6 @@
 """What actions and steps may reach: the ports that the composition root fills."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from novactl.engine.ports import Clock, Ids, Interrupt
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
 from novactl.virt.calls import Feed
+from novactl.virt.files import Pruned
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
 
@@ -44,6 +45,7 @@ class Hypervisor(Protocol):
     def base_finish(self, name: str, source_format: str, virtual_size: int) -> None: ...
     def base_finish_words(self, name: str, source_format: str, virtual_size: int) -> list[str]: ...
     def remove_part(self, name: str) -> None: ...
+    def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]: ...
     def base_blank(self, name: str, size: int, kind: str) -> None: ...
     def directory(self, uuid: str) -> str: ...
     def make_directory(self, uuid: str, epoch: int, operation: str) -> None: ...
