@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from novactl.actions.world import World
-from novactl.db import instances
+from novactl.db import instances, pruning
 from novactl.db.session import Tx, set_meta
 from novactl.errors import Refused
 from novactl.objects.instance import Instance
@@ -13,8 +13,8 @@ from novactl.virt.hypervisor import Greeting
 def check_mark(world: World, host: str, mark: str) -> None:
     """Raises Refused, and has all decisions refused from now on, when a host was told of an operation
     that the database does not have. `mark` is the last one that the host knows (Hypervisor.greet)."""
-    op_id = mark.partition(".")[2]
-    if op_id and not world.db.read(lambda tx: _known(tx, op_id)):
+    serial, _, op_id = mark.partition(".")
+    if op_id and not world.db.read(lambda tx: _known(tx, op_id, int(serial))):
         refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
 
 
@@ -27,8 +27,10 @@ def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:
             refuse(world, f"{seen}, which has {now.epoch} in it")
 
 
-def _known(tx: Tx, op_id: str) -> bool:
-    return tx.one("SELECT 1 AS yes FROM operations WHERE id = :id", id=op_id) is not None
+def _known(tx: Tx, op_id: str, serial: int) -> bool:
+    """Whether it is there, or was pruned (db/pruning.py)."""
+    there = tx.one("SELECT 1 AS yes FROM operations WHERE id = :id", id=op_id)
+    return there is not None or serial <= pruning.floor(tx)
 
 
 def refuse(world: World, words: str) -> NoReturn:

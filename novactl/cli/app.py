@@ -14,6 +14,7 @@ from novactl.cli import (
     boot,
     catalogue,
     consoles,
+    cron,
     database,
     demo,
     hosts,
@@ -38,7 +39,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODULES = (boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, database, lab, demo)
+MODULES = (
+    *(boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, cron, database),
+    *(lab, demo),
+)
 for module in MODULES:
     module.register(app)
 

@@ -68,6 +68,28 @@ def update(tx: Tx, name: str, **values: Any) -> None:
     second_copy.changed(tx)
 
 
+def measured(tx: Tx, before: Host, now: Host) -> bool:
+    """What a look at the host measured is kept; whether more than its state and the time of the look changed.
+    The catalogue's copies follow only then; a host that is fenced stays so."""
+    values = {
+        column: getattr(now, column)
+        for column in PLAIN
+        if getattr(now, column) != getattr(before, column) and column not in ("state", "checked_at")
+    }
+    if now.facts != before.facts:
+        values["facts"] = now.facts
+    if values:
+        update(tx, before.name, **values)
+    tx.run(
+        "UPDATE hosts SET state = CASE WHEN state = 'fenced' THEN state ELSE :state END, checked_at = :at,"
+        " version = version + 1 WHERE name = :name",
+        state=now.state,
+        at=now.checked_at,
+        name=before.name,
+    )
+    return bool(values)
+
+
 def remove(tx: Tx, name: str) -> None:
     tx.run("DELETE FROM hosts WHERE name = :name", name=name)
     second_copy.changed(tx)

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from novactl.db.session import Row, Tx, dumps, meta, set_meta
+from novactl.objects.moments import before
 
 LONGEST_LEASE = 86400.0  # seconds; one that runs longer is of a clock that began anew
 
@@ -63,8 +63,7 @@ def is_due(row: Row | None, horizon: float) -> bool:
 def due_at(row: Row | None, now: str) -> str:
     """When it is due, as RFC 3339; `now` is the same instant as the row's."""
     ahead = max(0.0, row["due_at"] - row["now"]) if row else 0.0
-    moment = datetime.fromisoformat(now) + timedelta(seconds=ahead)
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return before(now, -ahead)
 
 
 def take(

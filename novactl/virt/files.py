@@ -17,9 +17,9 @@ STRAY = re.compile(rf"del|{OPERATION.pattern}")
 
 @dataclass(frozen=True)
 class Pruned:
-    """A base file (or, `part`, what a transfer of it left) when it was pruned: the bytes it takes on disk, when
-    it was last used (seconds since 1970), and what became of it: used-in-database, used-here, open, young, busy,
-    removed, or unused (it would have been removed)."""
+    """A base file (or, `part`, what a transfer of it left) when it was pruned: the bytes it takes on disk,
+    when it was last used (seconds since 1970), and what became of it: used-in-database, used-here, open,
+    young, busy, removed, or unused (it would have been removed)."""
 
     name: str
     part: bool
@@ -66,8 +66,8 @@ class BaseFiles(Calls):
 
     def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]:
         """Base files that are none of `keep`, that no file beside _base names, that nobody has open, and that
-        were last used longer ago are gone with what transfers left; not `remove`: only looked at. HostFault when
-        not all files could be read: then nothing is gone."""
+        were last used longer ago are gone with what transfers left; not `remove`: only looked at. HostFault
+        when not all files could be read: then nothing is gone."""
         data = "".join(f"{check_base(name)}\n" for name in sorted(keep)) or "\n"
         mode = "remove" if remove else "look"
         words = ("nv_prune", secrets.token_hex(16), self.instances_path, str(seconds), mode)

@@ -16,7 +16,9 @@ def runner(name: str = "a", boot: str = "b0071234-aaaa", shared: bool = True) ->
     return tasks.Runner.of(name * 32, boot, shared=shared)
 
 
-def take(db: Database, who: tasks.Runner, *, horizon: float = 700, force: bool = False, lease: float = LEASE) -> bool:
+def take(
+    db: Database, who: tasks.Runner, *, horizon: float = 700, force: bool = False, lease: float = LEASE
+) -> bool:
     return db.write(
         lambda tx: tasks.take(tx, "facts", who, lease, horizon=horizon, due_or_not=force, now=WHEN)
     )

@@ -44,7 +44,10 @@ def test_what_the_database_or_an_overlay_needs_stays(ground: Ground) -> None:
     ground.hypervisor.base_blank("swap_64", 1 << 20, "swap")
     ground.age(OLD)
     assert states(ground, {"swap_64"}) == {BASE: "used-here", "swap_64": "used-in-database"}
-    assert states(ground, set()) == {BASE: "used-here", "swap_64": "young"}  # its time counts from its last use
+    assert states(ground, set()) == {
+        BASE: "used-here",
+        "swap_64": "young",
+    }  # its time counts from its last use
 
 
 def test_used_a_moment_ago_it_stays(ground: Ground) -> None:
@@ -94,13 +97,30 @@ def here(tmp_path: Path) -> Ground:
 
 def overlay(path: Path, base: Path | str, *options: str) -> None:
     path.parent.mkdir(exist_ok=True)
-    make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", *options, "-b", str(base), str(path), "64M"]
+    make = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        *options,
+        "-b",
+        str(base),
+        str(path),
+        "64M",
+    ]
     subprocess.run(make, check=True)
 
 
-@pytest.mark.parametrize("place", ["somebodys/deep/disk.qcow2", ".hidden/disk", "beside.qcow2", f"{UUID}.del/disk"])
+@pytest.mark.parametrize(
+    "place", ["somebodys/deep/disk.qcow2", ".hidden/disk", "beside.qcow2", f"{UUID}.del/disk"]
+)
 @pytest.mark.parametrize("options", [(), ("-o", "cluster_size=2M"), ("-o", "compat=0.10")])
-def test_an_overlay_that_the_database_does_not_know(here: Ground, place: str, options: tuple[str, ...]) -> None:
+def test_an_overlay_that_the_database_does_not_know(
+    here: Ground, place: str, options: tuple[str, ...]
+) -> None:
     path = here.path / place
     path.parent.mkdir(parents=True, exist_ok=True)
     overlay(path, here.path / "_base" / BASE, *options)

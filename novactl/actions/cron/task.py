@@ -1,0 +1,70 @@
+"""What a task of cron is, what it is given, and what it says when it has ended."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from novactl.actions.host_checks import Looks
+from novactl.actions.operate import Operator
+from novactl.actions.world import World
+from novactl.objects.policy import CronTask
+
+
+@dataclass
+class Report:
+    """What a task did, and what needs somebody's attention: {what it is about: what is wrong}. `partial`: not
+    all was looked at, so what is not named here may be as it was."""
+
+    changes: list[str] = field(default_factory=list)
+    concerns: dict[str, str] = field(default_factory=dict)
+    partial: bool = False
+
+    def note(self, target: str, message: str) -> None:
+        """A concern about it, said once however often it is met."""
+        text = message if message.startswith(target) else f"{target}: {message}"
+        self.concerns[target] = text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a task works with. `go_on` is asked between two hosts, instances, batches: when it says no, the
+    task ends there with a partial report, and the rest is done next time."""
+
+    operator: Operator
+    reach: Looks
+    dry_run: bool
+    go_on: Callable[[], bool]
+
+    @property
+    def world(self) -> World:
+        return self.operator.world
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is done from time to time: `every` so many seconds, and up to `jitter` more, by chance."""
+
+    name: str
+    summary: str
+    every: int
+    jitter: int
+    work: Callable[[Context], Report]
+    enabled: bool = True
+
+    @property
+    def horizon(self) -> float:
+        """The longest that it ever waits, in seconds."""
+        return self.every + self.jitter + 1.0
+
+    def as_set(self, settings: Mapping[str, Mapping[str, object]]) -> "Task":
+        """The same as the operator wants it (settings, "cron")."""
+        if self.name not in settings:
+            return self
+        given = CronTask.from_dict(self.name, settings[self.name])
+        return Task(
+            name=self.name,
+            summary=self.summary,
+            every=self.every if given.every is None else given.every,
+            jitter=self.jitter if given.jitter is None else given.jitter,
+            work=self.work,
+            enabled=given.enabled,
+        )
