@@ -40,6 +40,7 @@ def cron(
     * * * * * root novactl cron
     """
     from novactl.actions.cron import TASKS, Cron
+    from novactl.engine.ports import SystemClock
 
     session = ctx.obj
     if timeout <= 0:
@@ -50,7 +51,8 @@ def cron(
         told.append(row.task)
         _tell(session, row)
 
-    running = Cron(session.cloud.operator, session.cloud, TASKS, tell=tell)
+    cloud = session.cloud
+    running = Cron(cloud.db, SystemClock(), lambda: (cloud.operator, cloud), TASKS, tell=tell)
     if list_:
         render.listing(session, [_listed(one) for one in running.listed()], LIST_COLUMNS)
         return
@@ -111,4 +113,4 @@ def _code(rows: Sequence["Row"]) -> int:
         return FAILED if len(failed) == len(worked) else PARTLY
     if any(row.attention for row in worked):
         return ATTENTION
-    return TIMED_OUT if any(row.message == "no time is left" for row in rows) else 0
+    return TIMED_OUT if any(row.cut for row in rows) else 0

@@ -1,4 +1,4 @@
-"""Pruning of base files: what a host promises (the simulation and the real shell), and what only real files show."""
+"""Pruning of base files: what a host promises (simulated and real), and what only real files show."""
 
 import fcntl
 import hashlib

@@ -1,6 +1,5 @@
 """The tasks of cron, in the order in which they are done."""
 
-from novactl.actions.cron import hosts, upkeep
 from novactl.actions.cron.task import Task
 from novactl.objects.duration import UNITS
 
@@ -12,27 +11,27 @@ TASKS = (
         summary="report operations that were left half way",
         every=5 * MINUTE,
         jitter=0,
-        work=upkeep.leases,
+        work="upkeep.leases",
     ),
     Task(
         name="facts",
         summary="measure hosts anew, and tell which do not answer",
         every=10 * MINUTE,
         jitter=MINUTE,
-        work=hosts.facts,
+        work="hosts.facts",
     ),
     Task(
         name="prune-caches",
         summary="remove base files that no instance of a host uses",
         every=DAY,
         jitter=HOUR,
-        work=upkeep.caches,
+        work="upkeep.caches",
     ),
     Task(
         name="prune-records",
         summary="remove operations, events and deleted instances older than 90 days",
         every=DAY,
         jitter=HOUR,
-        work=upkeep.records,
+        work="upkeep.records",
     ),
 )

@@ -4,18 +4,22 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from novactl.actions.cron.news import News, news
 from novactl.actions.cron.task import Context, Report, Task
-from novactl.actions.host_checks import Looks
-from novactl.actions.operate import Operator
 from novactl.db import settings, tasks
+from novactl.db.session import Database, Tx
 from novactl.db.session import Row as DbRow
-from novactl.db.session import Tx
 from novactl.engine.heartbeat import Heartbeat
+from novactl.engine.ports import Clock
 from novactl.errors import Busy, Interrupted, NotFound, NovactlError, Refused
 from novactl.objects.names import near
+
+if TYPE_CHECKING:
+    from novactl.actions.host_checks import Looks
+    from novactl.actions.operate import Operator
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,8 @@ Result = Literal["done", "skipped", "failed"]
 
 @dataclass
 class Row:
-    """How a task fared in this run. `attention`: all that needs it now; `news`: what of it is to be told."""
+    """How a task fared in this run. `attention`: all that needs it now; `news`: what of it is to be told;
+    `cut`: there was no time for all of it."""
 
     task: str
     result: Result = "skipped"
@@ -37,47 +42,52 @@ class Row:
     started_at: str | None = None
     finished_at: str | None = None
     due_at: str | None = None
+    cut: bool = False
     error: NovactlError | None = None
 
 
 class Leases:
     """engine.heartbeat's view of the task that a process works on."""
 
-    def __init__(self, operator: Operator, runner: tasks.Runner) -> None:
-        self.operator, self.runner = operator, runner
-        self.lease = operator.journal.lease
+    def __init__(self, db: Database, runner: tasks.Runner, lease: float) -> None:
+        self.db, self.runner, self.lease = db, runner, lease
 
     def renew(self) -> None:
-        db = self.operator.world.db
-        db.write(lambda tx: tasks.renew(tx, self.runner, self.lease), alone=False)
+        self.db.write(lambda tx: tasks.renew(tx, self.runner, self.lease), alone=False)
 
     def wishes(self) -> dict[str, bool]:
-        held = self.operator.world.db.read(lambda tx: tasks.held(tx, self.runner))
-        return dict.fromkeys(held, False)
+        return dict.fromkeys(self.db.read(lambda tx: tasks.held(tx, self.runner)), False)
 
 
 class Cron:
-    """The tasks, and the process that runs them. `random` gives what is between 0 and 1; `tell` gets what a
-    task has to tell before that is remembered as told."""
+    """The tasks, and the process that runs them. `opened` gives what they work with, when the first one is
+    taken; `tell` gets what a task has to tell before that is remembered as told."""
 
     def __init__(
         self,
-        operator: Operator,
-        reach: Looks,
+        db: Database,
+        clock: Clock,
+        opened: Callable[[], tuple["Operator", "Looks"]],
         known: Sequence[Task],
         *,
         tell: Callable[[Row], None],
         chance: Callable[[], float] = CHANCE,
     ) -> None:
-        self.operator, self.reach, self.tell, self.chance = operator, reach, tell, chance
-        self.world, owner = operator.world, operator.journal.owner
-        self.runner = tasks.Runner.of(
-            owner.runner, str(owner.key.get("boot", "")), shared=self.world.db.shared
-        )
-        self.leases = Leases(operator, self.runner)
+        self.db, self.clock, self.opened, self.tell, self.chance = db, clock, opened, tell, chance
         self.heartbeat: Heartbeat | None = None
-        given, self.rows = self.world.db.read(lambda tx: (settings.get(tx, "cron"), tasks.all_of(tx)))
+        given, self.rows = db.read(lambda tx: (settings.get(tx, "cron"), tasks.all_of(tx)))
         self.tasks = [task.as_set(given) for task in known]
+
+    @cached_property
+    def operator(self) -> "Operator":
+        return self.opened()[0]
+
+    @cached_property
+    def leases(self) -> Leases:
+        journal = self.operator.journal
+        boot = str(journal.owner.key.get("boot", ""))
+        runner = tasks.Runner.of(journal.owner.runner, boot, shared=self.db.shared)
+        return Leases(self.db, runner, journal.lease)
 
     # --- looking ---
 
@@ -93,7 +103,7 @@ class Cron:
 
     def listed(self) -> Iterator[dict[str, Any]]:
         """Each task as `cron --list` shows it (docs/cli.md)."""
-        now = self.world.clock.now()
+        now = self.clock.now()
         for task in self.tasks:
             row: Mapping[str, Any] = self.rows.get(task.name, {})
             memory = row.get("memory", tasks.Memory())
@@ -125,7 +135,7 @@ class Cron:
         return list(self._each([self.one(name)], seconds=seconds, dry_run=dry_run, now=True))
 
     def _each(self, chosen: Iterable[Task], *, seconds: float, dry_run: bool, now: bool) -> Iterator[Row]:
-        end = self.world.clock.monotonic() + seconds
+        end = self.clock.monotonic() + seconds
         for task in chosen:
             row = Row(task=task.name)
             before = self.rows.get(task.name)
@@ -133,11 +143,11 @@ class Cron:
                 row.message = "is disabled"
             elif not now and not tasks.is_due(before, task.horizon):
                 row.message = "is not due"
-            elif self.world.clock.monotonic() >= end:
-                row.message = "no time is left"
+            elif self.clock.monotonic() >= end:
+                row.message, row.cut = "no time is left", True
             else:
                 self._one(task, row, end=end, dry_run=dry_run, now=now)
-            row.due_at = row.due_at or tasks.due_at(before, self.world.clock.now())
+            row.due_at = row.due_at or tasks.due_at(before, self.clock.now())
             yield row
 
     def _one(self, task: Task, row: Row, *, end: float, dry_run: bool, now: bool) -> None:
@@ -158,15 +168,15 @@ class Cron:
         finally:
             self.heartbeat = None
             if not kept:
-                self.world.db.write(lambda tx: tasks.let_go(tx, task.name, self.runner))
+                self.db.write(lambda tx: tasks.let_go(tx, task.name, self.leases.runner))
 
     def _take(self, task: Task, now: bool) -> bool:
         def work(tx: Tx) -> DbRow | None:
-            started = self.world.clock.now()
+            started = self.clock.now()
             if not tasks.take(
                 tx,
                 task.name,
-                self.runner,
+                self.leases.runner,
                 self.leases.lease,
                 horizon=task.horizon,
                 due_or_not=now,
@@ -175,25 +185,25 @@ class Cron:
                 return None
             return tasks.all_of(tx)[task.name]
 
-        taken = self.world.db.write(work)
+        taken = self.db.write(work)
         if taken is not None:
             self.rows[task.name] = taken
         return taken is not None
 
     def _do(self, task: Task, row: Row, end: float, *, dry_run: bool) -> Report:
         """The task's work. What goes wrong is its concern; only the user's wish to stop goes through."""
-        clock = self.world.clock
+        clock, interrupt = self.clock, self.operator.world.interrupt
 
         def go_on() -> bool:
             lost = self.heartbeat is not None and self.heartbeat.missing(task.name)
-            return not (lost or self.world.interrupt.is_set() or clock.monotonic() >= end)
+            return not (lost or interrupt.is_set() or clock.monotonic() >= end)
 
         row.started_at = clock.now()
         report = Report()
         try:
-            report = task.work(
-                Context(operator=self.operator, reach=self.reach, dry_run=dry_run, go_on=go_on)
-            )
+            operator, reach = self.opened()
+            context = Context(operator=operator, reach=reach, dry_run=dry_run, go_on=go_on)
+            report = task.do(context)
             row.result = "done"
         except Interrupted:
             raise
@@ -205,8 +215,9 @@ class Cron:
         if row.error is not None:
             row.result, report.partial = "failed", True
             report.note(task.name, row.error.message)
-        self.world.interrupt.check()
+        interrupt.check()
         row.finished_at, row.changes = clock.now(), report.changes
+        row.cut = row.result == "done" and report.partial
         row.attention = list(report.concerns.values())
         row.message = row.error.message if row.error else told_in_brief(report)
         return report
@@ -214,7 +225,7 @@ class Cron:
     def _put_back(self, task: Task, row: Row, report: Report) -> bool:
         """It is told what is new, then remembered and due again; a task that lost its lease is another's.
         Told twice is better than never: whoever dies in between tells it again."""
-        now = self.world.clock.now()
+        now = self.clock.now()
         before: tasks.Memory = self.rows[task.name]["memory"]
         row.news, told = news(before.told, report, now)
         good = row.result == "done"
@@ -226,13 +237,13 @@ class Cron:
         if good and task.name in before.told:  # its own failure is over, whatever else was not looked at
             memory.told.pop(task.name, None)
         self.tell(row)
-        wait = task.every + task.jitter * self.chance()
+        wait = 0.0 if row.cut else task.every + task.jitter * self.chance()
 
         def work(tx: Tx) -> str | None:
             kept = tasks.finish(
                 tx,
                 task.name,
-                self.runner,
+                self.leases.runner,
                 wait=wait,
                 result=row.result,
                 message=row.message,
@@ -241,7 +252,7 @@ class Cron:
             )
             return tasks.due_at(tasks.all_of(tx)[task.name], now) if kept else None
 
-        row.due_at = self.world.db.write(work)
+        row.due_at = self.db.write(work)
         return row.due_at is not None
 
 

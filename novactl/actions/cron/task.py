@@ -1,12 +1,16 @@
 """What a task of cron is, what it is given, and what it says when it has ended."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from novactl.actions.host_checks import Looks
-from novactl.actions.operate import Operator
-from novactl.actions.world import World
 from novactl.objects.policy import CronTask
+
+if TYPE_CHECKING:
+    from novactl.actions.host_checks import Looks
+    from novactl.actions.operate import Operator
+    from novactl.actions.world import World
 
 
 @dataclass
@@ -29,25 +33,26 @@ class Context:
     """What a task works with. `go_on` is asked between two hosts, instances, batches: when it says no, the
     task ends there with a partial report, and the rest is done next time."""
 
-    operator: Operator
-    reach: Looks
+    operator: "Operator"
+    reach: "Looks"
     dry_run: bool
     go_on: Callable[[], bool]
 
     @property
-    def world(self) -> World:
+    def world(self) -> "World":
         return self.operator.world
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is done from time to time: `every` so many seconds, and up to `jitter` more, by chance."""
+    """What is done from time to time: `every` so many seconds, and up to `jitter` more, by chance. `work`
+    names a module beside this one and its function: a run with nothing to do does not import it."""
 
     name: str
     summary: str
     every: int
     jitter: int
-    work: Callable[[Context], Report]
+    work: str
     enabled: bool = True
 
     @property
@@ -55,16 +60,20 @@ class Task:
         """The longest that it ever waits, in seconds."""
         return self.every + self.jitter + 1.0
 
+    def do(self, context: Context) -> Report:
+        """Its work."""
+        module, _, function = self.work.partition(".")
+        done: Report = getattr(import_module(f"novactl.actions.cron.{module}"), function)(context)
+        return done
+
     def as_set(self, settings: Mapping[str, Mapping[str, object]]) -> "Task":
         """The same as the operator wants it (settings, "cron")."""
         if self.name not in settings:
             return self
         given = CronTask.from_dict(self.name, settings[self.name])
-        return Task(
-            name=self.name,
-            summary=self.summary,
+        return replace(
+            self,
+            enabled=given.enabled,
             every=self.every if given.every is None else given.every,
             jitter=self.jitter if given.jitter is None else given.jitter,
-            work=self.work,
-            enabled=given.enabled,
         )
