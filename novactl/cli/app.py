@@ -17,11 +17,13 @@ from novactl.cli import (
     cron,
     database,
     demo,
+    health,
     hosts,
     instances,
     lab,
     lifecycle,
     operations,
+    prune,
 )
 from novactl.cli.render import FORMATS, say
 from novactl.cli.session import Session
@@ -40,8 +42,8 @@ app = typer.Typer(
 )
 
 MODULES = (
-    *(boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, cron, database),
-    *(lab, demo),
+    *(boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, cron, health),
+    *(prune, database, lab, demo),
 )
 for module in MODULES:
     module.register(app)
