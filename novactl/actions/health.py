@@ -127,9 +127,8 @@ def _hosts(seen: Seen, limits: Limits) -> Iterator[Check]:
             words = f"is {state}{'' if host['enabled'] else f' and disabled{reason}'}"
             yield Check(check="hosts", target=name, result=result, message=f"{name}: {words}", hint=hint)
         elif age is None or age > limits.stale:
-            words = (
-                "was never looked at" if age is None else f"was last looked at {as_duration(int(age))} ago"
-            )
+            when = "never" if age is None else f"{as_duration(int(age))} ago"
+            words = f"was last looked at: {when}"
             yield Check(
                 check="hosts", target=name, result="warn", message=f"{name}: {words}", hint="novactl cron"
             )

@@ -52,13 +52,11 @@ def _hosts(seen: "Seen") -> Iterator[Family]:
     def each(value: Any) -> list[Sample]:
         return [({"host": host["name"]}, value(host)) for host in seen.hosts]
 
-    yield (
-        "novactl_host_up",
-        "Whether the host answered when it was last looked at.",
-        each(lambda h: h["state"] == "up"),
-    )
+    yield "novactl_host_up", "Whether it answered when last looked at.", each(lambda h: h["state"] == "up")
     yield "novactl_host_enabled", "Whether new instances may be placed there.", each(lambda h: h["enabled"])
-    looked = [({"host": h["name"]}, _seconds(h["checked_at"])) for h in seen.hosts if h["checked_at"]]
+    looked: list[Sample] = [
+        ({"host": host["name"]}, _seconds(host["checked_at"])) for host in seen.hosts if host["checked_at"]
+    ]
     yield "novactl_host_checked_timestamp_seconds", "When the host was last looked at.", looked
     yield "novactl_host_instances", "Instances on the host.", each(lambda h: h["instances"])
     for size, (name, unit) in RESOURCES.items():

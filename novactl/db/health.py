@@ -42,7 +42,8 @@ def instances(tx: Tx) -> dict[str, int]:
 def in_error(tx: Tx, most: int) -> list[str]:
     """Names of instances in ERROR."""
     rows = tx.all(
-        "SELECT name FROM instances WHERE vm_state = 'error' AND deleted_at IS NULL ORDER BY name LIMIT :most",
+        "SELECT name FROM instances WHERE vm_state = 'error' AND deleted_at IS NULL"
+        " ORDER BY name LIMIT :most",
         most=most,
     )
     return [row["name"] for row in rows]

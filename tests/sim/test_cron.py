@@ -1,4 +1,4 @@
-"""cron on simulated fleets: a task is done once, whoever dies with it, and what it takes away is not missed."""
+"""cron on simulated fleets: a task is done once, whoever dies with it, and nothing it took is missed."""
 
 from collections.abc import Callable
 from pathlib import Path
