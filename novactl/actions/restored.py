@@ -1,10 +1,11 @@
 """Noticing that the database was restored from an older copy: the hosts know what it has forgotten."""
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 from novactl.actions.world import World
 from novactl.db import instances, pruning
-from novactl.db.session import Tx, set_meta
+from novactl.db.session import Tx, among, set_meta
 from novactl.errors import Refused
 from novactl.objects.instance import Instance
 from novactl.virt.hypervisor import Greeting
@@ -16,6 +17,19 @@ def check_mark(world: World, host: str, mark: str) -> None:
     serial, _, op_id = mark.partition(".")
     if op_id and not world.db.read(lambda tx: _known(tx, op_id, int(serial))):
         refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
+
+
+def check_marks(world: World, marks: Mapping[str, str]) -> None:
+    """check_mark() of many hosts' at once."""
+    told = {mark.partition(".")[2]: (host, int(mark.partition(".")[0])) for host, mark in marks.items() if mark}
+
+    def unknown(tx: Tx) -> set[str]:
+        known = {row["id"] for row in among(tx, "SELECT id FROM operations WHERE id IN", list(told))}
+        floor = pruning.floor(tx)
+        return {op_id for op_id, (_, serial) in told.items() if op_id not in known and serial > floor}
+
+    for op_id in sorted(world.db.read(unknown)) if told else ():
+        refuse(world, f"host {told[op_id][0]} has seen operation {op_id}, which is not in it")
 
 
 def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:

@@ -1,6 +1,7 @@
 """Hosts, and who holds how much of them."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from novactl.db import second_copy
@@ -68,6 +69,34 @@ def update(tx: Tx, name: str, **values: Any) -> None:
     second_copy.changed(tx)
 
 
+def seen(tx: Tx, names: Sequence[str], state: str, now: str) -> None:
+    """These were looked at and are up, or down; what is fenced stays so. Hosts keep no new copy of that."""
+    for name in names:
+        tx.run(
+            "UPDATE hosts SET state = CASE WHEN state = 'fenced' THEN state ELSE :state END,"
+            " checked_at = :now, version = version + 1 WHERE name = :name",
+            state=state,
+            now=now,
+            name=name,
+        )
+
+
+def rebooted(tx: Tx, name: str, boot_id: str) -> bool:
+    """Remember the host's boot; whether it is another than the one known."""
+    row = tx.one("SELECT facts FROM hosts WHERE name = :name", name=name)
+    facts = json.loads(row["facts"]) if row else {}
+    before = facts.get("boot_id")
+    if row is None or before == boot_id:
+        return False
+    facts["boot_id"] = boot_id
+    tx.run(
+        "UPDATE hosts SET facts = :facts, version = version + 1 WHERE name = :name",
+        facts=dumps(facts),
+        name=name,
+    )
+    return before is not None
+
+
 def measured(tx: Tx, before: Host, now: Host) -> bool:
     """What a look at the host measured is kept; whether more than its state and the time of the look changed.
     The catalogue's copies follow only then; a host that is fenced stays so."""
@@ -80,13 +109,7 @@ def measured(tx: Tx, before: Host, now: Host) -> bool:
         values["facts"] = now.facts
     if values:
         update(tx, before.name, **values)
-    tx.run(
-        "UPDATE hosts SET state = CASE WHEN state = 'fenced' THEN state ELSE :state END, checked_at = :at,"
-        " version = version + 1 WHERE name = :name",
-        state=now.state,
-        at=now.checked_at,
-        name=before.name,
-    )
+    seen(tx, [before.name], now.state, str(now.checked_at))
     return bool(values)
 
 

@@ -1,10 +1,10 @@
 """Instances and their ports: named queries."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from novactl.db.session import Row, Tx, dumps
+from novactl.db.session import Row, Tx, among, dumps
 from novactl.errors import NotFound, UsageError
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import Image
@@ -153,6 +153,35 @@ def everything(
         **{key: value for key, value in (("project", project), ("host", host)) if value is not None},
     )
     return _with_ports(tx, rows)
+
+
+PLAIN = "('active', 'stopped', 'paused', 'suspended')"
+"""States that follow from what the hypervisor says."""
+
+
+def powers(tx: Tx, hosts: Sequence[str] | None = None) -> list[Row]:
+    """uuid, name, host, states and version of all that should be as their hosts say (None: all hosts)."""
+    sql = (
+        "SELECT uuid, name, host, vm_state, power_state, version FROM instances"
+        f" WHERE deleted_at IS NULL AND task_state IS NULL AND vm_state IN {PLAIN}"
+    )
+    if hosts is None:
+        return tx.all(f"{sql} AND host IS NOT NULL")
+    return among(tx, f"{sql} AND host IN", hosts)
+
+
+def follow(tx: Tx, uuid: str, version: int, vm_state: VmState, power_state: PowerState) -> bool:
+    """The record is as its host was seen; False when it is not the version that was read."""
+    return bool(
+        tx.run(
+            "UPDATE instances SET vm_state = :vm_state, power_state = :power_state, version = version + 1"
+            " WHERE uuid = :uuid AND version = :version AND task_state IS NULL AND deleted_at IS NULL",
+            uuid=uuid,
+            version=version,
+            vm_state=vm_state,
+            power_state=power_state,
+        )
+    )
 
 
 def taken_addresses(tx: Tx, network_id: str) -> list[str]:

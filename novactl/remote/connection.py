@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from novactl.errors import HostUnreachable
+from novactl.errors import HostUnreachable, HostUntrusted
 from novactl.remote.ssh_config import SshFiles
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def connect(host: str, files: SshFiles) -> Any:
     try:
         return retrying(_open, fabric, paramiko, host, files)
     except paramiko.BadHostKeyException as error:
-        raise HostUnreachable(
+        raise HostUntrusted(
             f"{host}: the host key of {error.hostname} is not the pinned one: somebody may be in between",
             hint="if the host was reinstalled, give the new key: novactl host add … --fingerprint",
         ) from error
     except paramiko.AuthenticationException as error:
-        raise HostUnreachable(
+        raise HostUntrusted(
             f"{host}: it accepts none of your keys", hint="novactl host add … --identity FILE names the key"
         ) from error
     except (OSError, EOFError, paramiko.SSHException) as error:

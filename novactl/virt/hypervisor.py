@@ -8,7 +8,7 @@ from typing import Any
 from novactl.errors import HostFault
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
-from novactl.virt import survey
+from novactl.virt import states, survey
 from novactl.virt.calls import Shell, check_uuid
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
@@ -133,6 +133,21 @@ class Hypervisor(Jobs, BaseFiles, InstanceFiles, Domains):
         mark = secrets.token_hex(16)
         answer = self.shell.call_bytes("nv_survey", mark, self.instances_path, deadline=600)
         return survey.parse(self.name, answer, mark)
+
+    def states(self, deadline: float = 30.0) -> states.States:
+        """The host and the power of all its domains; HostRefused when it is not enrolled in this fleet.
+        `deadline` is for the call, not for connecting."""
+        mark = secrets.token_hex(16)
+        answer = self.shell.call(
+            "nv_ours", self.fleet, self.mark, "nv_states", mark, self.instances_path, deadline=deadline
+        )
+        seen = states.parse(self.name, answer, mark)
+        self.copy_seen = seen.copy
+        return seen
+
+    def hang_up(self) -> None:
+        """Let the connection go, unless something uses it; the next call opens another."""
+        self.shell.hang_up()
 
     # --- the second copy of the catalogue ---
 
