@@ -21,7 +21,9 @@ def check_mark(world: World, host: str, mark: str) -> None:
 
 def check_marks(world: World, marks: Mapping[str, str]) -> None:
     """check_mark() of many hosts' at once."""
-    told = {mark.partition(".")[2]: (host, int(mark.partition(".")[0])) for host, mark in marks.items() if mark}
+    told = {
+        mark.partition(".")[2]: (host, int(mark.partition(".")[0])) for host, mark in marks.items() if mark
+    }
 
     def unknown(tx: Tx) -> set[str]:
         known = {row["id"] for row in among(tx, "SELECT id FROM operations WHERE id IN", list(told))}
