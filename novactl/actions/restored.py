@@ -21,17 +21,16 @@ def check_mark(world: World, host: str, mark: str) -> None:
 
 def check_marks(world: World, marks: Mapping[str, str]) -> None:
     """check_mark() of many hosts' at once."""
-    told = {
-        mark.partition(".")[2]: (host, int(mark.partition(".")[0])) for host, mark in marks.items() if mark
-    }
+    told = [(host, *mark.split(".", 1)) for host, mark in sorted(marks.items()) if mark]
 
-    def unknown(tx: Tx) -> set[str]:
-        known = {row["id"] for row in among(tx, "SELECT id FROM operations WHERE id IN", list(told))}
+    def unknown(tx: Tx) -> list[tuple[str, str]]:
+        named = sorted({op_id for _, _, op_id in told})
+        known = {row["id"] for row in among(tx, "SELECT id FROM operations WHERE id IN", named)}
         floor = pruning.floor(tx)
-        return {op_id for op_id, (_, serial) in told.items() if op_id not in known and serial > floor}
+        return [(host, op) for host, serial, op in told if op not in known and int(serial) > floor]
 
-    for op_id in sorted(world.db.read(unknown)) if told else ():
-        refuse(world, f"host {told[op_id][0]} has seen operation {op_id}, which is not in it")
+    for host, op_id in world.db.read(unknown) if told else ():
+        refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
 
 
 def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:

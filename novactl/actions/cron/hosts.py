@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from novactl.actions import host_checks
+from novactl.actions import host_checks, restored, second_copies
 from novactl.actions.cron.task import Context, Report
-from novactl.db import hosts
-from novactl.errors import NovactlError
+from novactl.actions.refresh import refresh
+from novactl.db import hosts, second_copy
+from novactl.errors import HostUnreachable, NovactlError
 from novactl.objects.host import Host
 
 PARALLEL = 16
+NOBODY = "00000000-0000-0000-0000-000000000000"  # look() wants to be asked about an instance
 
 T = TypeVar("T")
 
@@ -51,6 +53,44 @@ def _look(context: Context, host: Host, report: Report) -> None:
         report.changes.append(f"{host.name}: is {seen.state}, was {host.state}")
     if not context.dry_run and world.db.write(lambda tx: hosts.measured(tx, host, seen)):
         report.changes.append(f"{host.name}: what is known of it changed")
+
+
+def power_states(context: Context) -> Report:
+    """Records follow what hosts say of their guests. Hosts that do not answer are the concern of `facts`."""
+    report = Report()
+    if context.dry_run:
+        return report
+    for row in refresh(context.world, user=context.operator.journal.owner.user):
+        report.changes += [f"{one.name}: {one.before} -> {one.after}" for one in row.changes]
+        for name in row.missing:
+            report.note(name, f"{row.host} has no domain of it: novactl audit")
+        if row.error is not None and not isinstance(row.error, HostUnreachable):
+            report.note(row.host, row.error.message)
+    return report
+
+
+def copies(context: Context) -> Report:
+    """Hosts with an older copy of the catalogue get today's."""
+    report, world = Report(), context.world
+    newest = world.db.read(second_copy.version)
+    known = [host.name for host in world.db.read(hosts.everything) if host.state == "up"]
+
+    def one(name: str) -> None:
+        try:
+            seen = world.hypervisor(name).look(NOBODY, [])
+            restored.check_mark(world, name, seen.mark)
+        except HostUnreachable:
+            return
+        except NovactlError as error:
+            report.note(name, error.message)
+            return
+        if seen.copy < newest:
+            report.changes.append(f"{name}: has copy {seen.copy} of the catalogue, gets {newest}")
+            if not context.dry_run:
+                second_copies.refresh(world, [name])
+
+    each(context, known, one, report)
+    return report
 
 
 def _patiently(context: Context, host: Host) -> Host:

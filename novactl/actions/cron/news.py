@@ -25,7 +25,7 @@ class News:
 
 def news(told: Mapping[str, Mapping[str, str]], report: Report, now: str) -> tuple[list[News], Told]:
     """(what is to be told now, what has been told then). What a partial report does not name goes on."""
-    found: list[News] = []
+    found = [News("", "new", mishap, now) for mishap in report.mishaps]
     after: Told = {}
     for target, message in sorted(report.concerns.items()):
         before = told.get(target)

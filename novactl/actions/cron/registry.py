@@ -21,6 +21,27 @@ TASKS = (
         work="hosts.facts",
     ),
     Task(
+        name="power-states",
+        summary="have the records follow what hosts say of their guests",
+        every=10 * MINUTE,
+        jitter=MINUTE,
+        work="hosts.power_states",
+    ),
+    Task(
+        name="policies",
+        summary="carry out the fleet's policies",
+        every=MINUTE,
+        jitter=0,
+        work="policies.policies",
+    ),
+    Task(
+        name="second-copies",
+        summary="bring hosts' copies of the catalogue up to date",
+        every=HOUR,
+        jitter=5 * MINUTE,
+        work="hosts.copies",
+    ),
+    Task(
         name="prune-caches",
         summary="remove base files that no instance of a host uses",
         every=DAY,

@@ -218,7 +218,7 @@ class Cron:
         interrupt.check()
         row.finished_at, row.changes = clock.now(), report.changes
         row.cut = row.result == "done" and report.partial
-        row.attention = list(report.concerns.values())
+        row.attention = [*report.mishaps, *report.concerns.values()]
         row.message = row.error.message if row.error else told_in_brief(report)
         return report
 
@@ -259,6 +259,7 @@ class Cron:
 def told_in_brief(report: Report) -> str:
     """One line of it, for the task's row."""
     parts = [f"{len(report.changes)} changed"] if report.changes else []
-    parts += [f"{len(report.concerns)} need attention"] if report.concerns else []
+    attention = len(report.concerns) + len(report.mishaps)
+    parts += [f"{attention} need attention"] if attention else []
     parts += ["not all was done"] if report.partial else []
     return ", ".join(parts)

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What a task did, and what needs somebody's attention: {what it is about: what is wrong}. `partial`: not
-    all was looked at, so what is not named here may be as it was."""
+    """What a task did, and what needs somebody's attention: `concerns` go on until the task does not name
+    them any more ({what it is about: what is wrong}), `mishaps` happened once. `partial`: not all was looked
+    at, so what is not named here may be as it was."""
 
     changes: list[str] = field(default_factory=list)
     concerns: dict[str, str] = field(default_factory=dict)
+    mishaps: list[str] = field(default_factory=list)
     partial: bool = False
 
     def note(self, target: str, message: str) -> None:
