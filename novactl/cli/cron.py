@@ -16,6 +16,13 @@ LIST_COLUMNS = ("task", "enabled", "due_at", "result", "finished_at", "message")
 FAILED, PARTLY, ATTENTION, TIMED_OUT = 1, 3, 10, 124
 
 
+EXAMPLES = {
+    "cron.d": "cron.d/novactl",
+    "service": "systemd/novactl-cron.service",
+    "timer": "systemd/novactl-cron.timer",
+}
+
+
 def register(app: typer.Typer) -> None:
     app.command()(cron)
 
@@ -30,6 +37,9 @@ def cron(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SEC", help="Leave the rest to the next run after (124).")
     ] = 3600,
+    example: Annotated[
+        str | None, typer.Option("--example", metavar="|".join(EXAMPLES), help="Print what calls it.")
+    ] = None,
 ) -> None:
     """Do all periodic work that is due. Prints nothing when all is well; of what is not, each thing once.
 
@@ -37,8 +47,11 @@ def cron(
 
     One line of a crontab is all that a fleet needs:
 
-    * * * * * root novactl cron
+    novactl cron --example cron.d >/etc/cron.d/novactl
     """
+    if example is not None:
+        _example(example)
+        return
     from novactl.actions.cron import TASKS, Cron
     from novactl.engine.ports import SystemClock
 
@@ -68,6 +81,14 @@ def cron(
         render.listing(session, [_row(row) for row in rows], COLUMNS)
     if code := _code(rows):
         raise typer.Exit(code)
+
+
+def _example(name: str) -> None:
+    from novactl import resources
+
+    if name not in EXAMPLES:
+        raise UsageError(f"--example {name!r} is not one of {', '.join(EXAMPLES)}")
+    print((resources.directory("templates") / EXAMPLES[name]).read_text(), end="")
 
 
 def _tell(session: Any, row: "Row") -> None:
