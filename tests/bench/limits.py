@@ -14,6 +14,16 @@ LIST_MORE_HOSTS = 1.15
 
 LIST_HOSTS = 500
 
+CRON_SECONDS = 0.3
+"""`novactl cron` when no task is due."""
+
+METRICS_SECONDS = 1.0
+"""`novactl metrics` of FLEET_HOSTS hosts and FLEET_INSTANCES instances, with an operation each."""
+
+FLEET_HOSTS = 1000
+
+FLEET_INSTANCES = 20000
+
 BOOT_OF_RAW = 1.3
 """One boot of a cached image: at most so many times the raw calls, plus start-up."""
 
