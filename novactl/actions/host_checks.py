@@ -12,6 +12,7 @@ from novactl.db import catalogue, hosts
 from novactl.errors import HostFault, HostUnreachable, NovactlError
 from novactl.objects.host import Host
 from novactl.objects.image import GIB
+from novactl.objects.names import INTERFACE
 from novactl.virt.connection import LibvirtFacts
 
 MINIMUM = {"libvirt": (8, 0, 0), "qemu": (6, 2, 0), "sshd": (8, 0)}
@@ -220,6 +221,7 @@ def _with_facts(
         "boot_id": seen["boot_id"],
         "odirect": seen.get("odirect") == "yes",
         "bridges": seen["bridge"],
+        "bridge_ports": _ports(seen),
     }
     foreign = [] if libvirt is None else [g for g in libvirt.guests if g.fleet != world.fleet and g.active]
     if libvirt is not None:
@@ -241,6 +243,15 @@ def _with_facts(
         facts=facts,
         checked_at=world.clock.now(),
     )
+
+
+def _ports(seen: dict[str, Any]) -> dict[str, list[str]]:
+    """Bridges and what they are plugged into, to be made again when they are gone."""
+    found: dict[str, list[str]] = {}
+    for words in (line.split() for line in seen.get("port", ())):
+        if len(words) == 2 and all(INTERFACE.fullmatch(word) for word in words):
+            found.setdefault(words[0], []).append(words[1])
+    return found
 
 
 def _row(host: str, check: str, result: str, message: str, hint: str = "") -> dict[str, Any]:

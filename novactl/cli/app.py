@@ -24,6 +24,7 @@ from novactl.cli import (
     lifecycle,
     operations,
     prune,
+    records,
 )
 from novactl.cli.render import FORMATS, say
 from novactl.cli.session import Session
@@ -43,7 +44,7 @@ app = typer.Typer(
 
 MODULES = (
     *(boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, cron, health),
-    *(prune, database, lab, demo),
+    *(records, prune, database, lab, demo),
 )
 for module in MODULES:
     module.register(app)

@@ -65,20 +65,6 @@ def events(tx: Tx, target_uuid: str) -> list[Row]:
     return tx.all("SELECT * FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=target_uuid)
 
 
-POWER = ("refresh", "start", "stop", "boot", "reboot", "suspend", "resume", "pause", "unpause")
-"""Actions whose events tell how an instance came to run, or not to."""
-
-
-def last_power_event(tx: Tx, target_uuid: str) -> str | None:
-    """The newest action on an instance that went well and was about its power."""
-    row = tx.one(
-        f"SELECT action FROM events WHERE target_uuid = :uuid AND result = 'done' AND action IN {POWER}"
-        " ORDER BY id DESC LIMIT 1",
-        uuid=target_uuid,
-    )
-    return row["action"] if row else None
-
-
 def count(tx: Tx, target_uuid: str, kind: str, since: str) -> int:
     """How many operations of this kind an instance has had since then."""
     row = tx.one(

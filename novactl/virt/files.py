@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -106,6 +106,10 @@ class InstanceFiles(Calls):
     def overlay(self, uuid: str, epoch: int, file: str, base: str, size: int) -> None:
         """A qcow2 overlay of `size` bytes over the RAW base file."""
         self._fenced(uuid, epoch, "nv_overlay", self.directory(uuid), file, base, str(size))
+
+    def missing_files(self, uuid: str, files: Sequence[str]) -> list[str]:
+        """Which of these are not in the instance's directory."""
+        return self._ours("nv_missing", self.directory(uuid), *files).split()
 
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         self._fenced(uuid, epoch, "nv_put", self.directory(uuid), file, mode, data=content)

@@ -8,7 +8,7 @@ from novactl.actions.cron.slots import WINDOW, slot
 from novactl.actions.cron.task import Context, Report
 from novactl.actions.operate import PARALLEL, Action
 from novactl.actions.outcome import Outcome
-from novactl.actions.power import Start, Stop
+from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.refresh import refresh
 from novactl.db import health, instances, operations, settings, tasks
 from novactl.db.session import Tx
@@ -28,6 +28,7 @@ Deed = tuple[Callable[[Instance], Action], VmState]
 DEEDS: Mapping[str, Deed] = {
     "start": (lambda one: Start(name=one.uuid, project=one.project), VmState.STOPPED),
     "stop": (lambda one: Stop(name=one.uuid, project=one.project), VmState.ACTIVE),
+    "reboot": (lambda one: Reboot(name=one.uuid, project=one.project), VmState.ACTIVE),
 }
 """What a policy does, and to instances in which state; others are as it wants them, or not its concern."""
 
@@ -92,17 +93,21 @@ def _keep_running(context: Context, policy: Policy, report: Report) -> None:
             words = f"went off {OFTEN} times within an hour and is left off for now"
             report.note(one.name, f"{words}: novactl console-log {one.name}")
     starting = [one for one in off if one.uuid not in often]
-    for one, outcome in _carried_out(context, starting, DEEDS["start"][0], report):
+    for one, outcome in _carried_out(context, starting, _again, report):
         if outcome is None or outcome.result == "done":
             report.changes.append(f"{policy.name}: {one.name} went off by itself and is started")
         elif outcome.error is not None and not isinstance(outcome.error, Busy):
             report.note(one.name, outcome.error.message)
 
 
+def _again(instance: Instance) -> Action:
+    return Start(name=instance.uuid, project=instance.project, interrupted=True)
+
+
 def _went_off(tx: Tx, instance: Instance) -> bool:
     if instance.vm_state is not VmState.STOPPED or instance.host is None:
         return False
-    return operations.last_power_event(tx, instance.uuid) == "refresh"
+    return instances.went_off(tx, instance.uuid)
 
 
 # --- by the clock ---
@@ -115,9 +120,6 @@ def _by_the_clock(context: Context, policy: Policy, known: set[str], report: Rep
     now = datetime.fromisoformat(world.clock.now())
     due = slot(policy, now)
     if due is None or world.db.read(tasks.slots).get(policy.name, "") >= as_text(due):
-        return
-    if policy.do not in DEEDS:
-        report.mishaps.append(f"policy {policy.name}: this novactl cannot {policy.do}")
         return
     act, state = DEEDS[policy.do]
 
