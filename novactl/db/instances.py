@@ -133,8 +133,8 @@ def record_power(tx: Tx, found: Instance, power: PowerState, vm_state: VmState, 
 
 
 def went_off(tx: Tx, uuid: str) -> bool:
-    """Whether a guest whose record says that it is stopped went off by itself, and was not stopped: the newest
-    event about its power is that it was seen so."""
+    """Whether a guest whose record says that it is stopped went off by itself, and was not stopped: the
+    newest event about its power is that it was seen so."""
     newest = tx.one(
         "SELECT action, result FROM events WHERE target_uuid = :uuid AND (action = :seen OR (result = 'done'"
         " AND action IN ('refresh', 'stop', 'start', 'boot', 'reboot', 'reset-state')))"
