@@ -142,10 +142,8 @@ def went_off(tx: Tx, uuid: str) -> bool:
         uuid=uuid,
         seen=SEEN,
     )
-    return newest is not None and (newest["action"], newest["result"]) in (
-        (SEEN, "shutoff"),
-        ("refresh", "done"),
-    )
+    seen = ((SEEN, "shutoff"), ("refresh", "done"))
+    return newest is not None and (newest["action"], newest["result"]) in seen
 
 
 def raise_epoch(tx: Tx, uuid: str) -> int:

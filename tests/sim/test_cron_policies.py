@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from novactl.actions.power import Reboot
 from novactl.db import second_copy, settings
 from novactl.db.session import Tx
 from novactl.objects.states import PowerState
@@ -142,6 +143,28 @@ def test_once_a_day(fleet: SimFleet) -> None:
     fleet.clock.sleep(86400)
     assert carry_out(fleet) == (["night: stop web"], [])
     assert settled(fleet) == []
+
+
+def test_reboot_happens_once(fleet: SimFleet) -> None:
+    fleet.run(boot("web", host="kvm1"))
+    fleet.run(boot("off", host="kvm1"))
+    fleet.run(stop("off", force=True))
+    put(fleet, {**NIGHT, "do": "reboot"})
+    fleet.clock.sleep(AT + MINUTE)
+    assert carry_out(fleet) == (["night: reboot web"], [])
+    assert carry_out(fleet) == ([], [])
+    assert operations(fleet, "reboot") == 1
+    assert states(fleet) == {"web": "active", "off": "stopped"}
+
+
+def test_one_that_was_rebooted_since_is_done(fleet: SimFleet) -> None:
+    """Whoever dies before a reboot is remembered does not make it happen twice."""
+    fleet.run(boot("web", host="kvm1"))
+    put(fleet, {**NIGHT, "do": "reboot"})
+    fleet.clock.sleep(AT + MINUTE)
+    fleet.run(Reboot(name="web", project="default"))
+    assert carry_out(fleet) == ([], [])
+    assert operations(fleet, "reboot") == 1
 
 
 def test_too_late(fleet: SimFleet) -> None:
