@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from novactl.actions.world import World
-from novactl.db import hosts, instances, pruning
+from novactl.db import hosts, instances, pages, pruning
 from novactl.db.session import Tx
 from novactl.errors import NovactlError
 from novactl.objects.duration import UNITS
@@ -83,7 +83,7 @@ def _prune(world: World, name: str, older: int, *, remove: bool) -> HostPruned:
 def bases_needed(tx: Tx, host: str) -> set[str]:
     """Base files of every instance that is on the host or has a claim there."""
     claims = tx.all("SELECT DISTINCT instance_uuid FROM holds WHERE host = :host", host=host)
-    living = {instance.uuid: instance for instance in instances.everything(tx, host=host)}
+    living = {instance.uuid: instance for instance in pages.page(tx, pages.Wanted(host=host))}
     for row in claims:
         if row["instance_uuid"] not in living:
             living[row["instance_uuid"]] = instances.get(tx, row["instance_uuid"])

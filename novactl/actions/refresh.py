@@ -75,9 +75,14 @@ def refresh(
     does not have (it is an older copy), DatabaseError.
     """
     before = world.db.read(lambda tx: _before(tx, names))
-    seen: dict[str, States | NovactlError] = dict(
-        fan_out(lambda host: _look(world, host, deadline), before.hosts, deadline=deadline, at_once=at_once)
+    looks = fan_out(
+        lambda host: _look(world, host, deadline),
+        before.hosts,
+        deadline=deadline,
+        at_once=at_once,
+        arrivals=world.arrivals,
     )
+    seen: dict[str, States | NovactlError] = dict(looks)
     _refuse_if_restored(world, seen)
     down = _down(seen)
     rows: list[Row] = []

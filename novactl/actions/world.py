@@ -10,6 +10,7 @@ from novactl.db.session import Database
 from novactl.engine.ports import Clock, Ids, Interrupt
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
+from novactl.remote.fanout import Arrivals, all_at_once
 from novactl.virt.calls import Feed
 from novactl.virt.files import Pruned
 from novactl.virt.hypervisor import Greeting, Look
@@ -110,3 +111,5 @@ class World:
     """Told each operation's mark (db.journal) before it acts; hosts are told it at the next call."""
     rehearsal: bool = False
     """A dry run: not even what was seen is recorded."""
+    arrivals: Arrivals = all_at_once
+    """Hosts in the order in which they answer."""

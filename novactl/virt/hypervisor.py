@@ -16,6 +16,7 @@ from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
 from novactl.virt.memory import Memory
+from novactl.virt.shared import SharedLook
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Hypervisor(Jobs, BaseFiles, InstanceFiles, Domains, Memory):
         self._lock = threading.Lock()
         self._domains: frozenset[str] | None = None
         self.copy_seen: int | None = None
+        self._powers = SharedLook(self._power_of, self._all_powers)
 
     # --- the host ---
 
@@ -109,7 +111,14 @@ class Hypervisor(Jobs, BaseFiles, InstanceFiles, Domains, Memory):
 
     def power_state(self, uuid: str) -> PowerState:
         """What libvirt says of the domain now; NOSTATE when there is none."""
-        return self._state(self._ours("nv_domain_state", check_uuid(uuid)))
+        seen = self._powers.ask(check_uuid(uuid))
+        return self._power_of(uuid) if seen is None else seen
+
+    def _power_of(self, uuid: str) -> PowerState:
+        return self._state(self._ours("nv_domain_state", uuid))
+
+    def _all_powers(self) -> Mapping[str, PowerState]:
+        return {uuid: power.state for uuid, power in self.states(180.0).domains.items() if power is not None}
 
     def _state(self, answer: str) -> PowerState:
         return survey.power_state(self.name, answer.strip().partition("\n")[0])

@@ -10,7 +10,7 @@ from novactl.actions.operate import PARALLEL, Action
 from novactl.actions.outcome import Outcome
 from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.refresh import refresh
-from novactl.db import health, instances, operations, settings, tasks
+from novactl.db import health, instances, operations, pages, settings, tasks
 from novactl.db.session import Tx
 from novactl.errors import Busy
 from novactl.objects.duration import UNITS
@@ -53,15 +53,10 @@ def policies(context: Context) -> Report:
 
 def chosen(tx: Tx, policy: Policy) -> list[Instance]:
     """The instances that it is about and that nothing works on; those that are locked are left alone."""
-    found = instances.everything(tx, project=policy.project, host=policy.on)
-    return [one for one in found if not one.locked and one.task_state is None and _selected(one, policy)]
-
-
-def _selected(instance: Instance, policy: Policy) -> bool:
     pairs = [selector.partition("=") for selector in policy.selector]
-    return all(
-        instance.metadata.get(key) == value if sign else key in instance.tags for key, sign, value in pairs
-    )
+    selectors = tuple((key, value if sign else None) for key, sign, value in pairs)
+    found = pages.page(tx, pages.Wanted(project=policy.project, host=policy.on, selectors=selectors))
+    return [one for one in found if not one.locked and one.task_state is None]
 
 
 # --- keep-running ---
