@@ -56,6 +56,7 @@ class Seen:
     left: list[Operation] = field(default_factory=list)
     tasks: dict[str, Row] = field(default_factory=dict)
     known: list[Task] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)  # tasks that only the settings know
 
     @property
     def used_percent(self) -> dict[str, float]:
@@ -70,6 +71,7 @@ def look(operator: "Operator") -> Seen:
     """Read it. No host is asked."""
 
     def work(tx: Tx) -> Seen:
+        wanted = settings.get(tx, "cron")
         active = [op for op, _, _ in operations.listed(tx, active=True)]
         roots = [op for op in active if op.parent is None]
         return Seen(
@@ -80,7 +82,8 @@ def look(operator: "Operator") -> Seen:
             operations=health.operations(tx),
             left=[op for op in roots if operator.is_left(tx, op)],
             tasks=tasks.all_of(tx),
-            known=[task.as_set(settings.get(tx, "cron")) for task in TASKS],
+            known=[task.as_set(wanted) for task in TASKS],
+            unknown=sorted(set(wanted) - {task.name for task in TASKS}),
         )
 
     return operator.world.db.read(work)
@@ -162,6 +165,9 @@ def _capacity(seen: Seen, limits: Limits) -> Iterator[Check]:
 
 
 def _tasks(seen: Seen) -> Iterator[Check]:
+    for name in seen.unknown:
+        words = f"{name}: is no task, and the settings have one of that name"
+        yield Check(check="cron", target=name, result="warn", message=words, hint="novactl cron --list")
     for task in seen.known:
         row = seen.tasks.get(task.name)
         if not task.enabled:

@@ -224,6 +224,13 @@ def test_check_of_what_is_wrong(novactl: Command, db: SqliteDatabase) -> None:
     assert ("operations", None, "ok", "none is left half way") in found
 
 
+def test_a_task_that_only_the_settings_know(novactl: Command, db: SqliteDatabase) -> None:
+    novactl.ok("cron")
+    db.write(lambda tx: settings.put(tx, "cron", {"fcats": {"every": 60, "jitter": 0, "enabled": True}}))
+    (wrong,) = [row for row in novactl("check", "-o", "json").json if row["result"] != "ok"]
+    assert wrong["message"] == "fcats: is no task, and the settings have one of that name"
+
+
 def test_nagios(novactl: Command, db: SqliteDatabase) -> None:
     wrong(db)
     ended = novactl("check", "--nagios")

@@ -12,7 +12,7 @@ from novactl.actions.cron.task import Context, Report, Task
 from novactl.actions.delete import Delete
 from novactl.actions.power import Start, Stop
 from novactl.db import instances, pruning, settings, tasks
-from novactl.errors import Busy, HostUnreachable, NotFound, Refused
+from novactl.errors import Busy, HostUnreachable, Interrupted, NotFound, Refused
 from novactl.objects.host import Host
 from novactl.virt.connection import LibvirtFacts
 from tests.sim.actions import boot
@@ -207,6 +207,23 @@ def test_whoever_dies_with_it_loses_it(fleet: SimFleet, monkeypatch: pytest.Monk
         fleet.clock.sleep(waits)
         with fleet.process() as process:
             assert cron(fleet, process, known).run(seconds=60)[0].result == result
+
+
+def test_interrupted_it_is_as_due_as_it_was(fleet: SimFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fleet.process() as process:
+
+        def work(context: Context) -> Report:
+            process.interrupt.set()
+            assert not context.go_on()
+            return Report(partial=True)
+
+        known = with_work(monkeypatch, work)
+        with pytest.raises(Interrupted):
+            cron(fleet, process, known).run(seconds=60)
+    assert row(fleet, "x")["runner"] is None
+    with_work(monkeypatch, lambda context: Report())
+    with fleet.process() as process:
+        assert cron(fleet, process, known).run(seconds=60)[0].result == "done"
 
 
 def test_no_time_left(fleet: SimFleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Policies on simulated fleets: kept running, and what is done by the clock, once."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from novactl.actions.power import Reboot
 from novactl.db import second_copy, settings
 from novactl.db.session import Tx
+from novactl.errors import NovactlError
 from novactl.objects.states import PowerState
 from tests.sim.actions import boot, start, stop
-from tests.sim.test_cron import run
+from tests.sim.test_cron import cron, run
 from tests.support.life import Died
 from tests.support.sim import Fault, SimFleet, settled
 
@@ -195,6 +197,48 @@ def test_killed_half_way_it_goes_on_and_does_nothing_twice(fleet: SimFleet) -> N
         done = tx.all("SELECT target FROM events WHERE action = 'stop' AND result = 'done' ORDER BY target")
     assert [row["target"] for row in done] == ["web1", "web2", "web3"]
     assert settled(fleet) == []
+
+
+def left(fleet: SimFleet) -> list[str]:
+    """Operations without a parent that have not ended."""
+    with fleet.db.reading() as tx:
+        rows = tx.all("SELECT id FROM operations WHERE parent IS NULL AND finished_at IS NULL ORDER BY id")
+    return [row["id"] for row in rows]
+
+
+@pytest.mark.parametrize("instant", ["before-write", "after-write"])
+def test_killed_at_each_write(fleet: SimFleet, tmp_path: Path, instant: str) -> None:
+    """Whatever cron was at when it died is in the journal or not begun; the next one does the rest, once."""
+    for n in (1, 2):
+        fleet.run(boot(f"web{n}", host=f"kvm{n}", tags=("keep",)))
+    fleet.run(boot("dev", host="kvm3", tags=("dev",)))
+    put(fleet, KEEP, {**NIGHT, "selector": ["dev"]})
+    fleet.clock.sleep(AT + MINUTE)
+    power_off(fleet, "kvm1")
+    power_off(fleet, "kvm2")
+    deaths = survived = write = 0
+    while survived < 5:  # its threads write at the same time, so that some instants are missed
+        write += 1
+        (tmp_path / str(write)).mkdir()
+        future = fleet.clone(tmp_path / str(write))
+        try:
+            with future.process("cron", dies_at=(instant, write)) as process:
+                cron(future, process).run_one("policies", seconds=3600)
+        except Died:
+            deaths += 1
+        future.clock.sleep(2 * MINUTE)  # its leases are over
+        for op in left(future):
+            with contextlib.suppress(NovactlError):
+                future.take_over(op, back=False)
+        carry_out(future)
+        assert states(future) == {"web1": "active", "web2": "active", "dev": "stopped"}, write
+        assert settled(future) == [], write
+        with future.db.reading() as tx:
+            stops = tx.all("SELECT id FROM operations WHERE kind = 'stop' AND state = 'done'")
+        assert len(stops) == 1
+        future.close()
+        survived = write - deaths
+    assert deaths > 10
 
 
 def test_one_that_is_busy_is_tried_again_and_told_at_last(fleet: SimFleet) -> None:
