@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from novactl.cli import (
+    aggregates,
     audit,
     boot,
     catalogue,
@@ -20,6 +21,7 @@ from novactl.cli import (
     health,
     hosts,
     instances,
+    inventory,
     lab,
     lifecycle,
     operations,
@@ -43,8 +45,23 @@ app = typer.Typer(
 )
 
 MODULES = (
-    *(boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, cron, health),
-    *(records, prune, database, lab, demo),
+    boot,
+    instances,
+    lifecycle,
+    records,
+    consoles,
+    hosts,
+    aggregates,
+    catalogue,
+    prune,
+    inventory,
+    operations,
+    audit,
+    cron,
+    health,
+    database,
+    lab,
+    demo,
 )
 for module in MODULES:
     module.register(app)

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
-from novactl.db import aggregates, second_copy, settings
+from novactl.actions.inventory import ORDER
+from novactl.actions.inventory_export import export
+from novactl.actions.inventory_state import State
+from novactl.db import aggregates, catalogue, second_copy, settings
 from novactl.db.session import Database
 from novactl.errors import NotFound, Refused
 from novactl.objects.aggregate import Aggregate
+from tests.support import fleet
 
 SSD = Aggregate(id="id-ssd", name="ssd", hosts=("kvm2", "kvm1"), metadata={"disk": "fast é"})
 
@@ -80,3 +84,48 @@ def test_a_host_that_leaves_is_in_none(db: Database) -> None:
     assert db.read(aggregates.names_by_host) == {"kvm1": ["all", "ssd"], "kvm2": ["ssd"], "kvm3": ["all"]}
     db.write(lambda tx: aggregates.drop_host(tx, "kvm1"))
     assert db.read(aggregates.names_by_host) == {"kvm2": ["ssd"], "kvm3": ["all"]}
+
+
+def test_what_an_inventory_asks_of_every_database(db: Database) -> None:
+    """What is in use, and by how many."""
+    fleet.furnish(db, hosts_=2)
+    for n in (1, 2):
+        fleet.add_instance(db, fleet.instance(n, host="kvm1", ports=(port(n),)))
+    fleet.add_instance(db, fleet.instance(3, deleted_at=fleet.WHEN, image=None))
+
+    def work(tx: Any) -> None:
+        state = State(tx)
+        assert state.used == {"id-lan": 2}
+        assert state.taken(state.networks["lan"]) == {"192.0.2.11", "192.0.2.12"}
+        assert state.flavors_used == {"id-small": 2} and state.images_used == {"id-tiny": 2}
+        assert state.flavor_ids == {"small": "id-small"} and state.lock("host", "kvm1") is None
+        assert {kind: sorted(state.of(kind)) for kind in ORDER} == {
+            "flavor": ["small"],
+            "image": ["tiny"],
+            "network": ["lan"],
+            "host": ["kvm1", "kvm2"],
+            "setting": ["default_network"],
+            **{kind: [] for kind in ("keypair", "aggregate", "weigher", "policy", "cron")},
+        }
+        assert export(state).keys() == {"hosts", "flavors", "networks", "images"}
+
+    db.read(work)
+
+
+def test_flavors_and_networks_change_in_place(db: Database) -> None:
+    fleet.furnish(db)
+    before = version(db)
+    wanted = fleet.flavor(vcpus=7, extra_specs={"a": "é"})
+    lan = fleet.network(gateway=None, dns=(), mtu=9000, pool="192.0.2.9-192.0.2.10", project="shop")
+
+    def work(tx: Any) -> None:
+        catalogue.update_flavor(tx, wanted)
+        catalogue.update_network(tx, lan)
+
+    db.write(work)
+    assert db.read(lambda tx: (catalogue.flavor(tx, "small"), catalogue.network(tx, "lan"))) == (wanted, lan)
+    assert version(db) == before + 2
+
+
+def port(n: int) -> Any:
+    return fleet.port(fleet.uuid(n), ip=f"192.0.2.{10 + n}")
