@@ -47,7 +47,7 @@ def cron(
 
     One line of a crontab is all that a fleet needs:
 
-    novactl cron --example cron.d >/etc/cron.d/novactl
+    novactl cron --example cron.d
     """
     if example is not None:
         _example(example)
