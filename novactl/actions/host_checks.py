@@ -96,6 +96,13 @@ def examine(world: World, reach: Looks, host: Host, virt_type: str) -> tuple[lis
     return rows, _with_facts(world, host, seen, libvirt, "kvm" if ran and virt_type != "qemu" else "qemu")
 
 
+def refreshed(world: World, reach: Looks, host: Host) -> Host:
+    """The host with what is measured in a moment: all that examine() measures but whether KVM works. Raises
+    HostUnreachable; HostFault for what makes no sense."""
+    seen = _facts(host, reach.hypervisor_of(host))
+    return _with_facts(world, host, seen, reach.libvirt_facts(host.name), host.virt_type)
+
+
 def _facts(host: Host, hypervisor: Any) -> dict[str, Any]:
     """What the host says of itself; HostFault when it is not what nv_facts prints."""
     seen: dict[str, Any] = hypervisor.facts()

@@ -1,6 +1,6 @@
 """What actions and steps may reach: the ports that the composition root fills."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
 from novactl.remote.fanout import Arrivals, all_at_once
 from novactl.virt.calls import Feed
+from novactl.virt.files import Pruned
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
 from novactl.virt.states import States
@@ -49,6 +50,7 @@ class Hypervisor(Protocol):
     def base_finish(self, name: str, source_format: str, virtual_size: int) -> None: ...
     def base_finish_words(self, name: str, source_format: str, virtual_size: int) -> list[str]: ...
     def remove_part(self, name: str) -> None: ...
+    def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]: ...
     def base_blank(self, name: str, size: int, kind: str) -> None: ...
     def directory(self, uuid: str) -> str: ...
     def make_directory(self, uuid: str, epoch: int, operation: str) -> None: ...

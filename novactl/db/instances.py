@@ -134,13 +134,17 @@ def record_power(tx: Tx, found: Instance, power: PowerState, vm_state: VmState, 
 
 
 def went_off(tx: Tx, uuid: str) -> bool:
-    """Whether a guest whose record says that it is stopped went off by itself, and was not stopped."""
-    rows = tx.all("SELECT action, result FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=uuid)
-    told = [row for row in rows if row["action"] == SEEN or row["result"] == "done"]
-    powers = [
-        row for row in told if row["action"] in (SEEN, "stop", "start", "boot", "reboot", "reset-state")
-    ]
-    return bool(powers) and powers[-1]["action"] == SEEN and powers[-1]["result"] == "shutoff"
+    """Whether a guest whose record says that it is stopped went off by itself, and was not stopped: the
+    newest event about its power is that it was seen so."""
+    newest = tx.one(
+        "SELECT action, result FROM events WHERE target_uuid = :uuid AND (action = :seen OR (result = 'done'"
+        " AND action IN ('refresh', 'stop', 'start', 'boot', 'reboot', 'reset-state')))"
+        " ORDER BY id DESC LIMIT 1",
+        uuid=uuid,
+        seen=SEEN,
+    )
+    seen = ((SEEN, "shutoff"), ("refresh", "done"))
+    return newest is not None and (newest["action"], newest["result"]) in seen
 
 
 def raise_epoch(tx: Tx, uuid: str) -> int:

@@ -415,7 +415,10 @@ nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) vers
 nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that overlays start from
     nv_where=$1
     nv_base_lock "$1" "$2"
-    if [ -e "$1/$2" ]; then return 0; fi
+    if [ -e "$1/$2" ]; then
+        touch -c "$1/$2" # it is in use from now on: nobody prunes it
+        return 0
+    fi
     nv_raw=$1/.$2.raw
     rm -f "$nv_raw"
     truncate -s "$3" "$nv_raw" || nv_failed "cannot make $2"

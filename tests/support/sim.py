@@ -5,7 +5,7 @@ import contextlib
 import copy
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +32,9 @@ from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
 from novactl.virt import survey
-from novactl.virt.calls import BASE, Feed
+from novactl.virt.calls import BASE, Feed, check_base
 from novactl.virt.domain import NAMESPACE
-from novactl.virt.files import STRAY
+from novactl.virt.files import STRAY, Pruned
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
 from novactl.virt.states import Power, States
@@ -120,6 +120,7 @@ class SimHost:
     domains: dict[str, SimDomain] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)  # name: size
     parts: dict[str, bytearray] = field(default_factory=dict)
+    touched: dict[str, float] = field(default_factory=dict)  # when a base file or part was last used
     calls: list[str] = field(default_factory=list)
     mark: str = ""
     copy: tuple[int, bytes] = (0, b"")
@@ -509,6 +510,7 @@ class SimHypervisor:
 
     def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
         with self._call("base_state"):
+            self.host.touched[name] = self.clock.monotonic()
             if name not in self.host.bases:
                 return False, len(self.host.parts.get(name, b""))
             if job:
@@ -549,6 +551,44 @@ class SimHypervisor:
         with self._call("base_blank"):
             self._half("base_blank")
             self.host.bases.setdefault(name, size)
+            self.host.touched[name] = self.clock.monotonic()
+
+    def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]:
+        host, known = self.host, set(keep)
+        for name in known:
+            check_base(name)
+        with self._call("prune"):
+            self._ours()
+            named = {
+                file[0] if isinstance(file, tuple) else ""
+                for directory in host.directories.values()
+                for file in directory.files.values()
+            }
+            named |= {base for base in host.bases for domain in host.domains.values() if base in domain.xml}
+            working = {job.words[2] for job in host.jobs.values() if job.running and len(job.words) == 6}
+            found = []
+            for part, files in ((False, host.bases), (True, host.parts)):
+                for name in sorted(files):
+                    used = host.touched.get(name, 0.0)
+                    state = "unused"
+                    if name in known and not part:
+                        state = "used-in-database"
+                    elif name in named and not part:
+                        state = "used-here"
+                    elif self.clock.monotonic() - used < seconds:
+                        state = "young"
+                    elif remove:
+                        state = "busy" if name in working else "removed"
+                    if state.startswith("used") and remove:
+                        host.touched[name] = used = self.clock.monotonic()
+                    content = files[name]
+                    size = content if isinstance(content, int) else len(content)
+                    found.append(Pruned(name, part, size, int(used), state))
+            self._half("prune")
+            for one in found:
+                if one.state == "removed":
+                    del (host.parts if one.part else host.bases)[one.name]
+            return found
 
     # --- an instance's files ---
 

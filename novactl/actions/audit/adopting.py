@@ -207,7 +207,7 @@ class Adopter:
         """The forgotten operations that hosts name are known from now on."""
         for host, survey in self.scene.hosts.items():
             op = survey.mark.partition(".")[2]
-            if OPERATION.fullmatch(op) and not self._knows(op):
+            if OPERATION.fullmatch(op) and survey.serial > self.seen.pruned and not self._knows(op):
                 self._insert_operation(op, host)
                 yield "mark", host, op, f"{host}: was told of operation {op}, which is known from now on"
 
