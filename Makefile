@@ -24,7 +24,7 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	shellcheck -s sh scripts/setup
-	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/survey.sh | shellcheck -s sh -
+	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/survey.sh novactl/remote/commands.sh | shellcheck -s sh -
 
 test: check
 	$(PYTEST) tests

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
+import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,21 @@ class Settings:
             project=check_name(project or os.environ.get("NOVACTL_PROJECT") or "default", "project"),
         )
 
+    def command(self) -> list[str]:
+        """The words that begin a command line of another novactl like this one. -P: nothing is imported from
+        the directory that the command was called in."""
+        words = [
+            sys.executable,
+            "-P",
+            "-m",
+            "novactl",
+            "--config",
+            str(self.config),
+            "--project",
+            self.project,
+        ]
+        return [*words, "--db", self.db] if self.db else words
+
 
 class Cloud:
     """Everything of one invocation, opened when first used."""
@@ -60,6 +76,7 @@ class Cloud:
         self._failpoints = failpoints or NoFailpoints()
         self._hypervisors: dict[str, Any] = {}
         self._aside: dict[str, Any] = {}
+        self._newcomers: dict[str, Any] = {}
         self._mark = ""
         self._lock = threading.Lock()
 
@@ -106,7 +123,15 @@ class Cloud:
             template=lambda name: resources.template(name, self.settings.config / "templates"),
             tell=self.tell,
             reached=self._reached,
+            novactl=self.novactl,
+            newcomer=self.newcomer,
         )
+
+    @cached_property
+    def novactl(self) -> Any:
+        from novactl.subcommand import Novactl
+
+        return Novactl(self.settings.command())
 
     @cached_property
     def store(self) -> Any:
@@ -177,6 +202,16 @@ class Cloud:
                 self._hypervisors[host.name] = self._connected(host, files)
             return self._hypervisors[host.name]
 
+    def newcomer(self, place: Mapping[str, Any]) -> Any:
+        """A machine that is no host of the fleet yet, by files of this process alone."""
+        known = {**place, "host_keys": tuple(place["host_keys"])}
+        identity = known.pop("identity")
+        host = Host(id="", virt_type="qemu", vcpus=0, memory_mib=0, disk_gib=0, **known)
+        if host.name not in self._newcomers:
+            self.enlist(host, Path(identity) if identity else None)
+            self._newcomers[host.name] = self._connected(host, self._aside[host.name])
+        return self._newcomers[host.name]
+
     def _connected(self, host: Host, files: Any) -> Any:
         from novactl.remote.connection import connect
         from novactl.remote.shell import HostShell
@@ -232,6 +267,9 @@ class Cloud:
         return facts(host, libvirt_uri(host, self._aside.get(host) or self.ssh_files()))
 
     def close(self) -> None:
+        for name, newcomer in self._newcomers.items():
+            newcomer.shell.close()
+            self.delist(name)
         for hypervisor in self._hypervisors.values():
             hypervisor.shell.close()
         if "db" in self.__dict__:

@@ -21,6 +21,7 @@ from novactl.cli import (
     lab,
     lifecycle,
     operations,
+    playbook,
 )
 from novactl.cli.render import FORMATS, say
 from novactl.cli.session import Session
@@ -38,7 +39,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODULES = (boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, database, lab, demo)
+MODULES = (
+    *(boot, instances, lifecycle, consoles, hosts, catalogue, operations),
+    *(playbook, audit, database, lab, demo),
+)
 for module in MODULES:
     module.register(app)
 

@@ -10,6 +10,7 @@ from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
 from novactl.virt import survey
 from novactl.virt.calls import Shell, check_uuid
+from novactl.virt.commands import Commands
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
@@ -39,7 +40,7 @@ class Greeting:
     copy: int
 
 
-class Hypervisor(Jobs, BaseFiles, InstanceFiles, Domains):
+class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""
