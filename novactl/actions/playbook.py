@@ -162,7 +162,6 @@ class PlaybookOn:
             },
             locks=frozenset({lock}),
             attempt=steps,
-            host=scope["host"]["name"] if scope.get("host") else None,
             changes={"left_out": left_out},
         )
 

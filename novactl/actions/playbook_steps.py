@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from novactl.actions.steps.commands import NoteBoot, PutFile, RebootHost, RunOnHost
+from novactl.actions.steps.commands import AskHost, NoteBoot, PutFile, RebootHost, RunOnHost
 from novactl.actions.steps.playbooks import CheckThat, RunNovactl
 from novactl.actions.world import World
 from novactl.engine.step import Step
@@ -33,6 +33,8 @@ class Maker:
             "taken_back_by": self._argv(step.undo),
             "seconds": step.timeout or SECONDS,
         }
+        if step.unless is not None:
+            yield AskHost(unless=command["unless"], **on_host)
         if step.novactl is not None:
             yield self._novactl(step)
         elif step.run is not None:

@@ -73,7 +73,7 @@ def _roots(node: ast.expr) -> Iterator[str]:
                 raise ConditionError("has() takes one name")
             yield from _roots(of)
         case ast.Compare(left=left, ops=ops, comparators=others):
-            if not all(isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn | tuple(ORDERS)) for op in ops):
+            if not all(isinstance(op, (ast.Eq, ast.NotEq, ast.In, ast.NotIn, *ORDERS)) for op in ops):
                 raise ConditionError("knows == != < <= > >= in and not in, no other comparison")
             for part in (left, *others):
                 yield from _roots(part)

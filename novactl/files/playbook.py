@@ -14,7 +14,9 @@ from novactl.files.document import Place
 from novactl.files.variables import Variable, refuse_secrets
 from novactl.objects.names import HOST_PATH
 
-SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
+SCRIPTS = {**dict.fromkeys("sh bash dash ash ksh zsh su runuser python3".split(), "c"), "perl": "e"}
+"""Programs that take a script as a word, and the letter of the option before it."""
+
 OURS = ("-o", "--output", "-c", "--column", "--db", "--config", "--no-wait", "-y", "--yes", "--dry-run")
 """Options of `novactl:` steps that the run decides."""
 
@@ -294,11 +296,16 @@ def _script(place: Place, argv: list[str]) -> Iterator[tuple[Place, str]]:
     if argv and words.PLACE.search(argv[0]) and len(argv) > 1:
         yield (*place, 0), "the program of a command with arguments must be named here"
     for n, word in enumerate(argv):
-        if word.rpartition("/")[2] in SHELLS and any("{{" in later for later in argv[n + 1 : n + 3]):
-            yield (
-                (*place, n),
-                "a shell's script holds no {{ }}: values are its arguments, after a name for it",
-            )
+        if (script := _script_of(argv, n, SCRIPTS.get(word.rpartition("/")[2], ""))) and "{{" in argv[script]:
+            told = "a script holds no {{ }}: values are its arguments (sh -c SCRIPT sh VALUE…)"
+            yield (*place, script), told
+
+
+def _script_of(argv: list[str], n: int, letter: str) -> int:
+    """Where the script of a program at n stands, which the option with that letter announces; 0 for none."""
+    end = next((m for m in range(n + 1, len(argv)) if not argv[m].startswith("-")), 0)
+    announced = any(letter in option for option in argv[n + 1 : end] if option[:2] != "--")
+    return end if letter and announced else 0
 
 
 def _line(place: Place, argv: list[str]) -> Iterator[tuple[Place, str]]:

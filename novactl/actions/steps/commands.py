@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from novactl.actions.steps import jobs
 from novactl.actions.steps.registry import REGISTRY
+from novactl.db import hosts
 from novactl.engine.operation import StepState
 from novactl.engine.step import Step
 from novactl.errors import HostFault, HostUnreachable, OperationFailed
@@ -16,6 +17,7 @@ from novactl.virt.commands import ran
 
 WORDS = 300  # characters of what a command said that are told and journaled
 POLL = 1.0
+LOOKS = 120  # seconds that an `unless` may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,18 @@ class Command(OnHost):
     seconds: int
 
     def _shown(self, what: str) -> str:
-        unless = f", unless: {shlex.join(self.unless)}" if self.unless else ""
         undo = f", undo: {shlex.join(self.taken_back_by)}" if self.taken_back_by else ""
-        return f"{self.title}: {what}{unless}{undo}"
+        return f"{self.title}: {what}{undo}"
+
+    def _was_so(self, ctx: Any) -> bool:
+        """Whether the step before, which asked, found that there is nothing to do."""
+        return bool(self.unless and ctx.op.records[ctx.record.n - 2].result["already"])
 
     def undo(self, ctx: Any) -> None:
-        """What `undo` does; nothing of it runs any more in any case."""
+        """What `undo` does, unless it was so before; nothing of it runs any more in any case."""
+        unchanged = ctx.record.state is StepState.DONE and not ctx.record.result.get("changed")
+        if self._was_so(ctx) or unchanged:
+            return
         host = self.reach(ctx)
         jobs.end(ctx, host)
         if self.taken_back_by:
@@ -79,8 +87,24 @@ class Command(OnHost):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
+class AskHost(OnHost):
+    """Whether the host is so already that the step after it has nothing to do. Written down before that one
+    begins: what was so before is not taken back."""
+
+    type: ClassVar[str] = "ask-host"
+    unless: list[str]
+
+    def summary(self) -> str:
+        return f"{self.title}: unless {shlex.join(self.unless)}"
+
+    def do(self, ctx: Any) -> dict[str, Any]:
+        return {"already": self.reach(ctx).holds(self.unless, LOOKS)}
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
 class RunOnHost(Command):
-    """A command has run on the host, as a job."""
+    """A command has run on the host, as a job. One that died with its host is asked for anew there."""
 
     type: ClassVar[str] = "run-on-host"
     argv: list[str]
@@ -91,8 +115,9 @@ class RunOnHost(Command):
         return self._shown(shlex.join(self.argv))
 
     def do(self, ctx: Any) -> dict[str, Any]:
-        host = self.reach(ctx)
-        return self._run(ctx, host, self.argv, self.unless, self.stdin.encode(), self.accept)
+        if self._was_so(ctx):
+            return {"changed": False}
+        return self._run(ctx, self.reach(ctx), self.argv, self.unless, self.stdin.encode(), self.accept)
 
 
 @REGISTRY.add
@@ -109,10 +134,9 @@ class PutFile(Command):
         return self._shown(f"{self.path}, mode {self.mode}, {len(self.content.encode())} bytes")
 
     def do(self, ctx: Any) -> dict[str, Any]:
-        host = self.reach(ctx)
-        if self.unless and host.holds(self.unless, self.seconds):
+        if self._was_so(ctx):
             return {"changed": False}
-        return {"changed": host.put_file(self.path, self.mode, self.content.encode())}
+        return {"changed": self.reach(ctx).put_file(self.path, self.mode, self.content.encode())}
 
 
 @REGISTRY.add
@@ -173,5 +197,7 @@ class MarkHost(OnHost):
         self.reach(ctx).enrol(takeover=False)
 
     def undo(self, ctx: Any) -> None:
-        """The mark is gone."""
-        self.reach(ctx).leave()
+        """The mark is gone, unless the machine has become a host of the fleet."""
+        known = ctx.world.db.read(lambda tx: [host.name for host in hosts.everything(tx)])
+        if self.host not in known:
+            self.reach(ctx).leave()
