@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from novactl import lab
-from tests.lab.conftest import Grounds, enrol
+from tests.lab.conftest import Grounds
 from tests.lab.support import console_until
 from tests.support.command import Command
 
@@ -97,3 +97,56 @@ def test_rolling_reboot_is_killed_and_resumed(grounds: Grounds, name) -> None:
         assert grounds.host(host).run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout != before
         shown = novactl.json("host", "show", host)
         assert (shown["enabled"], shown["disabled_reason"]) == (True, None)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[tuple[lab.Fleet, Command]]:
+    """A lab of one machine that is no hypervisor yet: no libvirt runs, no user, no bridge for guests. Its
+    packages are those of the machine that the lab is on."""
+    label = f"b{os.getpid() % 1000000}"
+    lab.down(label)
+    fleet = lab.up(label, 1)
+    try:
+        fleet.host("kvm1").kill_libvirtd()
+        fleet.host("kvm1").run(["rm", "-rf", "/run/libvirt/libvirt-sock"])
+        yield fleet, Command(tmp_path / "config")
+    finally:
+        lab.down(label)
+
+
+def test_a_bare_machine_is_enrolled(bare: tuple[lab.Fleet, Command], tmp_path: Path) -> None:
+    fleet, novactl = bare
+    host = fleet.host("kvm1")
+    key = fleet.identity.with_suffix(".pub").read_text().split()
+    words = ["playbook", "run", "enroll", "--yes", "-e", "name=hv1", "-e", f"address={host.address}"]
+    words += ["-e", f"identity={fleet.identity}", "-e", f"fingerprint={host.fingerprint}"]
+    words += ["-e", "login=novactl", "-e", f"public_key={key[0]} {key[1]}"]
+    words += ["-e", "bridge_address=10.99.0.1/24"]
+    assert novactl(*words, "--dry-run").code == 0
+    assert host.run(["test", "-e", "/var/lib/novactl/fleet"]).returncode == 1  # nothing was changed
+
+    broken = novactl(*words, "-e", "zone=no zone")
+    assert broken.code == 2 and "zone" in broken.err
+    # its libvirt cannot start: what has an undo is taken back, and the machine is free again
+    host.run(["sh", "-c", "mv /etc/libvirt/libvirtd.conf /etc/libvirt/kept && echo nonsense >/etc/libvirt/libvirtd.conf"])
+    failed = novactl(*words)
+    assert failed.code == 1 and "libvirt runs" in failed.err, failed.err
+    assert host.run(["id", "novactl"]).returncode == 1
+    assert host.run(["ip", "link", "show", "brguests"]).returncode == 1
+    assert host.run(["test", "-e", "/var/lib/novactl/fleet"]).returncode == 1
+    assert novactl.json("host", "list") == []
+    host.run(["mv", "/etc/libvirt/kept", "/etc/libvirt/libvirtd.conf"])
+
+    (done,) = novactl.json(*words)
+    assert done["result"] == "done"
+    shown = novactl.json("host", "show", "hv1")
+    assert (shown["user"], shown["address"], shown["state"]) == ("novactl", host.address, "up")
+    assert "10.99.0.1/24" in host.run(["ip", "-o", "address", "show", "brguests"]).stdout
+    steps = {step["summary"].partition(":")[0]: step for step in novactl.json("op", "show", done["operation"])["steps"]}
+    assert steps["the packages are installed"]["result"] == {"changed": False}  # they are the machine's
+    assert steps["libvirt runs"]["result"]["changed"] is True
+
+    again = novactl.json(*words)  # by root still; nothing is made twice
+    assert again[0]["result"] == "done"
+    novactl.ok("flavor", "create", "tiny", "--vcpus", "1", "--memory", "96", "--disk", "1")
+    assert novactl.json("host", "check", "hv1")
