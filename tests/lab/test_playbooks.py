@@ -128,7 +128,13 @@ def test_a_bare_machine_is_enrolled(bare: tuple[lab.Fleet, Command], tmp_path: P
     broken = novactl(*words, "-e", "zone=no zone")
     assert broken.code == 2 and "zone" in broken.err
     # its libvirt cannot start: what has an undo is taken back, and the machine is free again
-    host.run(["sh", "-c", "mv /etc/libvirt/libvirtd.conf /etc/libvirt/kept && echo nonsense >/etc/libvirt/libvirtd.conf"])
+    host.run(
+        [
+            "sh",
+            "-c",
+            "mv /etc/libvirt/libvirtd.conf /etc/libvirt/kept && echo nonsense >/etc/libvirt/libvirtd.conf",
+        ]
+    )
     failed = novactl(*words)
     assert failed.code == 1 and "libvirt runs" in failed.err, failed.err
     assert host.run(["id", "novactl"]).returncode == 1
@@ -142,7 +148,10 @@ def test_a_bare_machine_is_enrolled(bare: tuple[lab.Fleet, Command], tmp_path: P
     shown = novactl.json("host", "show", "hv1")
     assert (shown["user"], shown["address"], shown["state"]) == ("novactl", host.address, "up")
     assert "10.99.0.1/24" in host.run(["ip", "-o", "address", "show", "brguests"]).stdout
-    steps = {step["summary"].partition(":")[0]: step for step in novactl.json("op", "show", done["operation"])["steps"]}
+    steps = {
+        step["summary"].partition(":")[0]: step
+        for step in novactl.json("op", "show", done["operation"])["steps"]
+    }
     assert steps["the packages are installed"]["result"] == {"changed": False}  # they are the machine's
     assert steps["libvirt runs"]["result"]["changed"] is True
 

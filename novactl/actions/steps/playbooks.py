@@ -1,7 +1,7 @@
 """Steps of playbooks that are novactl's own: other command lines of it, and what must hold between them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from novactl.actions.steps.commands import what_stays
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import operations
 from novactl.engine.step import Step
-from novactl.errors import Busy, NotFound, OperationFailed
+from novactl.errors import Busy, OperationFailed, Refused
 from novactl.files.conditions import Condition, ConditionError
 from novactl.files.words import filled, shown
 
@@ -40,33 +40,67 @@ class RunNovactl(Step):
         return f"{self.title}: novactl {shown(self.argv)}{undo}"
 
     def do(self, ctx: Any) -> dict[str, Any]:
-        return self._carry_out(ctx, self.argv, self.accept)
+        call = _Call(ctx, self.title, self.seconds)
+        call.end_what_was_left("resume")
+        return call.carry_out(self.argv, self.accept)
 
     def undo(self, ctx: Any) -> None:
-        """What `undo` does."""
+        """What `undo` does, after what was under way has ended."""
+        call = _Call(ctx, self.title, self.seconds)
+        call.end_what_was_left("cancel")
         if self.taken_back_by:
-            self._carry_out(ctx, self.taken_back_by, [0])
+            call.carry_out(self.taken_back_by, [0])
         elif self.register is None and (stays := what_stays(ctx)):  # one that is registered is a question
             ctx.world.tell(f"{ctx.op.target}: {self.title}: {stays}")
 
-    def _carry_out(self, ctx: Any, line: Sequence[Any], accept: Sequence[int]) -> dict[str, Any]:
-        argv = filled(line, lambda name: registered(ctx, name).get("names", []))
+
+class _Call:
+    """Command lines of one step, and the time they have together."""
+
+    def __init__(self, ctx: Any, title: str, seconds: int) -> None:
+        self.ctx = ctx
+        self.title = title
+        self.clock = ctx.world.clock
+        self.end = self.clock.monotonic() + seconds
+        self.patience = self.clock.monotonic() + PATIENCE
+        self.mark = f"{ctx.operation_id}.{ctx.record.n}"
+
+    def novactl(self, *words: str) -> tuple[int, str, str]:
+        said: tuple[int, str, str] = self.ctx.world.novactl(words, asked_by=self.mark, check=self._check)
+        return said
+
+    def _check(self) -> None:
+        self.ctx.check()
+        if self.clock.monotonic() >= self.end:
+            raise OperationFailed(f"{self.title}: was not done in time")
+
+    def end_what_was_left(self, how: str) -> None:
+        """No operation is under way that an earlier process of this step journaled: it went on by itself, or
+        is resumed or cancelled. Raises OperationFailed when one does not end."""
+        while left := self.ctx.world.db.read(lambda tx: operations.asked_by(tx, self.mark)):
+            for op_id in left:
+                if self.novactl("op", how, op_id)[0] == Refused.code:  # past its point of no return
+                    self.novactl("op", "resume", op_id)
+            self._check()
+            if self.clock.monotonic() >= self.patience:
+                raise OperationFailed(
+                    f"{self.title}: {left[0]} does not end", hint=f"novactl op show {left[0]}"
+                )
+            self.ctx.pause(ASK_AGAIN)
+
+    def carry_out(self, line: Sequence[Any], accept: Sequence[int]) -> dict[str, Any]:
+        """What it answered; while another operation holds what it needs it is tried again. Raises
+        OperationFailed."""
+        argv = filled(line, lambda name: registered(self.ctx, name).get("names", []))
         if argv is None:
             return {"changed": False, "code": 0, "names": [], "count": 0}
-        clock = ctx.world.clock
-        patience = clock.monotonic() + PATIENCE
-        check = _until(ctx, clock.monotonic() + self.seconds, f"{self.title}: takes over {self.seconds} s")
-        mark = f"{ctx.operation_id}.{ctx.record.n}"
         while True:
-            code, out, err = ctx.world.novactl(argv, asked_by=mark, check=check)
-            holders = _holders(out, err)
-            if not holders or clock.monotonic() >= patience:
+            code, out, err = self.novactl(*argv)
+            if not _is_busy(out, err) or self.clock.monotonic() >= self.patience:
                 break
-            for holder in filter(lambda op: _is_ours(ctx, op), sorted(holders)):
-                ctx.world.novactl(["op", "resume", holder], asked_by=mark, check=check)
-            ctx.pause(ASK_AGAIN)
+            self.ctx.pause(ASK_AGAIN)
         if code not in accept:
-            message, hint = _why(err)
+            message, hint = _why(out, err)
             raise OperationFailed(f"{self.title}: {message} (code {code})", hint=hint)
         names = _names(out)
         return {"changed": True, "code": code, "names": names, "count": len(names)}
@@ -108,39 +142,20 @@ def registered(ctx: Any, name: str) -> dict[str, Any]:
     return {}
 
 
-def _until(ctx: Any, end: float, message: str) -> Callable[[], None]:
-    def check() -> None:
-        ctx.check()
-        if ctx.world.clock.monotonic() >= end:
-            raise OperationFailed(message)
-
-    return check
-
-
-def _is_ours(ctx: Any, op_id: str) -> bool:
-    """Whether an operation was journaled for this one, by a process that may be gone."""
-    try:
-        op, _, _ = ctx.world.db.read(lambda tx: operations.one(tx, op_id))
-    except NotFound:
-        return False
-    return bool(str(op.request.get("asked_by", "")).partition(".")[0] == ctx.operation_id)
-
-
-def _holders(out: str, err: str) -> set[str]:
-    """The operations that held what was wanted."""
+def _is_busy(out: str, err: str) -> bool:
+    """Whether another operation held what was wanted."""
     errors = [item.get("error") for item in _items(out)] + [_last(err)]
-    return {
-        str(one["operation"])
-        for one in errors
-        if isinstance(one, dict) and one.get("code") == Busy.code and one.get("operation")
-    }
+    return any(isinstance(one, dict) and one.get("code") == Busy.code for one in errors)
 
 
-def _why(err: str) -> tuple[str, str]:
+def _why(out: str, err: str) -> tuple[str, str]:
+    """(message, hint): of each target that failed, else of the command."""
     told = _last(err)
-    rows = [row for row in told.get("targets", []) if isinstance(row, dict) and row.get("message")]
-    message = "; ".join([str(told.get("message", "")), *(str(row["message"]) for row in rows)]).strip("; ")
-    return (message or " ".join(err.split())[-WORDS:] or "failed"), str(told.get("hint", ""))
+    failed = [item["error"] for item in _items(out) if isinstance(item.get("error"), dict)]
+    each = [str(one.get("message")) for one in failed] or [str(told.get("message") or "")]
+    return "; ".join(filter(None, each)) or " ".join(err.split())[-WORDS:] or "failed", str(
+        told.get("hint") or ""
+    )
 
 
 def _last(err: str) -> dict[str, Any]:
