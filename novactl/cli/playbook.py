@@ -8,6 +8,7 @@ import typer
 
 from novactl.cli import render, verbs
 from novactl.cli.options import DryRun, LockWait, NoWait, Timeout
+from novactl.errors import NovactlError
 
 app = typer.Typer(
     help="Runbooks of novactl operations and host commands.", no_args_is_help=True, rich_markup_mode=None
@@ -25,7 +26,8 @@ def register(root: typer.Typer) -> None:
 
 @app.command("list")
 def list_(ctx: typer.Context) -> None:
-    """List playbooks: your own in playbooks/ of the configuration directory, and the shipped ones.
+    """List playbooks: your own in playbooks/ of the configuration directory, and the shipped ones. What is
+    wrong with one is told on stderr.
 
     novactl playbook list
     """
@@ -33,8 +35,12 @@ def list_(ctx: typer.Context) -> None:
 
     items = []
     for file in playbook.known(_directories(ctx.obj)).values():
-        path, found = playbook.load(str(file), (), _verb_fault)
-        items.append({**_brief(found), "file": str(path)})
+        try:
+            _, found = playbook.load(str(file), (), _verb_fault)
+        except NovactlError as error:
+            verbs.tell_error(str(file), error)
+        else:
+            items.append({**_brief(found), "file": str(file)})
     render.listing(ctx.obj, items, LIST_COLUMNS)
 
 

@@ -72,7 +72,7 @@ class Variable(BaseModel):
         if self.pattern is not None and not re.fullmatch(self.pattern, item):
             raise ValueError(f"{name}: {item!r} does not match {self.pattern}")
         try:
-            check_text(item, name, limit=4096)
+            check_text(item, f"{name}:", limit=4096)
         except UsageError as error:
             raise ValueError(error.message) from error
 
