@@ -1,8 +1,9 @@
 # Two commands do all the set-up on a fresh Debian 12 clone: make demo, make test.
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 PYTEST := $(SUDO) .venv/bin/python -m pytest
+ALONE := tests/unit tests/db tests/cli tests/sim tests/virt
 
-.PHONY: help setup demo test check unit lab bench reliability clean
+.PHONY: help setup setup-tests demo test check docs unit lab bench reliability clean
 
 help:
 	@echo "make demo    set everything up, boot an instance on two real hypervisors, clean up"
@@ -11,35 +12,46 @@ help:
 	@echo "make unit    the tests that need no lab"
 	@echo "make bench   measure, write docs/performance figures to bench.json"
 	@echo "make reliability  every kill on the three databases, 10000 schedules; writes docs/reliability.md"
+	@echo "make docs    write docs/commands.md and docs/novactl.1 from the code"
 	@echo "make clean   remove .venv and caches"
 
 setup:
 	@scripts/setup
 
+setup-tests:
+	@scripts/setup tests
+
 demo: setup
 	@$(SUDO) .venv/bin/novactl demo
 
-check: setup
+check: setup-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	shellcheck -s sh scripts/setup
-	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/survey.sh novactl/remote/commands.sh | shellcheck -s sh -
+	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/survey.sh novactl/remote/states.sh novactl/remote/commands.sh | shellcheck -s sh -
 
+# what needs no hypervisors runs on both cores; what measures and what has real hosts, one by one
 test: check
-	$(PYTEST) tests
+	$(PYTEST) -n 2 $(ALONE)
+	$(PYTEST) tests/bench tests/lab
 
-unit: setup
-	.venv/bin/python -m pytest tests/unit tests/db tests/cli tests/sim tests/virt
+# what is made from the code: the reference and the man page
+docs: setup
+	.venv/bin/python -m novactl.cli.reference markdown >docs/commands.md
+	.venv/bin/python -m novactl.cli.reference man >docs/novactl.1
 
-lab: setup
+unit: setup-tests
+	.venv/bin/python -m pytest -n 2 $(ALONE)
+
+lab: setup-tests
 	$(PYTEST) tests/lab
 
-bench: setup
+bench: setup-tests
 	$(PYTEST) tests/bench -s --bench-json=bench.json
 
 # hours; the part that runs in each `make test`: the same without the two variables
-reliability: setup
+reliability: setup-tests
 	rm -f reliability.json
 	NOVACTL_RELIABILITY=full NOVACTL_SEEDS=10000 .venv/bin/python -m pytest tests/sim -q --reliability-json=reliability.json
 	$(SUDO) NOVACTL_RELIABILITY=full .venv/bin/python -m pytest tests/lab/test_kills.py -q --reliability-json=reliability.json

@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from novactl.db import connect
 from novactl.db.session import Database
 from novactl.db.sqlite import SqliteDatabase
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints, Observer, RandomIds, SystemClock
-from novactl.errors import DatabaseError, UsageError
+from novactl.errors import DatabaseError, NovactlError, UsageError
 from novactl.objects.host import Host
 from novactl.objects.names import check_name
 
@@ -75,6 +76,8 @@ class Cloud:
         self._observe = observe or (lambda op, record, event, detail="": None)
         self._failpoints = failpoints or NoFailpoints()
         self._hypervisors: dict[str, Any] = {}
+        self._known: tuple[dict[str, Host], Any] | None = None
+        self._sockets: dict[str, socket.socket] = {}  # of hosts that have answered, until they are used
         self._aside: dict[str, Any] = {}
         self._newcomers: dict[str, Any] = {}
         self._mark = ""
@@ -123,6 +126,7 @@ class Cloud:
             template=lambda name: resources.template(name, self.settings.config / "templates"),
             tell=self.tell,
             reached=self._reached,
+            arrivals=self._arrivals,
             novactl=self.novactl,
             newcomer=self.newcomer,
         )
@@ -190,9 +194,17 @@ class Cloud:
 
         with self._lock:
             if name not in self._hypervisors:
-                host = self.db.read(lambda tx: hosts.get(tx, name))
-                self._hypervisors[name] = self._connected(host, self.ssh_files())
+                known, files = self._reachable(name)
+                host = known.get(name) or self.db.read(lambda tx: hosts.get(tx, name))
+                self._hypervisors[name] = self._connected(host, files)
             return self._hypervisors[name]
+
+    def _reachable(self, name: str | None = None) -> tuple[dict[str, Host], Any]:
+        """(the hosts, the ssh files written for them), read and written once, and again for one not there."""
+        if self._known is None or (name is not None and name not in self._known[0]):
+            known = self._inventory()
+            self._known = known, self.ssh.write(known.values())
+        return self._known
 
     def hypervisor_of(self, host: Host) -> Any:
         """A host that may not be in the database yet, or was just read from it."""
@@ -217,7 +229,10 @@ class Cloud:
         from novactl.remote.shell import HostShell
         from novactl.virt.hypervisor import Hypervisor
 
-        shell = HostShell(host.name, lambda: connect(host.name, files), sudo=host.user != "root")
+        def connected() -> Any:
+            return connect(host.name, files, self._sockets.pop(host.name, None))
+
+        shell = HostShell(host.name, connected, sudo=host.user != "root")
         hypervisor = Hypervisor(shell, self.db.fleet(), host.instances_path)
         hypervisor.mark = self._mark
         return hypervisor
@@ -228,6 +243,28 @@ class Cloud:
             self._mark = max(self._mark, mark)
             for hypervisor in self._hypervisors.values():
                 hypervisor.mark = self._mark
+
+    def _arrivals(self, names: Sequence[str]) -> Iterator[tuple[str, NovactlError | None]]:
+        """Those reached through another host, or by a name, are connected to when it is their turn."""
+        from novactl.remote.connection import unreachable
+        from novactl.remote.knock import is_numeric, knock
+
+        known, _ = self._reachable()
+        places = {name: known[name] for name in names if name in known}
+        direct = {
+            name: (host.address, host.port)
+            for name, host in places.items()
+            if host.jump is None and is_numeric(host.address)
+        }
+        for name in names:
+            if name not in direct:
+                yield name, None
+        for name, answer in knock(direct):
+            if isinstance(answer, OSError):
+                yield name, unreachable(name, answer)
+            else:
+                self._sockets[name] = answer
+                yield name, None
 
     # --- actions.hosts.Reach ---
 
@@ -258,6 +295,7 @@ class Cloud:
 
     def set_identity(self, host: str, identity: Path | None) -> None:
         """Remember which private key opens the host, or forget it."""
+        self._known = None
         self.ssh.set_identity(host, identity.absolute() if identity else None)
 
     def libvirt_facts(self, host: str) -> Any:
@@ -272,6 +310,8 @@ class Cloud:
             self.delist(name)
         for hypervisor in self._hypervisors.values():
             hypervisor.shell.close()
+        for sock in self._sockets.values():
+            sock.close()
         if "db" in self.__dict__:
             self.db.close()
 

@@ -99,6 +99,10 @@ class HostUnreachable(NovactlError):
     retryable = True
 
 
+class HostUntrusted(HostUnreachable):
+    """A host that answers, but its key is not the pinned one or it accepts none of ours."""
+
+
 class NeedsConfirmation(NovactlError):
     """It asks first, and there is nobody to ask."""
 

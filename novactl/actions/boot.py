@@ -8,7 +8,7 @@ from novactl.actions.steps.domains import DefineDomain, StartDomain
 from novactl.actions.steps.files import CheckHost, MakeDirectory
 from novactl.actions.steps.records import ClaimHost, MarkActive, RecordInstance
 from novactl.actions.world import World
-from novactl.db import catalogue, hosts, instances
+from novactl.db import catalogue, hosts, instances, settings
 from novactl.db.session import Tx
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
@@ -222,7 +222,7 @@ def _claim(tx: Tx, instance: Instance, spec: Spec) -> tuple[Host, list[Host]]:
     """(the best host, whose share is now held; the others that pass). Raises NoValidHost with every
     host's reasons."""
     known = _hosts(tx)
-    passed, explained = candidates(list(known.values()), spec)
+    passed, explained = candidates(list(known.values()), spec, _weighers(tx))
     for host in passed:
         if hosts.claim(tx, host.name, instance.uuid, instance.resources):
             known[host.name] = hosts.get(tx, host.name)
@@ -242,6 +242,14 @@ def _hosts(tx: Tx) -> dict[str, Host]:
     if "hosts" not in tx.memo:
         tx.memo["hosts"] = {host.name: host for host in hosts.everything(tx)}
     found: dict[str, Host] = tx.memo["hosts"]
+    return found
+
+
+def _weighers(tx: Tx) -> dict[str, float]:
+    """The operator's multipliers, read once likewise."""
+    if "weighers" not in tx.memo:
+        tx.memo["weighers"] = settings.get(tx, "weighers")
+    found: dict[str, float] = tx.memo["weighers"]
     return found
 
 

@@ -1,13 +1,13 @@
 """host add, set, remove: which hosts are the fleet's."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from novactl.actions.host_checks import Looks, examine, measured
 from novactl.actions.world import World
-from novactl.db import hosts
+from novactl.db import aggregates, hosts
 from novactl.db.session import Tx
 from novactl.errors import HostRefused, HostUnreachable, NeedsConfirmation, Refused, UsageError
 from novactl.objects import names
@@ -33,7 +33,8 @@ class Reach(Looks, Scans, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class HostRequest:
-    """`novactl host add`; None leaves a host that is there already as it is."""
+    """`novactl host add`; None leaves a host that is there already as it is. `direct`: not by way of another
+    host any more. `offers` are columns that `host set` changes otherwise: there from the first moment on."""
 
     name: str
     address: str
@@ -48,6 +49,8 @@ class HostRequest:
     zone: str | None = None
     labels: dict[str, str] | None = None
     takeover: bool = False
+    direct: bool = False
+    offers: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_request(request: HostRequest) -> None:
@@ -86,7 +89,7 @@ def add(
 
 def _settle(tx: Tx, request: HostRequest, host: Host) -> Host | None:
     old = _refuse_clash(tx, request, machine=host.facts["machine_id"])
-    _keep(tx, host, old)
+    _keep(tx, host, old, request)
     return old
 
 
@@ -111,12 +114,13 @@ def _refuse_clash(tx: Tx, request: HostRequest, machine: str | None) -> Host | N
     return old
 
 
-def _keep(tx: Tx, host: Host, old: Host | None) -> None:
+def _keep(tx: Tx, host: Host, old: Host | None, request: HostRequest) -> None:
     if old is None:
         hosts.add(tx, host)
         return
     given = {key: getattr(host, key) for key in ("host_keys", "user", "jump", "zone", "labels")}
-    hosts.update(tx, host.name, **measured(host), **given)
+    offers = {key: int(value) if key == "enabled" else value for key, value in request.offers.items()}
+    hosts.update(tx, host.name, **measured(host), **given, **offers)
 
 
 def _draft(world: World, request: HostRequest, old: Host | None, keys: tuple[str, ...]) -> Host:
@@ -125,7 +129,7 @@ def _draft(world: World, request: HostRequest, old: Host | None, keys: tuple[str
             old,
             host_keys=keys,
             user=request.user,
-            jump=request.jump or old.jump,
+            jump=None if request.direct else request.jump or old.jump,
             zone=request.zone or old.zone,
             labels=old.labels if request.labels is None else request.labels,
         )
@@ -144,6 +148,7 @@ def _draft(world: World, request: HostRequest, old: Host | None, keys: tuple[str
         vcpus=0,
         memory_mib=0,
         disk_gib=0,
+        **request.offers,
     )
 
 
@@ -223,6 +228,7 @@ def remove(world: World, reach: Reach, name: str) -> None:
 
     def forget(tx: Tx) -> None:
         _refuse_in_use(tx, name)
+        aggregates.drop_host(tx, name)
         hosts.remove(tx, name)
 
     host = world.db.write(disable)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from novactl.actions.world import World
 from novactl.db import catalogue
 from novactl.db.session import Tx
-from novactl.errors import Refused, UsageError
+from novactl.errors import ImageRefused, Refused, UsageError
 from novactl.objects.image import Image
 from novactl.objects.names import SHA256, check_name, check_pattern, check_text
 from novactl.virt.domain import check_properties
@@ -30,7 +30,7 @@ class FileStore(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
-    """`novactl image add`."""
+    """`novactl image add`. `replacing`: one of that name goes when this one comes; instances keep theirs."""
 
     name: str
     file: Path
@@ -42,6 +42,9 @@ class ImageRequest:
     cmdline: str | None = None
     min_disk_gib: int = 0
     min_memory_mib: int = 0
+    kernel_sha256: str | None = None
+    initrd_sha256: str | None = None
+    replacing: bool = False
 
 
 def add(world: World, store: FileStore, request: ImageRequest, progress: Callable[[int, int], None]) -> Image:
@@ -49,16 +52,15 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
 
     Raises ImageRefused for a file that is not what it must be; then nothing is left behind."""
     _check(request)
-    world.db.read(lambda tx: catalogue.refuse_taken(tx, "image", request.name))
+    if not request.replacing:
+        world.db.read(lambda tx: catalogue.refuse_taken(tx, "image", request.name))
     stored = store.add(
         request.file, declared=request.disk_format, expected_sha256=request.sha256, progress=progress
     )
     copied = {stored.sha256}
     try:
-        kernel, kernel_size = store.add_blob(request.kernel) if request.kernel else (None, 0)
-        copied |= {kernel} - {None}
-        initrd, initrd_size = store.add_blob(request.initrd) if request.initrd else (None, 0)
-        copied |= {initrd} - {None}
+        kernel, kernel_size = _blob(store, request.kernel, request.kernel_sha256, copied)
+        initrd, initrd_size = _blob(store, request.initrd, request.initrd_sha256, copied)
         image = Image(
             id=world.ids.uuid(),
             name=request.name,
@@ -78,15 +80,38 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
             created_at=world.clock.now(),
         )
 
-        def keep(tx: Tx) -> None:
+        def keep(tx: Tx) -> Image | None:
             _check_kept(store, image.name, copied)
+            there = request.replacing and any(one.name == image.name for one in catalogue.images(tx))
+            old = _take_out(tx, image.name) if there else None
             catalogue.add_image(tx, image)
+            return old
 
-        world.db.write(keep)
+        old = world.db.write(keep)
     except BaseException:
         sweep(world, store, copied)
         raise
+    if old is not None:
+        sweep(world, store, files_of(old))
     return image
+
+
+def _blob(
+    store: FileStore, path: Path | None, expected: str | None, copied: set[str]
+) -> tuple[str | None, int]:
+    """(SHA-256, bytes) of a kernel or initrd that is in the store now, and in `copied`."""
+    if path is None:
+        return None, 0
+    sha256, size = store.add_blob(path)
+    copied.add(sha256)
+    if expected not in (None, sha256):
+        raise ImageRefused(f"{path}: SHA-256 is {sha256}, not {expected}", hint="correct the expected sum")
+    return sha256, size
+
+
+def files_of(image: Image) -> set[str]:
+    """SHA-256 of every file of the store that it is made of."""
+    return {sum_ for sum_ in (image.sha256, image.kernel_sha256, image.initrd_sha256) if sum_}
 
 
 def _check_kept(store: FileStore, name: str, files: set[str]) -> None:
@@ -130,17 +155,18 @@ def set_properties(world: World, name: str, new_name: str | None, properties: di
 def delete(world: World, store: FileStore, name: str) -> Image:
     """Out of the catalogue; its files stay in the store while an instance still needs them."""
 
-    def work(tx: Tx) -> Image:
-        image = catalogue.image(tx, name)
-        held = tx.all("SELECT operation FROM op_locks WHERE kind = 'image' AND id = :id", id=image.id)
-        if held:
-            raise Refused(f"image {name} is in use by operation {held[0]['operation']}")
-        catalogue.remove_image(tx, image.id)
-        return image
+    image = world.db.write(lambda tx: _take_out(tx, name))
+    sweep(world, store, files_of(image))
+    return image
 
-    image = world.db.write(work)
-    files = {image.sha256, image.kernel_sha256, image.initrd_sha256} - {None}
-    sweep(world, store, {str(sha256) for sha256 in files})
+
+def _take_out(tx: Tx, name: str) -> Image:
+    """Raises Refused while an operation works with it."""
+    image = catalogue.image(tx, name)
+    held = tx.all("SELECT operation FROM op_locks WHERE kind = 'image' AND id = :id", id=image.id)
+    if held:
+        raise Refused(f"image {name} is in use by operation {held[0]['operation']}")
+    catalogue.remove_image(tx, image.id)
     return image
 
 

@@ -21,7 +21,9 @@ from novactl.engine.runner import Runner, cancellation
 from novactl.errors import Busy, NotFound, NovactlError, Refused
 from novactl.objects.instance import Instance
 
-PARALLEL = 16
+PARALLEL = 128
+"""Targets that are worked on at a time. Most of them wait, for a guest to shut down for instance, and cost a
+thread; what acts on hosts is bounded there, to shell.CHANNELS at a time on each."""
 ASK_AGAIN = 0.3  # seconds between two tries to get a lock
 CHANGES = 3  # how often a record may change between check and plan
 

@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from novactl.actions import batches, newcomers
+from novactl.actions import batches, newcomers, selection
 from novactl.actions.hosts import Scans
 from novactl.actions.playbook_steps import Maker
-from novactl.actions.selection import selected
 from novactl.actions.steps.commands import MarkHost
 from novactl.actions.world import World
-from novactl.db import hosts, instances
+from novactl.db import hosts, instances, pages
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
@@ -115,13 +114,11 @@ def _instances(tx: Tx, run: Run, narrow: Narrow) -> list[Instance]:
     for host in (*([chosen.on] if chosen.on else ()), *narrow.on):
         hosts.get(tx, host)
     terms = [*(f"{key}={value}" for key, value in chosen.metadata.items()), *chosen.tags, *narrow.selectors]
+    wanted = selection.wanted(project=run.project, host=chosen.on, selectors=terms)
     return [
         one
-        for one in instances.everything(tx, project=run.project)
-        if (not names or one.uuid in known)
-        and chosen.on in (None, one.host)
-        and (not narrow.on or one.host in narrow.on)
-        and selected(one, terms)
+        for one in pages.page(tx, wanted)
+        if (not names or one.uuid in known) and (not narrow.on or one.host in narrow.on)
     ]
 
 

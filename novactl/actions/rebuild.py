@@ -37,7 +37,7 @@ EXPECTED_LOST: dict[str, tuple[str, ...]] = {
 """What does not come back as it was: whole tables, columns, and the values of `meta` that count on from what
 hosts were told. Nor do deleted instances, and changes of the catalogue that no host has been told yet."""
 
-TABLES = ("hosts", "flavors", "images", "keypairs", "networks", "instances", "operations", "secrets")
+TABLES = (*second_copy.COPIED, "instances", "operations", "secrets")
 UNSEEN = "rebuild_unseen"
 """The value of `meta` that names the hosts which were restored and not looked at."""
 
@@ -53,7 +53,8 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """Counts of what was made, by kind."""
         kinds = {"hosts": "host", "flavors": "flavor", "images": "image", "keypairs": "keypair"}
-        kinds |= {"networks": "network", "instances": "instance", "secrets": "user-data"}
+        kinds |= {"networks": "network", "aggregates": "aggregate", "settings": "setting"}
+        kinds |= {"instances": "instance", "secrets": "user-data"}
         counts = {key: sum(one["kind"] == kind for one in self.made) for key, kind in kinds.items()}
         return {"fleet": self.fleet, **counts, "missing": self.missing}
 

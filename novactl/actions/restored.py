@@ -1,10 +1,11 @@
 """Noticing that the database was restored from an older copy: the hosts know what it has forgotten."""
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 from novactl.actions.world import World
 from novactl.db import instances
-from novactl.db.session import Tx, set_meta
+from novactl.db.session import Tx, among, set_meta
 from novactl.errors import Refused
 from novactl.objects.instance import Instance
 from novactl.virt.hypervisor import Greeting
@@ -16,6 +17,18 @@ def check_mark(world: World, host: str, mark: str) -> None:
     op_id = mark.partition(".")[2]
     if op_id and not world.db.read(lambda tx: _known(tx, op_id)):
         refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
+
+
+def check_marks(world: World, marks: Mapping[str, str]) -> None:
+    """check_mark() of many hosts' at once."""
+    told = {mark.partition(".")[2]: host for host, mark in marks.items() if mark}
+
+    def unknown(tx: Tx) -> set[str]:
+        known = among(tx, "SELECT id FROM operations WHERE id IN", list(told))
+        return set(told) - {row["id"] for row in known}
+
+    for op_id in sorted(world.db.read(unknown)) if told else ():
+        refuse(world, f"host {told[op_id]} has seen operation {op_id}, which is not in it")
 
 
 def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:

@@ -11,9 +11,11 @@ from novactl.engine.ports import Clock, Ids, Interrupt
 from novactl.errors import Refused
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
+from novactl.remote.fanout import Arrivals, all_at_once
 from novactl.virt.calls import Feed
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
+from novactl.virt.states import States
 
 
 class Hypervisor(Protocol):
@@ -33,6 +35,8 @@ class Hypervisor(Protocol):
     def route_device(self, address: str) -> str: ...
     def base_guard(self, name: str) -> AbstractContextManager[bool]: ...
     def survey(self) -> Survey: ...
+    def states(self, deadline: float = 30.0) -> States: ...
+    def hang_up(self) -> None: ...
     def put_copy(self, version: int, content: bytes) -> None: ...
     def get_copy(self) -> tuple[int, bytes]: ...
     def sealed(self, uuid: str) -> bytes | None: ...
@@ -125,6 +129,8 @@ class World:
     tell: Callable[[str], None]
     reached: Callable[[str], None] = lambda _: None
     """Told each operation's mark (db.journal) before it acts; hosts are told it at the next call."""
+    arrivals: Arrivals = all_at_once
+    """Hosts in the order in which they answer."""
     novactl: Novactl = _alone
     newcomer: Callable[[Mapping[str, Any]], Hypervisor] = _nowhere
     """A machine that is not in the database: how it is reached is in the fields of objects.host.Host."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from novactl.cli import (
+    aggregates,
     audit,
     boot,
     catalogue,
@@ -18,6 +19,7 @@ from novactl.cli import (
     demo,
     hosts,
     instances,
+    inventory,
     lab,
     lifecycle,
     operations,
@@ -40,8 +42,20 @@ app = typer.Typer(
 )
 
 MODULES = (
-    *(boot, instances, lifecycle, consoles, hosts, catalogue, operations),
-    *(playbook, audit, database, lab, demo),
+    boot,
+    instances,
+    lifecycle,
+    consoles,
+    hosts,
+    aggregates,
+    catalogue,
+    inventory,
+    operations,
+    playbook,
+    audit,
+    database,
+    lab,
+    demo,
 )
 for module in MODULES:
     module.register(app)

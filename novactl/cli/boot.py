@@ -22,7 +22,7 @@ def boot(
     flavor: Annotated[str, typer.Option("--flavor", metavar="F", help="How big it is.")],
     image: Annotated[str, typer.Option("--image", metavar="I", help="What its root disk is made from.")],
     network: Annotated[
-        list[str] | None, typer.Option("--network", metavar="NET[,ip=A]", help="A NIC; repeatable.")
+        list[str] | None, typer.Option("--network", metavar="NET[,ip=A]|none", help="A NIC; repeatable.")
     ] = None,
     key: Annotated[str | None, typer.Option("--key", metavar="K", help="Keypair for its user.")] = None,
     user_data: Annotated[
@@ -60,6 +60,7 @@ def boot(
     from novactl.objects.request import BootRequest
 
     session = ctx.obj
+    networks = _networks(session, network or [])
     check_milestone(wait_for)
     if no_wait and wait_for != "active":
         raise UsageError("--no-wait and --wait-for exclude each other", hint="novactl wait NAME ssh")
@@ -68,7 +69,7 @@ def boot(
         flavor=flavor,
         image=image,
         project=session.settings.project,
-        networks=tuple(_network(text) for text in network or ()),
+        networks=networks,
         key=key,
         user_data=_content(user_data),
         host=host,
@@ -81,8 +82,6 @@ def boot(
         swap_mib=swap,
         if_not_exists=if_not_exists,
     )
-    if not network:
-        session.tell("no --network given: the instance has no NIC")
     actions = [Boot(request=request, name=each, index=index) for index, each in enumerate(names_of(request))]
     many = count > 1
     if dry_run:
@@ -99,6 +98,20 @@ def boot(
     if not many and not no_wait:
         fresh = verbs.find(session, outcomes[0].uuid)
         render.show(session, views.instance(fresh), SHOW_COLUMNS)
+
+
+def _networks(session: Any, given: list[str]) -> tuple[Any, ...]:
+    """Those given, the inventory's default network without any, none for `--network none` (as Nova's)."""
+    from novactl.db import settings
+
+    if given == ["none"]:
+        return ()
+    default = None if given else session.cloud.db.read(lambda tx: settings.get(tx, "default_network"))
+    if default is not None:
+        session.tell(f"no --network given: a NIC on the default network {default}")
+    elif not given:
+        session.tell("no --network given: the instance has no NIC")
+    return tuple(_network(text) for text in given or ([default] if default else []))
 
 
 def _network(text: str) -> Any:

@@ -34,11 +34,11 @@ def register(root: typer.Typer) -> None:
 def flavor_create(
     ctx: typer.Context,
     name: str,
-    vcpus: Annotated[int, typer.Option("--vcpus", metavar="N")],
-    memory: Annotated[int, typer.Option("--memory", metavar="MIB")],
+    vcpus: Annotated[int, typer.Option("--vcpus", metavar="N", help="How many processors.")],
+    memory: Annotated[int, typer.Option("--memory", metavar="MIB", help="How much memory.")],
     disk: Annotated[int, typer.Option("--disk", metavar="GIB", help="0: the image's own size.")],
     ephemeral: Annotated[int, typer.Option("--ephemeral", metavar="GIB", help="A second, empty disk.")] = 0,
-    swap: Annotated[int, typer.Option("--swap", metavar="MIB")] = 0,
+    swap: Annotated[int, typer.Option("--swap", metavar="MIB", help="Size of disk.swap.")] = 0,
     property_: Properties = None,
 ) -> None:
     """Make a flavor.
@@ -108,12 +108,14 @@ def image_add(
     ] = None,
     property_: Properties = None,
     kernel: Annotated[Path | None, typer.Option("--kernel", metavar="FILE", help="Boot this kernel.")] = None,
-    initrd: Annotated[Path | None, typer.Option("--initrd", metavar="FILE")] = None,
+    initrd: Annotated[
+        Path | None, typer.Option("--initrd", metavar="FILE", help="Initial ramdisk for --kernel.")
+    ] = None,
     cmdline: Annotated[
         str | None, typer.Option("--cmdline", metavar="TEXT", help="The kernel's command line.")
     ] = None,
-    min_disk: Annotated[int, typer.Option("--min-disk", metavar="GIB")] = 0,
-    min_memory: Annotated[int, typer.Option("--min-memory", metavar="MIB")] = 0,
+    min_disk: Annotated[int, typer.Option("--min-disk", metavar="GIB", help="Smallest root disk.")] = 0,
+    min_memory: Annotated[int, typer.Option("--min-memory", metavar="MIB", help="Least memory.")] = 0,
 ) -> None:
     """Inspect a file and take it into the store.
 
@@ -171,7 +173,7 @@ def image_show(ctx: typer.Context, name: str) -> None:
 def image_set(
     ctx: typer.Context,
     name: str,
-    new_name: Annotated[str | None, typer.Option("--name", metavar="N")] = None,
+    new_name: Annotated[str | None, typer.Option("--name", metavar="N", help="A new name.")] = None,
     property_: Properties = None,
 ) -> None:
     """Rename an image or set properties (K= removes one); instances keep their own copy."""
@@ -261,9 +263,11 @@ def network_create(
     name: str,
     cidr: Annotated[str, typer.Option("--cidr", metavar="CIDR", help="Its IPv4 addresses.")],
     bridge: Annotated[str, typer.Option("--bridge", metavar="BR", help="The hosts' bridge it is on.")],
-    gateway: Annotated[str | None, typer.Option("--gateway", metavar="IP")] = None,
+    gateway: Annotated[
+        str | None, typer.Option("--gateway", metavar="IP", help="The guests' default route.")
+    ] = None,
     dns: Annotated[list[str] | None, typer.Option("--dns", metavar="IP", help="Repeatable.")] = None,
-    mtu: Annotated[int, typer.Option("--mtu", metavar="N")] = 1500,
+    mtu: Annotated[int, typer.Option("--mtu", metavar="N", help="Largest packet.")] = 1500,
     pool: Annotated[
         str | None,
         typer.Option("--pool", metavar="FIRST-LAST", help="Addresses given when none is asked for."),

@@ -1,5 +1,6 @@
 """novactl host …"""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Its name in the fleet.")],
     address: Annotated[str, typer.Option("--address", metavar="ADDR", help="Where its sshd answers.")],
     user: Annotated[str, typer.Option("--user", metavar="U", help="root, or a user with sudo -n.")] = "root",
-    port: Annotated[int, typer.Option("--port", metavar="P")] = 22,
+    port: Annotated[int, typer.Option("--port", metavar="P", help="Of its sshd.")] = 22,
     identity: Annotated[
         Path | None, typer.Option("--identity", metavar="FILE", help="Your private key for it.")
     ] = None,
@@ -85,7 +86,21 @@ def add(
     )
     host, made = actions.add(session.cloud.world, session.cloud, request, session.ask)
     session.tell(f"host {host.name} {'enrolled' if made else 'unchanged; what is known of it was refreshed'}")
-    render.show(session, views.host(host))
+    _show(session, host.name)
+
+
+def _views(tx: Any, found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Hosts with the aggregates that they are in."""
+    from novactl.db import aggregates
+
+    groups = aggregates.names_by_host(tx)
+    return [views.host(host, groups.get(host.name, ())) for host in found]
+
+
+def _show(session: Any, name: str) -> None:
+    from novactl.db import hosts
+
+    render.show(session, session.cloud.db.read(lambda tx: _views(tx, [hosts.get(tx, name)]))[0])
 
 
 @app.command("list")
@@ -93,7 +108,7 @@ def list_(ctx: typer.Context) -> None:
     """List hosts with what is used of them."""
     from novactl.db import hosts
 
-    items = ctx.obj.cloud.db.read(lambda tx: [views.host(host) for host in hosts.everything(tx)])
+    items = ctx.obj.cloud.db.read(lambda tx: _views(tx, hosts.everything(tx)))
     if ctx.obj.output == "table":
         items = [
             {
@@ -115,9 +130,7 @@ def _plain(columns: tuple[str, ...]) -> tuple[str, ...]:
 @app.command()
 def show(ctx: typer.Context, name: str) -> None:
     """Show a host."""
-    from novactl.db import hosts
-
-    ctx.obj.cloud.db.read(lambda tx: render.show(ctx.obj, views.host(hosts.get(tx, name))))
+    _show(ctx.obj, name)
 
 
 @app.command()
@@ -157,15 +170,27 @@ def set_(
     reason: Annotated[
         str | None, typer.Option("--reason", metavar="TEXT", help="Why it is disabled.")
     ] = None,
-    enable: Annotated[bool, typer.Option("--enable")] = False,
-    reserved_memory: Annotated[int | None, typer.Option("--reserved-memory", metavar="MIB")] = None,
-    reserved_vcpus: Annotated[int | None, typer.Option("--reserved-vcpus", metavar="N")] = None,
-    reserved_disk: Annotated[int | None, typer.Option("--reserved-disk", metavar="GIB")] = None,
-    cpu_ratio: Annotated[float | None, typer.Option("--cpu-ratio", metavar="F")] = None,
-    memory_ratio: Annotated[float | None, typer.Option("--memory-ratio", metavar="F")] = None,
-    disk_ratio: Annotated[float | None, typer.Option("--disk-ratio", metavar="F")] = None,
+    enable: Annotated[bool, typer.Option("--enable", help="Take new instances again.")] = False,
+    reserved_memory: Annotated[
+        int | None, typer.Option("--reserved-memory", metavar="MIB", help="Kept for the host itself.")
+    ] = None,
+    reserved_vcpus: Annotated[
+        int | None, typer.Option("--reserved-vcpus", metavar="N", help="Kept for the host itself.")
+    ] = None,
+    reserved_disk: Annotated[
+        int | None, typer.Option("--reserved-disk", metavar="GIB", help="Kept for the host itself.")
+    ] = None,
+    cpu_ratio: Annotated[
+        float | None, typer.Option("--cpu-ratio", metavar="F", help="Claims per vcpu; 4 unless set.")
+    ] = None,
+    memory_ratio: Annotated[
+        float | None, typer.Option("--memory-ratio", metavar="F", help="Claims per MiB; 1 unless set.")
+    ] = None,
+    disk_ratio: Annotated[
+        float | None, typer.Option("--disk-ratio", metavar="F", help="Claims per GiB; 1 unless set.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="K= removes it.")] = None,
-    zone: Annotated[str | None, typer.Option("--zone", metavar="Z")] = None,
+    zone: Annotated[str | None, typer.Option("--zone", metavar="Z", help="Its availability zone.")] = None,
 ) -> None:
     """Change what a host offers.
 
@@ -193,7 +218,7 @@ def set_(
         changes["zone"] = check_name(zone, "zone")
     labels = key_values(label or (), "--label")
     host = actions.change(ctx.obj.cloud.world, name, changes, labels)
-    render.show(ctx.obj, views.host(host))
+    _show(ctx.obj, host.name)
 
 
 def _least(value: int, low: int) -> int:

@@ -73,7 +73,9 @@ def down(ctx: typer.Context, name: LabName = "lab") -> None:
 def image(
     ctx: typer.Context,
     kind: Annotated[str, typer.Argument(metavar="tiny|debian")],
-    cache: Annotated[Path, typer.Option("--cache", metavar="DIR")] = Path("/var/cache/novactl-lab"),
+    cache: Annotated[
+        Path, typer.Option("--cache", metavar="DIR", help="Where what is built is kept.")
+    ] = Path("/var/cache/novactl-lab"),
 ) -> None:
     """Build a guest image, once, and say where its files are."""
     from novactl.lab import guests

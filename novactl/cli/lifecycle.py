@@ -127,10 +127,12 @@ def _targets(
         if len(set(names)) != len(names):
             raise UsageError("the same name is given twice")
         return list(names)
-    from novactl.actions.selection import selected
+    from novactl.actions import selection
+    from novactl.db import pages
 
-    found = verbs.living(session, on)
-    return [instance.name for instance in found if selected(instance, selector or ())]
+    wanted = selection.wanted(project=session.settings.project, selectors=selector, host=on)
+    verbs.check_host(session, on)
+    return list(session.cloud.db.read(lambda tx: pages.names(tx, wanted)))
 
 
 def _verb(session: Any, actions: list[Any], dry_run: bool, waiting: verbs.Waiting) -> None:

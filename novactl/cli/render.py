@@ -194,6 +194,11 @@ COLOURS = {
 }
 
 
+def document(text: str) -> None:
+    """What is a text already, as it is."""
+    _write(text)
+
+
 def _write(text: str) -> None:
     """To stdout; a reader that went away (`| head`) changes nothing of what was done."""
     try:

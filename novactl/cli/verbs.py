@@ -22,16 +22,12 @@ def find(session: Any, name: str, *, prefix: bool = False, deleted: bool = False
     )
 
 
-def living(session: Any, host: str | None, *, deleted: bool = False) -> list[Any]:
-    """The project's instances, of one host or of all; the deleted ones instead. NotFound for the host."""
-    from novactl.db import hosts, instances
+def check_host(session: Any, host: str | None) -> None:
+    """Raises NotFound, with near names, for a host that --on names and that is none."""
+    from novactl.db import hosts
 
-    def work(tx: Any) -> list[Any]:
-        if host is not None:
-            hosts.get(tx, host)
-        return instances.everything(tx, project=session.settings.project, host=host, deleted=deleted)
-
-    return list(session.cloud.db.read(work))
+    if host is not None:
+        session.cloud.db.read(lambda tx: hosts.get(tx, host))
 
 
 def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> list[dict[str, Any]]:
@@ -153,7 +149,27 @@ def _raise_failed(outcomes: Sequence[Any]) -> None:
     for outcome in failed:
         tell_error(outcome.target, outcome.error)
     if failed:
-        raise _summary(outcomes, failed)
+        brief = ("target", "uuid", "result", "code", "operation")
+        message = f"{len(failed)} of {len(outcomes)} failed: {', '.join(one.target for one in failed)}"
+        targets = [{key: getattr(outcome, key) for key in brief} for outcome in outcomes]
+        raise _summary([outcome.error for outcome in outcomes], message, targets)
+
+
+def raise_unasked(rows: Sequence[Any]) -> None:
+    """Name the hosts that could not be asked (rows of actions.refresh), and raise what that means for the
+    exit code."""
+    failed = [row for row in rows if row.error is not None]
+    if len(rows) == 1 and failed:
+        raise failed[0].error
+    for row in failed:
+        tell_error(row.host, row.error)
+    if failed:
+        message = (
+            f"{len(failed)} of {len(rows)} hosts could not be asked: {', '.join(r.host for r in failed)}"
+        )
+        brief = {"uuid": None, "result": "failed", "operation": None}
+        targets = [{"target": row.host, **brief, "code": row.error.code} for row in failed]
+        raise _summary([row.error for row in rows], message, targets)
 
 
 def tell_error(target: str, error: NovactlError) -> None:
@@ -164,12 +180,11 @@ def tell_error(target: str, error: NovactlError) -> None:
         render.say(f"hint: {error.hint}")
 
 
-def _summary(outcomes: Sequence[Any], failed: Sequence[Any]) -> NovactlError:
+def _summary(
+    errors: Sequence[NovactlError | None], message: str, targets: Sequence[dict[str, Any]]
+) -> NovactlError:
     """Targets that all ended alike give that code, mixed ones 3 (docs/cli.md)."""
-    brief = ("target", "uuid", "result", "code", "operation")
-    targets = [{key: getattr(outcome, key) for key in brief} for outcome in outcomes]
-    message = f"{len(failed)} of {len(outcomes)} failed: {', '.join(outcome.target for outcome in failed)}"
-    if len({outcome.code for outcome in outcomes}) == 1:
-        error: NovactlError = type(failed[0].error)(message, targets=targets)
-        return error
-    return PartlyDone(message, targets=targets)
+    first = next(error for error in errors if error is not None)
+    codes = {error.code if error is not None else 0 for error in errors}
+    kind = type(first) if len(codes) == 1 else PartlyDone
+    return kind(message, targets=targets)

@@ -1,6 +1,7 @@
 """Objects as the contract shows them (docs/cli.md, JSON). Fields are only ever added."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def ips(found: dict[str, Any]) -> str:
     return ", ".join(entry["ip"] for entries in found["addresses"].values() for entry in entries)
 
 
-def host(found: "Host") -> dict[str, Any]:
+def host(found: "Host", aggregates: Sequence[str] = ()) -> dict[str, Any]:
     facts = found.facts
     return {
         "name": found.name,
@@ -83,7 +84,7 @@ def host(found: "Host") -> dict[str, Any]:
         "virt_type": found.virt_type,
         "libvirt_version": facts.get("libvirt_version"),
         "qemu_version": facts.get("qemu_version"),
-        "aggregates": [],
+        "aggregates": list(aggregates),
         "zone": found.zone,
         "labels": found.labels,
         "port": found.port,

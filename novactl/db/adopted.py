@@ -14,11 +14,13 @@ from novactl.db import hosts, instances, second_copy
 from novactl.db.session import Row, Tx
 from novactl.errors import NovactlError, Refused
 from novactl.objects import names
+from novactl.objects.aggregate import Aggregate, check_aggregate
 from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.host import Resources
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.network import Port, parse_ip, set_of_hosts
+from novactl.objects.policy import check_setting
 from novactl.objects.states import PowerState, vm_state_of
 
 MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -240,6 +242,17 @@ def _check_row(table: str, row: Any, columns: set[str]) -> None:
     if table == "networks":
         names.check_pattern(row["bridge"], names.BRIDGE, "bridge")
         ipaddress.IPv4Network(row["cidr"])
+    if table == "aggregates":
+        _check_aggregate(row)
+    if table == "settings":
+        check_setting(row["name"], json.loads(row["value"]))
+
+
+def _check_aggregate(row: Row) -> None:
+    hosts_, metadata = json.loads(row["hosts"]), json.loads(row["metadata"])
+    if not isinstance(hosts_, list) or not all(isinstance(value, str) for value in metadata.values()):
+        raise TypeError("its hosts are no list, or its metadata is no text")
+    check_aggregate(Aggregate(id=row["id"], name=row["name"], hosts=tuple(hosts_), metadata=metadata))
 
 
 def _check_host(row: Row) -> None:

@@ -40,6 +40,14 @@ def add_flavor(tx: Tx, flavor: Flavor) -> None:
     second_copy.changed(tx)
 
 
+def update_flavor(tx: Tx, flavor: Flavor) -> None:
+    """Keep its sizes, by its name; instances keep what they were made with."""
+    sets = ", ".join(f"{size} = :{size}" for size in SIZES)
+    values = {**flavor.as_dict(), "extra_specs": dumps(flavor.extra_specs)}
+    tx.run(f"UPDATE flavors SET {sets}, extra_specs = :extra_specs WHERE name = :name AND id = :id", **values)
+    second_copy.changed(tx)
+
+
 def flavor(tx: Tx, name: str) -> Flavor:
     row = tx.one("SELECT * FROM flavors WHERE name = :name", name=name)
     if row is None:
@@ -153,19 +161,20 @@ def add_network(tx: Tx, network: Network) -> None:
             raise Refused(
                 f"network {other.name} ({other.cidr}) has some of these addresses on {other.bridge}"
             )
-    tx.insert(
-        "networks",
-        id=network.id,
-        name=network.name,
-        cidr=network.cidr,
-        gateway=network.gateway,
-        dns=dumps(list(network.dns)),
-        mtu=network.mtu,
-        bridge=network.bridge,
-        project=network.project,
-        pool=network.pool,
-    )
+    tx.insert("networks", **_columns(network))
     second_copy.changed(tx)
+
+
+def update_network(tx: Tx, network: Network) -> None:
+    """Keep all of it, by its id; the caller has seen that no address is given twice."""
+    columns = _columns(network)
+    sets = ", ".join(f"{column} = :{column}" for column in columns if column != "id")
+    tx.run(f"UPDATE networks SET {sets} WHERE id = :id", **columns)
+    second_copy.changed(tx)
+
+
+def _columns(network: Network) -> dict[str, Any]:
+    return {**vars(network), "dns": dumps(list(network.dns))}
 
 
 def network(tx: Tx, name: str) -> Network:

@@ -1,6 +1,7 @@
 """Hosts, and who holds how much of them."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from novactl.db import second_copy
@@ -66,6 +67,34 @@ def update(tx: Tx, name: str, **values: Any) -> None:
     if not tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE name = :of", of=name, **stored):
         raise NotFound(f"host {name} is not in the database")
     second_copy.changed(tx)
+
+
+def seen(tx: Tx, names: Sequence[str], state: str, now: str) -> None:
+    """These were looked at and are up, or down; what is fenced stays so. Hosts keep no new copy of that."""
+    for name in names:
+        tx.run(
+            "UPDATE hosts SET state = CASE WHEN state = 'fenced' THEN state ELSE :state END,"
+            " checked_at = :now, version = version + 1 WHERE name = :name",
+            state=state,
+            now=now,
+            name=name,
+        )
+
+
+def rebooted(tx: Tx, name: str, boot_id: str) -> bool:
+    """Remember the host's boot; whether it is another than the one known."""
+    row = tx.one("SELECT facts FROM hosts WHERE name = :name", name=name)
+    facts = json.loads(row["facts"]) if row else {}
+    before = facts.get("boot_id")
+    if row is None or before == boot_id:
+        return False
+    facts["boot_id"] = boot_id
+    tx.run(
+        "UPDATE hosts SET facts = :facts, version = version + 1 WHERE name = :name",
+        facts=dumps(facts),
+        name=name,
+    )
+    return before is not None
 
 
 def remove(tx: Tx, name: str) -> None:

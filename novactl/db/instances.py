@@ -1,10 +1,10 @@
 """Instances and their ports: named queries."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-from novactl.db.session import Row, Tx, dumps
+from novactl.db.session import Row, Tx, among, dumps
 from novactl.errors import NotFound, UsageError
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import Image
@@ -13,6 +13,7 @@ from novactl.objects.names import UUID, near
 from novactl.objects.network import Port
 from novactl.objects.states import PowerState, TaskState, VmState
 
+ALL_PORTS = 2000  # instances: of more, all ports are read at once
 PORTS = """
     SELECT p.*, n.name AS network, n.cidr, n.gateway, n.dns, n.mtu, n.bridge
     FROM ports p JOIN networks n ON n.id = p.network_id
@@ -108,7 +109,7 @@ def get(tx: Tx, uuid: str) -> Instance:
     rows = tx.all("SELECT * FROM instances WHERE uuid = :uuid", uuid=uuid)
     if not rows:
         raise NotFound(f"instance {uuid} is not in the database")
-    return _with_ports(tx, rows)[0]
+    return full(tx, rows)[0]
 
 
 def find(tx: Tx, name: str, project: str, *, prefix: bool = False, deleted: bool = False) -> Instance:
@@ -126,7 +127,7 @@ def find(tx: Tx, name: str, project: str, *, prefix: bool = False, deleted: bool
                 start=f"{name.lower()}%",
             )
     if len(rows) == 1:
-        return _with_ports(tx, rows)[0]
+        return full(tx, rows)[0]
     if rows:
         raise UsageError(f"{name!r} is ambiguous", candidates=[row["uuid"] for row in rows])
     here = "SELECT name FROM instances WHERE live_name IS NOT NULL AND project = :project"
@@ -139,20 +140,39 @@ def find(tx: Tx, name: str, project: str, *, prefix: bool = False, deleted: bool
     )
 
 
-def everything(
-    tx: Tx, *, project: str | None = None, host: str | None = None, deleted: bool = False
-) -> list[Instance]:
-    """All instances, oldest first."""
-    where = ["deleted_at IS NOT NULL" if deleted else "deleted_at IS NULL"]
-    if project is not None:
-        where.append("project = :project")
-    if host is not None:
-        where.append("host = :host")
-    rows = tx.all(
-        f"SELECT * FROM instances WHERE {' AND '.join(where)} ORDER BY created_at, launch_index, name",
-        **{key: value for key, value in (("project", project), ("host", host)) if value is not None},
+def everything(tx: Tx) -> list[Instance]:
+    """All living instances, oldest first."""
+    sql = "SELECT * FROM instances WHERE deleted_at IS NULL ORDER BY created_at, launch_index, name"
+    return full(tx, tx.all(sql))
+
+
+PLAIN = "('active', 'stopped', 'paused', 'suspended')"
+"""States that follow from what the hypervisor says."""
+
+
+def powers(tx: Tx, hosts: Sequence[str] | None = None) -> list[Row]:
+    """uuid, name, host, states and version of all that should be as their hosts say (None: all hosts)."""
+    sql = (
+        "SELECT uuid, name, host, vm_state, power_state, version FROM instances"
+        f" WHERE deleted_at IS NULL AND task_state IS NULL AND vm_state IN {PLAIN}"
     )
-    return _with_ports(tx, rows)
+    if hosts is None:
+        return tx.all(f"{sql} AND host IS NOT NULL")
+    return among(tx, f"{sql} AND host IN", hosts)
+
+
+def follow(tx: Tx, uuid: str, version: int, vm_state: VmState, power_state: PowerState) -> bool:
+    """The record is as its host was seen; False when it is not the version that was read."""
+    return bool(
+        tx.run(
+            "UPDATE instances SET vm_state = :vm_state, power_state = :power_state, version = version + 1"
+            " WHERE uuid = :uuid AND version = :version AND task_state IS NULL AND deleted_at IS NULL",
+            uuid=uuid,
+            version=version,
+            vm_state=vm_state,
+            power_state=power_state,
+        )
+    )
 
 
 def taken_addresses(tx: Tx, network_id: str) -> list[str]:
@@ -163,12 +183,14 @@ def mac_is_taken(tx: Tx, mac: str) -> bool:
     return tx.one("SELECT 1 AS yes FROM ports WHERE mac = :mac", mac=mac) is not None
 
 
-def _with_ports(tx: Tx, rows: Iterable[Row]) -> list[Instance]:
-    rows = list(rows)
-    if len(rows) == 1:
-        found = tx.all(f"{PORTS} WHERE p.instance_uuid = :uuid ORDER BY p.idx", uuid=rows[0]["uuid"])
-    else:
+def full(tx: Tx, rows: Sequence[Row]) -> list[Instance]:
+    """Rows of the table as instances with their ports."""
+    if len(rows) > ALL_PORTS:
         found = tx.all(f"{PORTS} ORDER BY p.idx")
+    else:
+        found = among(
+            tx, f"{PORTS} WHERE p.instance_uuid IN", [row["uuid"] for row in rows], "ORDER BY p.idx"
+        )
     by_instance: dict[str, list[Port]] = {}
     for row in found:
         by_instance.setdefault(row["instance_uuid"], []).append(_port(row))

@@ -6,7 +6,7 @@ transactions met, so it changes nothing but the database (and objects that it ma
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +14,8 @@ from novactl.errors import DatabaseError, Refused
 
 SCHEMA = 3
 """The schema this novactl reads and writes: the newest revision of db/migrations."""
+
+MANY = 500  # values of one IN
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -109,6 +111,15 @@ class Database(ABC):
         if value is None:
             raise DatabaseError(f"{self.where}: has no fleet uuid")
         return value
+
+
+def among(tx: Tx, sql: str, values: Sequence[str], rest: str = "", **named: Any) -> list[Row]:
+    """Rows of `sql` whose last word is IN, for any number of values."""
+    found: list[Row] = []
+    for start in range(0, len(values), MANY):
+        keys = {f"in{n}": value for n, value in enumerate(values[start : start + MANY])}
+        found += tx.all(f"{sql} ({', '.join(f':{key}' for key in keys)}) {rest}", **keys, **named)
+    return found
 
 
 def meta(tx: Tx, name: str) -> str | None:

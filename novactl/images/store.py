@@ -84,11 +84,7 @@ class LocalStore:
 
     def verify(self, sha256: str) -> bool:
         """Whether the bytes still have their hash, all read again; raises NotFound."""
-        with opened(self.path(sha256)) as fd:
-            hashed = hashlib.sha256()
-            for _, data in _blocks(fd, os.fstat(fd).st_size):
-                hashed.update(data)
-        return hashed.hexdigest() == sha256
+        return sha256_of(self.path(sha256)) == sha256
 
     @contextmanager
     def _copied(self, source: Path, progress: Progress | None) -> Iterator[tuple[int, str, int]]:
@@ -115,6 +111,15 @@ class LocalStore:
             with suppress(FileNotFoundError):  # another process removed or finished it
                 if time.time() - left.stat().st_mtime > STALE_SECONDS:
                     left.unlink()
+
+
+def sha256_of(path: Path) -> str:
+    """Of the regular, non-empty file's bytes, all read. Raises ImageRefused or NotFound."""
+    hashed = hashlib.sha256()
+    with opened(path) as fd:
+        for _, data in _blocks(fd, os.fstat(fd).st_size):
+            hashed.update(data)
+    return hashed.hexdigest()
 
 
 def _copy(source: int, copy: int, path: Path, progress: Progress) -> tuple[str, int]:

@@ -6,7 +6,7 @@ nova/api/openstack/common.py (_STATE_MAP).
 
 from enum import StrEnum
 
-from novactl.errors import Refused
+from novactl.errors import Refused, UsageError
 
 
 class VmState(StrEnum):
@@ -104,6 +104,17 @@ def status(vm_state: VmState, task_state: TaskState | None) -> str:
     if task_state in _BY_TASK_STATE:
         return _BY_TASK_STATE[task_state]
     return _BY_VM_STATE[vm_state]
+
+
+def words_of(word: str) -> tuple[list[VmState], list[TaskState], list[TaskState]]:
+    """What status() shows as this word: (vm_states, task_states, task_states under which those vm_states are
+    shown as something else). Raises UsageError for a word that it never shows."""
+    states = [state for state, shown in _BY_VM_STATE.items() if shown == word]
+    tasks = [task for task, shown in _BY_TASK_STATE.items() if shown == word]
+    if not states and not tasks:
+        known = sorted({*_BY_VM_STATE.values(), *_BY_TASK_STATE.values()})
+        raise UsageError(f"status {word!r} does not exist", hint=f"there are {', '.join(known)}")
+    return states, tasks, list(_BY_TASK_STATE)
 
 
 def check_allowed(action: str, name: str, vm_state: VmState) -> None:

@@ -1,22 +1,21 @@
 """Opening SSH connections: only to hosts whose key is pinned."""
 
 import socket
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from novactl.errors import HostUnreachable
-from novactl.remote.ssh_config import SshFiles
+from novactl.errors import HostUnreachable, HostUntrusted
+from novactl.remote.knock import CONNECT_TIMEOUT
+from novactl.remote.ssh_config import SshFiles, way
 
-if TYPE_CHECKING:
-    pass
-
-CONNECT_TIMEOUT = 5.0
 KEEPALIVE = 5  # seconds
 DEAD_LINK_MS = 20_000
 
 
-def connect(host: str, files: SshFiles) -> Any:
-    """An open paramiko client for a host of the generated ssh_config.
+def connect(host: str, files: SshFiles, sock: socket.socket | None = None) -> Any:
+    """An open paramiko client for a host of the generated ssh_config, over `sock` if it was connected
+    before (remote.knock).
 
     Raises HostUnreachable for every way it can fail, saying which. A connection that the server drops
     before authentication (MaxStartups) is tried again.
@@ -31,24 +30,30 @@ def connect(host: str, files: SshFiles) -> Any:
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=2),
         reraise=True,
     )
+    socks = [sock] if sock is not None else []  # of the first try
     try:
-        return retrying(_open, fabric, paramiko, host, files)
+        return retrying(_open, fabric, paramiko, host, files, socks)
     except paramiko.BadHostKeyException as error:
-        raise HostUnreachable(
+        raise HostUntrusted(
             f"{host}: the host key of {error.hostname} is not the pinned one: somebody may be in between",
             hint="if the host was reinstalled, give the new key: novactl host add … --fingerprint",
         ) from error
     except paramiko.AuthenticationException as error:
-        raise HostUnreachable(
+        raise HostUntrusted(
             f"{host}: it accepts none of your keys", hint="novactl host add … --identity FILE names the key"
         ) from error
     except (OSError, EOFError, paramiko.SSHException) as error:
-        raise HostUnreachable(f"{host}: {_words(error)}") from error
+        raise unreachable(host, error) from error
 
 
-def _open(fabric: Any, paramiko: Any, host: str, files: SshFiles) -> Any:
-    config = fabric.Config(runtime_ssh_path=str(files.config), lazy=True)
-    config.load_ssh_config()
+def unreachable(host: str, error: Exception) -> HostUnreachable:
+    """The error for a host that cannot be connected to."""
+    return HostUnreachable(f"{host}: {_words(error)}")
+
+
+def _open(fabric: Any, paramiko: Any, host: str, files: SshFiles, socks: list[socket.socket]) -> Any:
+    known = way(files, host)
+    config = fabric.Config(ssh_config=paramiko.SSHConfig.from_text(known.config), lazy=True)
     lone_identity = "identityfile" in config.base_ssh_config.lookup(host)
     connection = fabric.Connection(
         host,
@@ -64,15 +69,22 @@ def _open(fabric: Any, paramiko: Any, host: str, files: SshFiles) -> Any:
     )
     hop = connection
     while hop is not None:  # the host, then each that it is reached through
-        hop.client.load_host_keys(str(files.known_hosts))
+        _pin(paramiko, hop.client, known.known_hosts)
         hop.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         if hop.gateway is None:
-            hop.connect_kwargs["sock"] = _socket(hop.host, hop.port)
+            plain = socks.pop() if socks and hop is connection else _plain_socket(hop.host, hop.port)
+            hop.connect_kwargs["sock"] = _socket(plain)
         hop = hop.gateway
     connection.open()
     connection.transport.set_keepalive(KEEPALIVE)
     connection.client.novactl_connection = connection  # a jump host's connection lives as long
     return connection.client
+
+
+def _pin(paramiko: Any, client: Any, lines: Iterable[str]) -> None:
+    for line in lines:
+        entry = paramiko.hostkeys.HostKeyEntry.from_line(line)
+        client.get_host_keys().add(entry.hostnames[0], entry.key.get_name(), entry.key)
 
 
 class _Socket(socket.socket):
@@ -85,10 +97,13 @@ class _Socket(socket.socket):
         return data
 
 
-def _socket(address: str, port: int) -> socket.socket:
+def _plain_socket(address: str, port: int) -> socket.socket:
+    return socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
+
+
+def _socket(plain: socket.socket) -> socket.socket:
     """A connection that the kernel ends when its packets (a keepalive's at the latest) are not
     acknowledged; without that a cut link shows only after a quarter of an hour (TCP_USER_TIMEOUT)."""
-    plain = socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
     sock = _Socket(fileno=plain.detach())
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_LINK_MS)
@@ -128,7 +143,7 @@ def scan_host_key(address: str, port: int, via: Any = None) -> tuple[str, bytes]
 
 def _socket_to(address: str, port: int, via: Any) -> Any:
     if via is None:
-        return socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
+        return _plain_socket(address, port)
     return via.get_transport().open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=10)
 
 

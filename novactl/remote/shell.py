@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need some too
 DEADLINE = 180.0
 CHUNK = 1 << 16
-PARTS = ("host.sh", "jobs.sh", "survey.sh", "commands.sh")
+PARTS = ("host.sh", "jobs.sh", "survey.sh", "states.sh", "commands.sh")
 
 
 @cache
@@ -135,6 +135,7 @@ class HostShell:
         self._idle: list[Channel] = []
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CHANNELS)
+        self._users = 0
 
     def job_script(self, words: Sequence[str]) -> bytes:
         """The script of a job that calls one function (nv_job_start)."""
@@ -163,7 +164,7 @@ class HostShell:
         script = library() + '\nset -e\n"$@"\n'
         argv = ["sh", "-c", script, "novactl", *words]
         command = shlex.join(["sudo", "-n", *argv] if self._sudo else argv)
-        with self._link_errors():
+        with self._using(), self._link_errors():
             channel = self.transport().open_session(timeout=10)
             channel.settimeout(DEADLINE)
             channel.exec_command("exec " + command)
@@ -192,6 +193,7 @@ class HostShell:
         """A socket-like channel from the host to an address it can reach. OSError when refused."""
         import paramiko
 
+        self._use()  # for good
         with self._link_errors():
             transport = self.transport()
         try:
@@ -209,7 +211,7 @@ class HostShell:
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[Channel]:
-        with self._room, self._link_errors():
+        with self._room, self._using(), self._link_errors():
             channel = self._take()
             try:
                 yield channel
@@ -236,6 +238,26 @@ class HostShell:
             raise HostUnreachable(f"{self.host}: no answer in time") from error
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise HostUnreachable(f"{self.host}: {error or type(error).__name__}") from error
+
+    def _use(self, count: int = 1) -> None:
+        with self._lock:
+            self._users += count
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        self._use()
+        try:
+            yield
+        finally:
+            self._use(-1)
+
+    def hang_up(self) -> None:
+        """Let the connection go, unless something uses it; the next call opens another."""
+        with self._lock:
+            if self._client is not None and self._users == 0:
+                self._idle.clear()
+                self._client.close()
+                self._client = None
 
     def close(self) -> None:
         with self._lock:

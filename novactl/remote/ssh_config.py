@@ -5,10 +5,13 @@ addresses, users and pinned host keys come from the database.
 """
 
 import fcntl
+import functools
 import json
 import os
+import re
 import shlex
 import stat
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +43,59 @@ class SshFiles:
     config: Path
     known_hosts: Path
     wrapper: Path
+
+
+@dataclass(frozen=True)
+class Way:
+    """What the generated files say of one host and of those it is reached through: blocks of the ssh_config,
+    and lines of known_hosts. In the whole files paramiko would search for long, and for the other stack's
+    ControlPath it would ask the name service."""
+
+    config: str
+    known_hosts: tuple[str, ...]
+
+
+def way(files: SshFiles, host: str) -> Way:
+    """The part of the files that concerns the host. Raises OSError when they are not there."""
+    blocks, keys = (
+        _config(files.config, _stamp(files.config)),
+        _keys(files.known_hosts, _stamp(files.known_hosts)),
+    )
+    chosen: dict[str, str] = {}
+    known: list[str] = []
+    while host in blocks and host not in chosen:
+        chosen[host] = blocks[host]
+        said = dict(line.split(None, 1) for line in blocks[host].splitlines() if " " in line.strip())
+        known += keys.get(_place(said["HostName"], int(said["Port"])), ())
+        host = said.get("ProxyJump", "")
+    return Way("".join(chosen.values()), tuple(known))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes with the file, which is only ever replaced as a whole."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache(maxsize=4)
+def _config(path: Path, stamp: tuple[int, ...]) -> dict[str, str]:
+    """The blocks of the ssh_config by their host."""
+    blocks = re.split(r"^(?=Host )", path.read_text(), flags=re.MULTILINE)
+    return {block.split(None, 2)[1]: block for block in blocks if block.startswith("Host ")}
+
+
+@functools.lru_cache(maxsize=4)
+def _keys(path: Path, stamp: tuple[int, ...]) -> dict[str, list[str]]:
+    """The lines of known_hosts by where they are for."""
+    found: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines():
+        found.setdefault(line.partition(" ")[0], []).append(line)
+    return found
+
+
+def _place(address: str, port: int) -> str:
+    """What both stacks look up in known_hosts."""
+    return address if port == 22 else f"[{address}]:{port}"
 
 
 class SshDirectory:
@@ -126,8 +182,7 @@ def render_known_hosts(hosts: Iterable[Host]) -> str:
     """Each host's pinned keys under the address that both stacks look up."""
     lines: list[str] = []
     for host in hosts:
-        where = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-        lines.extend(f"{where} {key}\n" for key in host.host_keys)
+        lines.extend(f"{_place(host.address, host.port)} {key}\n" for key in host.host_keys)
     return "".join(lines)
 
 
@@ -150,7 +205,7 @@ def write_file(path: Path, text: str, mode: int = 0o600) -> None:
             return
     except (FileNotFoundError, UnicodeDecodeError):
         pass
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)

@@ -1,6 +1,7 @@
 """Filter, weigh, order; and the reasons when nobody is left."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from novactl.errors import NoValidHost
@@ -8,21 +9,37 @@ from novactl.objects.host import Host
 from novactl.scheduler.filters import Spec, rejections
 
 
-def free_share(host: Host, spec: Spec) -> float:
-    """How much room is left after the claim, as the mean share over memory and vcpus: spreads."""
-    limit, used = host.capacity(), host.used()
-    wanted = vars(spec.resources)
-    shares = [(limit[r] - used[r] - wanted[r]) / limit[r] for r in ("memory_mib", "vcpus") if limit[r]]
-    return sum(shares) / len(shares) if shares else 0.0
+def _share(host: Host, spec: Spec, resource: str) -> float:
+    """Which share of it is left after the claim."""
+    limit = host.capacity()[resource]
+    wanted: int = getattr(spec.resources, resource)
+    return (limit - host.used()[resource] - wanted) / limit if limit else 0.0
 
 
-def candidates(hosts: Sequence[Host], spec: Spec) -> tuple[list[Host], list[dict[str, Any]]]:
-    """(hosts that pass, best first; every host with its rejections and weight)."""
+WEIGHERS: dict[str, Callable[[Host, Spec], float]] = {
+    "memory": lambda host, spec: _share(host, spec, "memory_mib"),
+    "vcpus": lambda host, spec: _share(host, spec, "vcpus"),
+}
+"""What speaks for a host, by the names that operators multiply them by."""
+
+
+def weights(host: Host, spec: Spec, multipliers: Mapping[str, float]) -> dict[str, float]:
+    """Each weigher's word times its multiplier (1 unless given: spreads; below 0 packs, 0 ignores it)."""
+    return {
+        name: round(weigher(host, spec) * multipliers.get(name, 1.0), 6) for name, weigher in WEIGHERS.items()
+    }
+
+
+def candidates(
+    hosts: Sequence[Host], spec: Spec, multipliers: Mapping[str, float] = MappingProxyType({})
+) -> tuple[list[Host], list[dict[str, Any]]]:
+    """(hosts that pass, best first; every host with its rejections, weights and their sum)."""
     explained = []
     passed = []
     for host in hosts:
         reasons = rejections(host, spec)
-        weight = None if reasons else round(free_share(host, spec), 6)
+        weighed = {} if reasons else weights(host, spec, multipliers)
+        weight = None if reasons else round(sum(weighed.values()), 6)
         if weight is not None:
             passed.append((weight, host))
         explained.append(
@@ -30,7 +47,7 @@ def candidates(hosts: Sequence[Host], spec: Spec) -> tuple[list[Host], list[dict
                 "host": host.name,
                 "passed": not reasons,
                 "rejections": reasons,
-                "weights": {} if weight is None else {"free": weight},
+                "weights": weighed,
                 "weight": weight,
             }
         )

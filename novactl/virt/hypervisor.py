@@ -2,18 +2,20 @@
 
 import secrets
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from novactl.errors import HostFault
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
-from novactl.virt import survey
+from novactl.virt import states, survey
 from novactl.virt.calls import Shell, check_uuid
 from novactl.virt.commands import Commands
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
+from novactl.virt.shared import SharedLook
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
         self._lock = threading.Lock()
         self._domains: frozenset[str] | None = None
         self.copy_seen: int | None = None
+        self._powers = SharedLook(self._power_of, self._all_powers)
 
     # --- the host ---
 
@@ -105,7 +108,14 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
 
     def power_state(self, uuid: str) -> PowerState:
         """What libvirt says of the domain now; NOSTATE when there is none."""
-        return self._state(self._ours("nv_domain_state", check_uuid(uuid)))
+        seen = self._powers.ask(check_uuid(uuid))
+        return self._power_of(uuid) if seen is None else seen
+
+    def _power_of(self, uuid: str) -> PowerState:
+        return self._state(self._ours("nv_domain_state", uuid))
+
+    def _all_powers(self) -> Mapping[str, PowerState]:
+        return {uuid: power.state for uuid, power in self.states(180.0).domains.items() if power is not None}
 
     def _state(self, answer: str) -> PowerState:
         return survey.power_state(self.name, answer.strip())
@@ -134,6 +144,21 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
         mark = secrets.token_hex(16)
         answer = self.shell.call_bytes("nv_survey", mark, self.instances_path, deadline=600)
         return survey.parse(self.name, answer, mark)
+
+    def states(self, deadline: float = 30.0) -> states.States:
+        """The host and the power of all its domains; HostRefused when it is not enrolled in this fleet.
+        `deadline` is for the call, not for connecting."""
+        mark = secrets.token_hex(16)
+        answer = self.shell.call(
+            "nv_ours", self.fleet, self.mark, "nv_states", mark, self.instances_path, deadline=deadline
+        )
+        seen = states.parse(self.name, answer, mark)
+        self.copy_seen = seen.copy
+        return seen
+
+    def hang_up(self) -> None:
+        """Let the connection go, unless something uses it; the next call opens another."""
+        self.shell.hang_up()
 
     # --- the second copy of the catalogue ---
 

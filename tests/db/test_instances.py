@@ -2,7 +2,8 @@
 
 import pytest
 
-from novactl.db import catalogue, instances
+from novactl.db import catalogue, instances, pages
+from novactl.db.pages import Wanted
 from novactl.db.session import Database
 from novactl.errors import NotFound, Refused, UsageError
 from novactl.objects.instance import Instance
@@ -122,22 +123,7 @@ def test_deleted_ones_by_uuid_and_only_where_asked_for(db: Database) -> None:
     )  # name, ip, mac are free
     with db.reading() as tx:
         assert [i.uuid for i in instances.everything(tx)] == [fleet.uuid(2)]
-        assert [i.uuid for i in instances.everything(tx, deleted=True)] == [uuid]
-
-
-def test_everything_by_project_and_host(db: Database) -> None:
-    for number, (project, host) in enumerate(
-        [("default", "kvm1"), ("default", None), ("other", "kvm1")], start=1
-    ):
-        ports = (fleet.port(fleet.uuid(number), 0, ip=f"192.0.2.{50 + number}"),)
-        fleet.add_instance(db, fleet.instance(number, project=project, host=host, ports=ports))
-    with db.reading() as tx:
-        everything = instances.everything(tx)
-        assert [i.uuid for i in everything] == [fleet.uuid(n) for n in (1, 2, 3)]
-        assert [i.ports[0].ip for i in everything] == [f"192.0.2.{50 + n}" for n in (1, 2, 3)]
-        assert [i.name for i in instances.everything(tx, project="default")] == ["web1", "web2"]
-        assert [i.name for i in instances.everything(tx, host="kvm1")] == ["web1", "web3"]
-        assert [i.name for i in instances.everything(tx, project="other", host="kvm1")] == ["web3"]
+        assert [i.uuid for i in pages.page(tx, Wanted(deleted=True))] == [uuid]
 
 
 def test_update_counts_the_version(db: Database) -> None:

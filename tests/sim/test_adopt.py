@@ -2,6 +2,7 @@
 know is taken over."""
 
 import contextlib
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -388,8 +389,6 @@ def test_what_makes_no_sense_is_named_and_left(fleet: Telling) -> None:
     ],
 )
 def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value: str) -> None:
-    import json
-
     with fleet.db.writing() as tx:
         hosts.add(tx, records.host("kvm4"))
     fleet.hosts["kvm4"] = SimHost("kvm4", FLEET)
@@ -407,6 +406,36 @@ def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value
     assert "the catalogue copy makes no sense: a row of hosts: " in done[0].message
     with fleet.db.reading() as tx:
         assert [host.name for host in hosts.everything(tx)] == ["kvm1", "kvm2", "kvm3"]
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "says"),
+    [
+        ("settings", {"name": "colour", "value": "7"}, "setting 'colour' is not known"),
+        ("settings", {"name": "policies", "value": '[{"name": "x", "do": "wipe"}]'}, "do 'wipe' is not"),
+        ("settings", {"name": "weighers", "value": "{"}, "Expecting property name"),
+        ("aggregates", {"name": "../x", "hosts": "[]", "metadata": "{}"}, "aggregate name '../x'"),
+        ("aggregates", {"name": "x", "hosts": '["-o"]', "metadata": "{}"}, "host name '-o' is not"),
+        ("aggregates", {"name": "x", "hosts": "{}", "metadata": "{}"}, "its hosts are no list"),
+        ("aggregates", {"name": "x", "hosts": "[]", "metadata": '{"a": 1}'}, "its metadata is no text"),
+        ("aggregates", {"name": "x", "hosts": "[]", "metadata": "7"}, "no attribute 'values'"),
+    ],
+)
+def test_settings_and_aggregates_that_a_host_made_up(
+    fleet: Telling, table: str, row: dict[str, str], says: str
+) -> None:
+    fleet.run(stop("web1"))
+    version, content = fleet.hosts["kvm1"].copy
+    copy = json.loads(content)
+    copy["tables"][table] = [{"id": "x", **row}]
+    fleet.hosts["kvm1"].copy = (version + 50, json.dumps(copy).encode())
+    with fleet.process() as process:
+        done = adopting.adopt(process.operator)
+    assert [change.change for change in done] == ["not-adopted"]
+    assert f"the catalogue copy makes no sense: a row of {table}: " in done[0].message
+    assert says in done[0].message
+    with fleet.db.reading() as tx:
+        assert (tx.all("SELECT * FROM settings"), tx.all("SELECT * FROM aggregates")) == ([], [])
 
 
 # --- any future ---

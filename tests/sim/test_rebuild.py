@@ -11,14 +11,16 @@ import pytest
 from novactl.actions import restored
 from novactl.actions.rebuild import EXPECTED_LOST, UNSEEN, Rebuild, Summary
 from novactl.actions.rebuild_sources import Pinning, place
-from novactl.db import catalogue, hosts, instances
+from novactl.db import aggregates, catalogue, hosts, instances, settings
 from novactl.db.session import Database, meta, set_meta
 from novactl.db.sqlite import SqliteDatabase
 from novactl.db.tables import metadata
 from novactl.errors import HostUnreachable, NeedsConfirmation, NovactlError, Refused, UsageError
+from novactl.objects.aggregate import Aggregate
 from novactl.objects.host import Host
 from novactl.objects.keypair import Keypair, fingerprint
 from novactl.objects.names import INSTANCES_PATH
+from novactl.objects.policy import Policy
 from novactl.objects.request import NetworkRequest
 from novactl.objects.states import PowerState
 from tests.sim.actions import boot, delete, start, stop
@@ -121,6 +123,10 @@ def furnish(fleet: SimFleet) -> None:
         key = Keypair(name="me", fingerprint="SHA256:x", public_key="ssh-ed25519 AAAA me")
         for project in ("default", "other"):
             catalogue.add_keypair(tx, project, key)
+        both = Aggregate(id="id-both", name="both", hosts=("kvm1", "kvm2"), metadata={"disk": "é"})
+        aggregates.create(tx, both)
+        settings.put(tx, "weighers", {"memory": -1.5})
+        settings.put(tx, "policies", [Policy(name="keep", do="keep-running").as_dict()])
 
 
 def populate(fleet: SimFleet, seed: int, count: int = 12) -> None:
@@ -197,6 +203,7 @@ def test_all_comes_back_but_what_is_said_to_be_lost(make: Callable[..., Lost], s
     counts = done.as_dict()
     assert (counts["instances"], counts["hosts"], counts["networks"]) == (len(living), 2, 2)
     assert counts["secrets"] == len(lost.before["secrets"])
+    assert (counts["aggregates"], counts["settings"]) == (1, 2)
     assert lost.database.fleet() == scratch.FLEET
     for host in lost.fleet.hosts.values():  # only looked at
         del host.calls[:]

@@ -15,7 +15,8 @@ import functools, gc, importlib, json, os, sys, traceback
 import typer.main
 typer.main.get_command = functools.cache(typer.main.get_command)  # half of a command's time
 for name in ("cli.app", "cloud", "actions.operate", "actions.watch", "actions.images", "actions.hosts",
-             "actions.catalogue", "db.tables", "images.store", "objects.keypair"):
+             "actions.catalogue", "db.tables", "images.store", "objects.keypair",
+             "actions.inventory_apply", "actions.inventory_export"):
     importlib.import_module(f"novactl.{name}")
 typer.main.get_command(sys.modules["novactl.cli.app"].app)
 gc.disable()

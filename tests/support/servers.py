@@ -45,7 +45,7 @@ def program(name: str) -> str:
     newest_first = sorted(versions, key=lambda path: float(path.parent.name), reverse=True)
     found = shutil.which(name, path=":".join([*map(str, newest_first), PATH]))
     if found is None:
-        raise ServerError(f"no {name} here: install the packages of scripts/packages.debian")
+        raise ServerError(f"no {name} here: install the packages of scripts/packages.tests.debian")
     return found
 
 

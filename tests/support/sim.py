@@ -49,6 +49,7 @@ from novactl.virt.domain import NAMESPACE
 from novactl.virt.files import STRAY
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
+from novactl.virt.states import Power, States
 from tests.support import databases, scratch
 from tests.support import fleet as records
 from tests.support.clock import SeededIds, SimClock
@@ -76,6 +77,7 @@ class SimDomain:
     deaf: bool = False  # ignores ACPI
     off_at: float | None = None
     autostart: bool = False
+    saved: bool = False  # libvirt keeps its memory
 
 
 @dataclass
@@ -385,6 +387,23 @@ class SimHypervisor:
                 epochs=dict(host.epochs),
                 jobs=tuple((*key, job.running) for key, job in sorted(host.jobs.items())),
             )
+
+    def states(self, deadline: float = 30.0) -> States:
+        with self._call("states"):
+            self._ours()
+            host = self.host
+            self.copy_seen = host.copy[0]
+            return States(
+                boot_id=f"{host.name}-{host.boots}",
+                disk_free=host.free,
+                memory_available_mib=host.memory_mib,
+                mark=self.host_mark,
+                copy=host.copy[0],
+                domains={uuid: Power(domain.state, domain.saved) for uuid, domain in host.domains.items()},
+            )
+
+    def hang_up(self) -> None:
+        """There is no connection."""
 
     # --- the second copy ---
 

@@ -31,6 +31,7 @@ def test_it_holds_every_file_of_the_package(wheel):
     expected = {path if path.startswith("novactl/") else f"novactl/_data/{path}" for path in tracked}
     assert "novactl/_data/templates/domain.xml" in expected and "novactl/remote/host.sh" in expected
     assert expected <= names
+    assert any(name.endswith("data/share/man/man1/novactl.1") for name in names)
 
 
 def test_it_runs_without_the_checkout(wheel, tmp_path):

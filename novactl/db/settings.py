@@ -1,0 +1,33 @@
+"""What the operator decided for the whole fleet, by name: named queries."""
+
+import json
+from typing import Any
+
+from novactl.db import second_copy
+from novactl.db.session import Tx, dumps
+
+DEFAULTS: dict[str, Any] = {
+    "weighers": {},  # {name: multiplier}; what is not there: as scheduler.select has it
+    "policies": [],  # [objects.policy.Policy.as_dict()]
+    "cron": {},  # {task: objects.policy.CronTask.as_dict()}
+    "default_network": None,  # name of the network that `boot` takes when none is given
+}
+
+
+def get(tx: Tx, name: str) -> Any:
+    """Its value, or the default. Raises KeyError for a name that is none of DEFAULTS."""
+    row = tx.one("SELECT value FROM settings WHERE name = :name", name=name)
+    default = DEFAULTS[name]
+    return json.loads(dumps(default)) if row is None else json.loads(row["value"])
+
+
+def put(tx: Tx, name: str, value: Any) -> bool:
+    """Keep the value (objects.policy.check_setting has seen it); the default is kept by no row. Whether
+    that changes anything."""
+    if get(tx, name) == value:
+        return False
+    tx.run("DELETE FROM settings WHERE name = :name", name=name)
+    if value != DEFAULTS[name]:
+        tx.insert("settings", id=name, name=name, value=dumps(value))
+    second_copy.changed(tx)
+    return True

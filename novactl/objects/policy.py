@@ -1,0 +1,157 @@
+"""What cron does for the operator: policies, and how often its tasks run."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from novactl.errors import UsageError
+from novactl.objects import names
+
+DEEDS = ("start", "stop", "reboot", "keep-running")
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+AT = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+SHORTEST = 10  # seconds between two runs of a task
+LARGEST_MULTIPLIER = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """`do` to the instances of `project` that `selector` (key=value or a tag, all of them) and `on` (a host)
+    choose; neither: to all of them. keep-running holds at all times: an ACTIVE instance whose guest went off
+    is started again. The others happen once on each of `days` (none: every day) at `at` (HH:MM) in
+    `timezone`."""
+
+    name: str
+    do: str
+    selector: tuple[str, ...] = ()
+    on: str | None = None
+    project: str = "default"
+    at: str | None = None
+    days: tuple[str, ...] = ()
+    timezone: str = "UTC"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "selector": list(self.selector), "days": list(self.days)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Policy":
+        """What as_dict() made. Raises UsageError when it is no policy."""
+        _check_types(cls, data, "policy")
+        lists = {key: tuple(data[key]) for key in ("selector", "days") if key in data}
+        return check_policy(cls(**{**data, **lists}))
+
+
+def check_policy(policy: Policy) -> Policy:
+    """`policy` when it can be carried out, else UsageError."""
+    what = f"policy {names.check_name(policy.name, 'policy name')}"
+    names.check_name(policy.project, f"{what}: project")
+    if policy.do not in DEEDS:
+        raise UsageError(f"{what}: do {policy.do!r} is not one of {', '.join(DEEDS)}")
+    if policy.on is not None:
+        names.check_name(policy.on, f"{what}: on")
+    for selector in policy.selector:
+        key, _, value = selector.partition("=")
+        names.check_pattern(key, names.KEY, f"{what}: selector", "key=value or a tag")
+        names.check_text(value, f"{what}: selector")
+        if "," in selector:
+            raise UsageError(f"{what}: selector {selector!r} has a comma", hint="one list item for each")
+    if policy.do == "keep-running" and (policy.at or policy.days):
+        raise UsageError(f"{what}: keep-running holds at all times, it takes neither at nor days")
+    if policy.do != "keep-running" and policy.at is None:
+        raise UsageError(f"{what}: at is missing", hint="at: HH:MM")
+    if policy.at is not None:
+        names.check_pattern(policy.at, AT, f"{what}: at", "HH:MM, from 00:00 to 23:59")
+    if wrong := [day for day in policy.days if day not in DAYS]:
+        raise UsageError(f"{what}: day {wrong[0]!r} is not one of {', '.join(DAYS)}")
+    _check_timezone(policy.timezone, what)
+    return policy
+
+
+def _check_timezone(name: str, what: str) -> None:
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{what}: timezone {name!r} is not known here", hint="as in Europe/Berlin"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CronTask:
+    """What the operator wants otherwise of a task of cron; None leaves it as the task has it. Seconds."""
+
+    name: str
+    every: int | None = None
+    jitter: int | None = None
+    enabled: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Without the name, by which tasks are kept (settings, "cron")."""
+        return {"every": self.every, "jitter": self.jitter, "enabled": self.enabled}
+
+    @classmethod
+    def from_dict(cls, name: str, data: Mapping[str, Any]) -> "CronTask":
+        """What as_dict() made. Raises UsageError when it is no such thing."""
+        _check_types(cls, {"name": name, **data}, "cron task")
+        return check_cron(cls(name=name, **data))
+
+
+def check_cron(task: CronTask) -> CronTask:
+    """`task` when it makes sense, else UsageError. Which tasks there are is cron's to know."""
+    what = f"cron task {names.check_name(task.name, 'cron task')}"
+    if task.every is not None and task.every < SHORTEST:
+        raise UsageError(f"{what}: every {task.every}s is less than {SHORTEST}s")
+    if task.jitter is not None and task.jitter < 0:
+        raise UsageError(f"{what}: jitter is less than 0")
+    return task
+
+
+def check_weighers(weighers: Mapping[str, float]) -> Mapping[str, float]:
+    """`weighers` when each multiplier is a number within reason, else UsageError."""
+    for name, multiplier in weighers.items():
+        names.check_name(name, "weigher")
+        number = isinstance(multiplier, int | float) and not isinstance(multiplier, bool)
+        if not number or not math.isfinite(multiplier) or abs(multiplier) > LARGEST_MULTIPLIER:
+            raise UsageError(f"weigher {name}: multiplier {multiplier!r} is not a number within ±1e6")
+    return weighers
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raises UsageError unless `value` is what the setting of that name (db.settings) may be."""
+    if name == "weighers" and isinstance(value, dict):
+        check_weighers(value)
+    elif name == "policies" and isinstance(value, list):
+        policies = [Policy.from_dict(each) for each in value]
+        if len({policy.name for policy in policies}) != len(policies):
+            raise UsageError("policies: a name is there twice")
+    elif name == "cron" and isinstance(value, dict):
+        for task, given in value.items():
+            CronTask.from_dict(task, given)
+    elif name == "default_network" and (value is None or isinstance(value, str)):
+        if value is not None:
+            names.check_name(value, "default network")
+    else:
+        raise UsageError(f"setting {name!r} is not known, or has a value of another kind")
+
+
+def _check_types(cls: Any, data: Any, what: str) -> None:
+    """Raises UsageError unless `data` is a mapping of the class's fields with values of their types."""
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{what} {data!r} is not a mapping")
+    for key, value in data.items():
+        known = cls.__dataclass_fields__.get(key)
+        if known is None:
+            raise UsageError(f"{what}: {key!r} is not known")
+        if known.type == tuple[str, ...]:
+            good = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+        else:
+            kinds = get_args(known.type) or (known.type,)
+            good = type(value) in kinds
+        if not good:
+            raise UsageError(f"{what}: {key} {value!r} is of the wrong type")
+    if missing := [key for key in ("name", "do") if key in cls.__dataclass_fields__ and key not in data]:
+        raise UsageError(f"{what}: {missing[0]} is missing")

@@ -1,0 +1,143 @@
+"""Every command that the documentation shows was run: here, as a reader would, or by the test named below."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from novactl import lab
+from novactl.lab import guests
+from tests.support.command import Command, Ended
+from tests.support.documents import MADE, PAGES, shown_in
+
+pytestmark = pytest.mark.lab
+
+ELSEWHERE = {
+    "novactl boot web1 --flavor small --image debian --key me --network lan,ip=192.0.2.101"
+    " --wait-for cloud-init": "test_full_guest.py",
+    "novactl ssh web1": "test_full_guest.py",
+    "novactl lab up --hosts 2": "test_lab_fleet.py",
+    "novactl lab image tiny": "test_lab_fleet.py",
+    "novactl lab down": "test_lab_fleet.py",
+    "novactl inventory diff": "test_inventory.py",
+    "novactl inventory diff inventory/example": "../cli/test_inventory.py",
+    "novactl inventory apply --dry-run": "../cli/test_inventory.py",
+    "novactl inventory apply": "../cli/test_inventory.py",
+    "novactl inventory export inventory": "../cli/test_inventory.py",
+    "novactl inventory apply --identity ~/.ssh/id_ed25519": "test_inventory.py",
+    "novactl inventory apply --prune --yes": "test_inventory.py",
+    "novactl op resume ID": "test_operations.py",
+    "novactl op rollback ID": "test_operations.py",
+    "novactl audit --adopt": "test_restored.py",
+    "novactl db init --db postgresql://novactl@db.example/novactl": "../cli/test_database.py",
+    "novactl db init --db mysql://novactl@db.example/novactl": "../cli/test_database.py",
+}
+"""Commands that need another ground, and the file beside this one that runs them there."""
+
+
+class Reader:
+    """Somebody who types what the documentation shows, with names and addresses of his own."""
+
+    def __init__(self, fleet: lab.Fleet, directory: Path) -> None:
+        self.novactl = Command(directory / "config")
+        self.fleet = fleet
+        self.directory = directory
+        self.ran: set[str] = set()
+        tiny = guests.tiny()
+        self.key = directory / "id_ed25519.pub"
+        self.key.write_text((fleet.identity.parent / "id_ed25519.pub").read_text())
+        net, gateway = fleet.network, fleet.gateway
+        base = net.rpartition(".")[0]
+        kernel = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
+        self.own = [
+            (r"debian-12-generic-amd64\.qcow2", shlex.join([str(tiny.disk), "--format", "raw", *kernel])),
+            (r"192\.0\.2\.0/24", net),
+            (r"192\.0\.2\.1\b", gateway),
+            (r"192\.0\.2\.1([1-3])\b", lambda found: fleet.hosts[int(found[1]) - 1].address),
+            (r"192\.0\.2\.", f"{base}."),
+            (r"~/\.ssh/id_ed25519\.pub", str(self.key)),
+            (r"~/\.ssh/id_ed25519\b", str(fleet.identity)),
+            (r"SHA256:…", fleet.hosts[0].fingerprint),
+            (r"--memory 1024", "--memory 96"),
+            (r"--disk 10\b", "--disk 1"),
+            (r"--count 10\b", "--count 3"),
+        ]
+
+    def types(self, command: str, *, codes: tuple[int, ...] = (0,), **names: str) -> Ended:
+        """The command as it is shown, which must end with one of these codes; `names` are more of his own."""
+        self.ran.add(command)
+        words = command.removeprefix("novactl ")
+        for pattern, own in [*((re.escape(name), own) for name, own in names.items()), *self.own]:
+            words = re.sub(pattern, own, words)
+        ended = self.novactl(*shlex.split(words))
+        assert ended.code in codes, f"{command} ended with {ended.code}:\n{ended.out}{ended.err}"
+        assert "Traceback" not in ended.err
+        return ended
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    name = f"d{os.getpid() % 1000000}"
+    fleet = lab.up(name, 3)
+    try:
+        yield Reader(fleet, tmp_path_factory.mktemp("reader"))
+    finally:
+        lab.down(name)
+
+
+def shown() -> set[str]:
+    return {command for page in PAGES if page.name != MADE for _, command in shown_in(page)}
+
+
+def test_the_first_ten_minutes(reader: Reader) -> None:
+    identity = ["--identity", str(reader.fleet.identity)]
+    add = "novactl host add kvm1 --address 192.0.2.11 --fingerprint SHA256:…"
+    reader.types(add, kvm1=f"kvm1 {shlex.join(identity)}")
+    for host in reader.fleet.hosts[1:]:
+        words = ["host", "add", host.name, "--address", host.address, "--fingerprint", host.fingerprint]
+        reader.novactl.ok(*words, *identity)
+    for command in (
+        "novactl image add debian --file debian-12-generic-amd64.qcow2 --property os_distro=debian",
+        "novactl flavor create small --vcpus 1 --memory 1024 --disk 10",
+        "novactl keypair add me --public-key ~/.ssh/id_ed25519.pub",
+        "novactl network create lan --cidr 192.0.2.0/24 --gateway 192.0.2.1 --dns 192.0.2.1 --bridge br0"
+        " --pool 192.0.2.100-192.0.2.199",
+        "novactl boot web1 --flavor small --image debian --key me --network lan,ip=192.0.2.101 --dry-run",
+        "novactl boot app --count 10 --flavor small --image debian --key me --network lan --tag app",
+        "novactl stop -l app",
+    ):
+        reader.types(command)
+    assert reader.types("novactl list --status SHUTOFF").out.count("SHUTOFF") == 3
+    reader.types("novactl delete -l app --yes")
+    assert reader.novactl.json("list") == []
+
+
+def test_operations(reader: Reader) -> None:
+    boot = reader.types("novactl boot web1 --flavor small --image debian --network lan --no-wait")
+    op_id = boot.out.strip()
+    reader.types('novactl op wait "$id" --timeout 300', **{"$id": op_id})
+    reader.types("novactl op list --active")
+    assert op_id in reader.types("novactl op show ID", ID=op_id).out
+    reader.types("novactl start --on kvm1 --interrupted")
+    reader.types("novactl audit")
+    reader.types("novactl audit --heal --dry-run")
+    reader.types("novactl audit --heal", **{"--heal": "--heal --yes"})
+    others = Command(reader.directory / "rebuilt")
+    others.config.mkdir()
+    rebuild = "novactl db rebuild --from 192.0.2.11 --fingerprint SHA256:… --from kvm2 --from kvm3 --dry-run"
+    mine, reader.novactl = reader.novactl, others
+    reader.types(rebuild, **{"--dry-run": f"--dry-run --identity {reader.fleet.identity}"})
+    reader.novactl = mine
+
+
+def test_every_command_shown_was_run(reader: Reader) -> None:
+    """The last one: what is neither run above nor elsewhere was never seen to work."""
+    assert sorted(shown() - reader.ran - set(ELSEWHERE)) == []
+    assert sorted(set(ELSEWHERE) - shown()) == [], "no longer shown"
+    here = Path(__file__).parent
+    for command, file in ELSEWHERE.items():
+        text, verb = (here / file).read_text(), command.split()[1]
+        assert f'"{verb}"' in text or f"{verb} " in text, f"{file} does not run {command}"

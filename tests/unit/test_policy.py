@@ -1,0 +1,133 @@
+"""Policies, cron's overrides and lengths of time: what is understood, and what is refused."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from novactl.errors import UsageError
+from novactl.objects.duration import LONGEST, as_duration, parse_duration
+from novactl.objects.policy import CronTask, Policy, check_setting
+
+NIGHT = {"name": "night", "do": "stop", "at": "20:00"}
+KEEP = {"name": "keep", "do": "keep-running"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("24h", 86400), ("7d", 604800), ("1h30m", 5400), ("0s", 0)],
+)
+def test_a_length_of_time(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@given(st.integers(0, LONGEST))
+def test_lengths_of_time_come_back(seconds: int) -> None:
+    assert parse_duration(as_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "s", "1w", "-1s", "1 h", "1.5h", "10m ", "1h x", "m10"])
+def test_no_length_of_time(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^every .* is not a length of time$") as caught:
+        parse_duration(text, "every")
+    assert caught.value.hint == "for example 90s, 10m, 24h or 7d"
+
+
+def test_too_long() -> None:
+    with pytest.raises(UsageError, match=r"^duration '3661d' is longer than 3660d$"):
+        parse_duration("3661d")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        NIGHT,
+        KEEP,
+        {
+            **NIGHT,
+            "selector": ["tier=dev", "blue"],
+            "on": "kvm1",
+            "days": ["mon", "fri"],
+            "timezone": "Europe/Berlin",
+            "project": "shop",
+        },
+    ],
+)
+def test_a_policy_comes_back(data: dict[str, Any]) -> None:
+    policy = Policy.from_dict(data)
+    assert Policy.from_dict(policy.as_dict()) == policy
+    assert {key: policy.as_dict()[key] for key in data} == data
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([], "policy [] is not a mapping"),
+        ({"do": "stop"}, "policy: name is missing"),
+        ({"name": "a"}, "policy: do is missing"),
+        ({**NIGHT, "name": "-x"}, "policy name '-x' is not acceptable"),
+        (
+            {**NIGHT, "do": "delete"},
+            "policy night: do 'delete' is not one of start, stop, reboot, keep-running",
+        ),
+        ({**NIGHT, "at": None}, "policy night: at is missing"),
+        ({**NIGHT, "at": "24:00"}, "policy night: at '24:00' is not acceptable"),
+        ({**NIGHT, "at": 1200}, "policy: at 1200 is of the wrong type"),
+        ({**NIGHT, "days": ["monday"]}, "policy night: day 'monday' is not one of mon, "),
+        ({**NIGHT, "days": "mon"}, "policy: days 'mon' is of the wrong type"),
+        ({**NIGHT, "timezone": "Mars/Base"}, "policy night: timezone 'Mars/Base' is not known here"),
+        ({**NIGHT, "timezone": "../etc"}, "policy night: timezone '../etc' is not known here"),
+        ({**NIGHT, "timezone": "Europe"}, "policy night: timezone 'Europe' is not known here"),
+        ({**NIGHT, "selector": ["=x"]}, "policy night: selector '' is not acceptable"),
+        ({**NIGHT, "selector": ["a=b,c"]}, "policy night: selector 'a=b,c' has a comma"),
+        ({**NIGHT, "on": "a b"}, "policy night: on 'a b' is not acceptable"),
+        ({**NIGHT, "project": ""}, "policy night: project '' is not acceptable"),
+        ({**NIGHT, "colour": "red"}, "policy: 'colour' is not known"),
+        ({**KEEP, "at": "10:00"}, "policy keep: keep-running holds at all times"),
+        ({**KEEP, "days": ["mon"]}, "policy keep: keep-running holds at all times"),
+    ],
+)
+def test_a_policy_that_is_refused(data: Any, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Policy.from_dict(data)
+    assert caught.value.message.startswith(says)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("colour", {}, "setting 'colour' is not known"),
+        ("weighers", [], "setting 'weighers' is not known, or has a value of another kind"),
+        ("weighers", {"memory": "1"}, "weigher memory: multiplier '1' is not a number"),
+        ("weighers", {"memory": True}, "weigher memory: multiplier True is not a number"),
+        ("weighers", {"memory": float("nan")}, "weigher memory: multiplier nan is not a number"),
+        ("weighers", {"memory": 1e7}, "weigher memory: multiplier 10000000.0 is not a number within"),
+        ("policies", [NIGHT, NIGHT], "policies: a name is there twice"),
+        ("policies", [7], "policy 7 is not a mapping"),
+        ("cron", {"prune": {"every": 9}}, "cron task prune: every 9s is less than 10s"),
+        ("cron", {"prune": {"every": "1h"}}, "cron task: every '1h' is of the wrong type"),
+        ("cron", {"prune": {"jitter": -1}}, "cron task prune: jitter is less than 0"),
+        ("cron", {"a b": {}}, "cron task 'a b' is not acceptable"),
+        ("default_network", 7, "setting 'default_network' is not known, or has a value of another kind"),
+        ("default_network", "a b", "default network 'a b' is not acceptable"),
+    ],
+)
+def test_a_setting_that_is_refused(name: str, value: Any, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_setting(name, value)
+    assert caught.value.message.startswith(says)
+
+
+def test_settings_that_are_accepted() -> None:
+    task = CronTask(name="prune", every=3600, jitter=60, enabled=False)
+    assert CronTask.from_dict("prune", task.as_dict()) == task
+    for name, value in (
+        ("weighers", {"memory": -1, "vcpus": 0.5}),
+        ("policies", [NIGHT, KEEP]),
+        ("cron", {"prune": task.as_dict(), "other": {}}),
+        ("default_network", "lan"),
+        ("default_network", None),
+    ):
+        check_setting(name, value)
