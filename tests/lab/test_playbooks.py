@@ -1,6 +1,7 @@
 """The shipped playbooks on real hosts, and what playbooks do there when something goes wrong."""
 
 import contextlib
+import json
 import os
 import threading
 import time
@@ -159,3 +160,76 @@ def test_a_bare_machine_is_enrolled(bare: tuple[lab.Fleet, Command], tmp_path: P
     assert again[0]["result"] == "done"
     novactl.ok("flavor", "create", "tiny", "--vcpus", "1", "--memory", "96", "--disk", "1")
     assert novactl.json("host", "check", "hv1")
+
+
+CHORES = """\
+name: chores
+description: something on each host, in its turn
+hosts: {all: true}
+serial: 1
+max_fail_percentage: 40
+steps:
+  - name: its turn
+    run: [sh, -c, 'echo "$1" >>/srv/shared/turns', sh, "{{ target }}"]
+  - name: a mark
+    put: {path: /var/lib/novactl/chores, content: "of {{ target }}\\n", mode: "0600"}
+    undo: [rm, -f, /var/lib/novactl/chores]
+  - name: long work
+    when: has(host.labels.slow)
+    run: [sh, -c, 'echo began >>/srv/shared/turns; sleep 3; echo ended >>/srv/shared/turns']
+  - name: something fails
+    when: has(host.labels.broken)
+    run: [sh, -c, 'echo what is wrong >&2; exit 7']
+"""
+
+
+def test_turns_failures_and_a_host_that_loses_its_power(grounds: Grounds, tmp_path: Path) -> None:
+    """kvm1 fails, which is not too much; kvm2 is switched off in the middle of a command and comes back."""
+    novactl, turns = grounds.novactl, grounds.fleet.shared / "turns"
+    file = tmp_path / "chores.yaml"
+    file.write_text(CHORES)
+    labels = {"kvm1": "broken=yes", "kvm2": "slow=yes"}
+    for host, label in labels.items():
+        novactl.ok("host", "set", host, "--label", label)
+    try:
+        process = novactl.popen("playbook", "run", str(file), "--yes", "-o", "json")
+        deadline = time.monotonic() + 60
+        while "began" not in (turns.read_text() if turns.exists() else "") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        grounds.host("kvm2").stop()
+        grounds.host("kvm2").start()
+        out, err = process.communicate(timeout=120)
+    finally:
+        for host, label in labels.items():
+            novactl.ok("host", "set", host, "--label", label.replace("yes", ""))
+    assert process.returncode == 3, err
+    assert "something fails: sh ended with 7: what is wrong" in err
+    assert "kvm1: its turn: was done, and stays" in err
+    rows = {row["target"]: (row["result"], row["code"]) for row in json.loads(out)}
+    assert rows == {"kvm1": ("failed", 1), "kvm2": ("done", 0), "kvm3": ("done", 0)}
+    assert turns.read_text().split() == ["kvm1", "kvm2", "began", "began", "ended", "kvm3"]
+    for host in ("kvm1", "kvm2", "kvm3"):
+        found = grounds.host(host).run(
+            ["sh", "-c", "cd /var/lib/novactl; stat -c %a chores; cat chores; ls job"]
+        )
+        assert found.stdout.split() == ([] if host == "kvm1" else ["600", "of", host])
+        grounds.host(host).run(["rm", "-f", "/var/lib/novactl/chores"])
+    turns.unlink()
+
+
+def test_nightly_and_prune(grounds: Grounds, name) -> None:
+    novactl, once = grounds.novactl, name()
+    novactl.ok("boot", once, *TINY, "--host", "kvm3")
+    novactl.ok("delete", once, "--yes")
+    bases = ["sh", "-c", "ls /var/lib/novactl/instances/_base/*.json"]
+    assert grounds.host("kvm3").run(bases).returncode == 0
+    done = novactl.json("playbook", "run", "prune", "--yes", "-e", "older_than=0s")
+    assert {row["target"]: row["result"] for row in done} == dict.fromkeys(("kvm1", "kvm2", "kvm3"), "done")
+    assert grounds.host("kvm3").run(bases).returncode == 2  # there are none
+    assert novactl("audit").code == 0
+    novactl.ok("playbook", "run", "nightly", "--yes")
+    grounds.host("kvm3").kill_libvirtd()
+    failed = novactl("playbook", "run", "nightly", "--yes")
+    grounds.host("kvm3").start_libvirtd()
+    assert failed.code == 1
+    assert "a host is not as it should be; novactl host check says what" in failed.err
