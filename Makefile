@@ -24,6 +24,7 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	shellcheck -s sh scripts/setup
+	shellcheck -s bash novactl/cli/shells/novactl.bash
 	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/survey.sh novactl/remote/states.sh | shellcheck -s sh -
 
 test: check

@@ -13,6 +13,7 @@ from novactl.cli import (
     audit,
     boot,
     catalogue,
+    completion,
     consoles,
     database,
     demo,
@@ -38,7 +39,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODULES = (boot, instances, lifecycle, consoles, hosts, catalogue, operations, audit, database, lab, demo)
+MODULES = (
+    completion,
+    boot,
+    instances,
+    lifecycle,
+    consoles,
+    hosts,
+    catalogue,
+    operations,
+    audit,
+    database,
+    lab,
+    demo,
+)
 for module in MODULES:
     module.register(app)
 
@@ -121,6 +135,8 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """The exit code of one command line."""
+    if argv[:1] == ["__complete"]:
+        return completion.answer(typer.main.get_command(app), argv[1:], Session)
     words = hoist(argv)
     session = Session(output=_output_asked(words))  # an unknown command is told before root() is called
     _catch_signals(session)
