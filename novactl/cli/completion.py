@@ -44,7 +44,7 @@ METAVARS = {"HOST": "host", "ID": "op", "FILE": FILES, "PATH": FILES, "DIR": FIL
 NOUNS = ("host", "flavor", "image", "keypair", "network", "op")
 
 Kind = str | Sequence[str] | None
-"""What a value is: a key of _finders(), FILES, or the very words."""
+"""What a value is: a kind of name, a key of FIXED, FILES, or the very words."""
 
 
 def register(app: typer.Typer) -> None:
@@ -82,6 +82,32 @@ def _split(line: str) -> list[str]:
     lexer.whitespace_split, lexer.commenters = True, ""
     words = list(lexer)
     return [*words[1:], ""] if line[-1:].isspace() else words[1:]
+
+
+def _statuses() -> Sequence[str]:
+    from novactl.objects.states import status_words
+
+    return status_words()
+
+
+def _powers() -> Sequence[str]:
+    from novactl.objects.states import PowerState
+
+    return [str(state) for state in PowerState]
+
+
+def _sort_keys() -> Sequence[str]:
+    from novactl.db.pages import SORT_KEYS
+
+    return sorted(SORT_KEYS)
+
+
+FIXED: dict[str, Callable[[], Sequence[str]]] = {
+    "status": _statuses,
+    "power-state": _powers,
+    "sort": _sort_keys,
+}
+"""Values that are the same everywhere."""
 
 
 class Completer:
@@ -171,10 +197,10 @@ class Completer:
 
     def _found(self, kind: str, start: str) -> Sequence[str]:
         """Names of that kind that begin so, as the database has them."""
+        if kind in FIXED:
+            return FIXED[kind]()
         from novactl.db import completions
 
-        if kind in completions.WORDS:
-            return completions.WORDS[kind]
         session = self.opened(**{name: self.given.get(name) for name in ("db", "config", "project")})
         try:
             database = session.cloud.database()

@@ -1,17 +1,7 @@
 """Names that begin with something, for a shell: few, by an index where there are many."""
 
-from collections.abc import Sequence
-
-from novactl.db.pages import SORT_KEYS
 from novactl.db.session import Tx
-from novactl.objects.states import PowerState, status_words
 
-WORDS: dict[str, Sequence[str]] = {
-    "status": status_words(),
-    "power-state": [str(state) for state in PowerState],
-    "sort": sorted(SORT_KEYS),
-}
-"""Values that are the same everywhere."""
 TABLES = {"host": "hosts", "flavor": "flavors", "image": "images", "network": "networks"}
 LAST = "\U0010ffff"  # sorts after every name that begins like what stands before it
 
