@@ -15,7 +15,7 @@ import pytest
 from novactl.actions import delete as delete_action
 from novactl.actions import recover
 from novactl.actions.operate import Operator
-from novactl.actions.steps import domains, files, images, records
+from novactl.actions.steps import domains, files, images, memory, records
 from novactl.db import hosts, instances, operations
 from novactl.db.journal import LEASE, DbJournal
 from novactl.engine import runner
@@ -226,6 +226,10 @@ def a_take_over_does_not_fence(patch: Patch) -> None:
     patch.setattr(recover, "fence", nothing)
 
 
+def a_guest_that_was_saved_is_left_off(patch: Patch) -> None:
+    patch.setattr(memory.SaveMemory, "undo", nothing)
+
+
 def cancel_is_ignored(patch: Patch) -> None:
     patch.setattr(DbJournal, "refresh_cancel", lambda self, op: False)
     patch.setattr(DbJournal, "wishes", lambda self: {})
@@ -363,6 +367,7 @@ PLANTED = [
     Planted(success_leaves_the_job, "boot-large", deaths, "is left"),
     Planted(a_job_that_runs_is_started_again, "boot-large", forward_acts, "a job was started twice"),
     Planted(a_take_over_does_not_fence, "start", sleeps, "an older process did define"),
+    Planted(a_guest_that_was_saved_is_left_off, "suspend", deaths, "web1: is active and shutdown, saved"),
     Planted(cancel_is_ignored, "boot", cancels, "it was cancelled and ended with 0"),
     Planted(a_parent_ends_before_its_children, "boot", crowds, "ended before its child"),
     Planted(a_parent_is_forgotten, "boot", crowds, "boot of 3 instances is running"),
