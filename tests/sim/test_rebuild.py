@@ -21,7 +21,7 @@ from novactl.objects.keypair import Keypair, fingerprint
 from novactl.objects.names import INSTANCES_PATH
 from novactl.objects.request import NetworkRequest
 from novactl.objects.states import PowerState
-from tests.sim.actions import boot, delete, lock, pause, resume, start, stop, suspend, unpause
+from tests.sim.actions import boot, delete, lock, pause, reboot, resume, start, stop, suspend, unpause
 from tests.support import databases, scratch
 from tests.support import fleet as records
 from tests.support.sim import Fault, SimFleet, SimHost, SimHypervisor, settled
@@ -157,6 +157,14 @@ def populate(fleet: SimFleet, seed: int, count: int = 12) -> None:
         host.mark = f"{len(ids):012d}.{ids[-1]}"
 
 
+def unlock(name: str) -> Any:
+    return lock(name, locked=False)
+
+
+def hard(name: str) -> Any:
+    return reboot(name, hard=True)
+
+
 @pytest.fixture
 def make(quick: Path) -> Iterator[Callable[..., Lost]]:
     made: list[Lost] = []
@@ -228,7 +236,7 @@ def test_life_goes_on_with_what_was_rebuilt(lost: Lost) -> None:
         opened = [fleet.secrets.open(tx, one.user_data) for one in every if one.user_data]
     assert opened and set(opened) <= {b"#cloud-config\n", b"\0binary\xff"}
     for one in every:
-        for verb in (stop, start, delete):
+        for verb in (unlock, hard, stop, start, delete):
             action = verb(one.uuid)
             outcome = fleet.run(action)
             assert outcome.code == 0, (one.name, outcome)
