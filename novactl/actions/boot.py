@@ -16,7 +16,7 @@ from novactl.errors import NoValidHost, Refused, UsageError
 from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.host import Host
 from novactl.objects.image import Image
-from novactl.objects.instance import Instance
+from novactl.objects.instance import DESCRIPTION_LIMIT, Instance
 from novactl.objects.names import check_name, check_text, mac_address, port_id, tap_name
 from novactl.objects.network import Network, Port, free_addresses
 from novactl.objects.request import BootRequest, NetworkRequest
@@ -27,7 +27,6 @@ from novactl.virt.domain import Marks, check_properties
 
 ATTEMPTS = 3  # as Nova's scheduler max_attempts
 USER_DATA_LIMIT = 65535  # bytes, as Nova's (before base64)
-METADATA_LIMIT = 128
 COUNT_LIMIT = 1000  # one transaction claims for all: it keeps everybody else waiting
 
 
@@ -57,17 +56,15 @@ class Boot:
                 f"user-data has {len(request.user_data)} bytes, the limit is {USER_DATA_LIMIT}",
                 hint="put the bulk where the guest can fetch it",
             )
-        if len(request.metadata) > METADATA_LIMIT or len(request.tags) > METADATA_LIMIT:
-            raise Refused(f"more than {METADATA_LIMIT} metadata items or tags")
+        if len(request.metadata) > DESCRIPTION_LIMIT or len(request.tags) > DESCRIPTION_LIMIT:
+            raise Refused(f"more than {DESCRIPTION_LIMIT} metadata items or tags")
         for tag in request.tags:
             check_text(tag, "tag", limit=60)
 
     def existing(self, tx: Tx) -> Instance | None:
         """The instance of that name, when there is one."""
-        row = tx.one(
-            "SELECT uuid FROM instances WHERE live_name = :live", live=f"{self.request.project}/{self.name}"
-        )
-        return instances.get(tx, row["uuid"]) if row else None
+        uuid = instances.named(tx, self.name, self.request.project)
+        return instances.get(tx, uuid) if uuid else None
 
     def plan(self, world: World, tx: Tx, op_id: str, _: None) -> Plan | None:
         """Resolve the names, give it name, addresses and a host, and decide every step: all in the

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from novactl.actions import restored
-from novactl.actions.power import instance_locks, still
+from novactl.actions.acting import instance_locks, still
 from novactl.actions.steps.domains import RemoveDomain
 from novactl.actions.steps.files import RemoveFiles
 from novactl.actions.steps.records import MarkDeleting, RecordDeleted
@@ -12,9 +12,9 @@ from novactl.db import hosts, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
-from novactl.errors import NotFound, Refused
+from novactl.errors import NotFound
 from novactl.objects.instance import Instance
-from novactl.objects.states import check_allowed
+from novactl.objects.states import check_allowed, check_unlocked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,7 @@ class Delete:
             if self.if_exists:
                 return None
             raise
-        if instance.locked:
-            raise Refused(f"{instance.name}: is locked")
+        check_unlocked("delete", instance.name, instance.locked)
         check_allowed("delete", instance.name, instance.vm_state)
         for host in world.db.read(lambda tx: _hosts(tx, instance)):
             greeting = world.hypervisor(host).greet(instance.uuid)

@@ -1,9 +1,12 @@
-"""What boot and start plan alike: the steps that put a guest's parts on a host. Pure."""
+"""What boot and start plan alike: the steps that put a guest's parts on a host. They only read."""
 
 from typing import Any
 
+from novactl.actions.steps.bridges import EnsureBridges
 from novactl.actions.steps.files import CreateDisk, WriteConfigDrive
 from novactl.actions.steps.images import FetchBase, MakeBlank
+from novactl.db import instances
+from novactl.db.session import Tx
 from novactl.engine.step import Step
 from novactl.objects.host import Host
 from novactl.objects.image import GIB, MIB
@@ -48,6 +51,32 @@ def base_steps(instance: Instance, host: str) -> list[Step]:
         name, size = swap_base(flavor.swap_mib), flavor.swap_mib * MIB
         steps.append(MakeBlank(host=host, name=name, size_bytes=size, filesystem="swap"))
     return steps
+
+
+def bridge_steps(tx: Tx, instance: Instance, host: Host) -> list[Step]:
+    """The bridges of its NICs, for a host that lost one."""
+    bridges = sorted({port.bridge for port in instance.ports})
+    if not bridges:
+        return []
+    uplinks, taps = host.facts.get("bridge_ports", {}), instances.taps_on(tx, host.name)
+    return [
+        EnsureBridges(
+            host=host.name,
+            bridges={bridge: uplinks.get(bridge, []) for bridge in bridges},
+            taps={bridge: taps[bridge] for bridge in bridges if bridge in taps},
+        )
+    ]
+
+
+def shutdown_timeout(instance: Instance, otherwise: float) -> float:
+    """Seconds that the guest may take to shut down: what its image asks for (Nova's property)."""
+    properties = instance.image.properties if instance.image else {}
+    return float(properties.get("os_shutdown_timeout", otherwise))
+
+
+def overlays(instance: Instance) -> list[str]:
+    """The disks that only this instance has: nothing brings them back."""
+    return [file for file, format_ in domain.disks_of(instance) if format_ == "qcow2"]
 
 
 def disk_steps(instance: Instance, host: str) -> list[Step]:

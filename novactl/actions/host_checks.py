@@ -12,6 +12,7 @@ from novactl.db import catalogue, hosts
 from novactl.errors import HostFault, HostUnreachable, NovactlError
 from novactl.objects.host import Host
 from novactl.objects.image import GIB
+from novactl.objects.names import INTERFACE
 from novactl.virt.connection import LibvirtFacts
 
 MINIMUM = {"libvirt": (8, 0, 0), "qemu": (6, 2, 0), "sshd": (8, 0)}
@@ -93,6 +94,13 @@ def examine(world: World, reach: Looks, host: Host, virt_type: str) -> tuple[lis
     rows.append(_kvm_row(host.name, virt_type, ran, reason))
     rows += _check_surroundings(world, host, seen, skew)
     return rows, _with_facts(world, host, seen, libvirt, "kvm" if ran and virt_type != "qemu" else "qemu")
+
+
+def refreshed(world: World, reach: Looks, host: Host) -> Host:
+    """The host with what is measured in a moment: all that examine() measures but whether KVM works. Raises
+    HostUnreachable; HostFault for what makes no sense."""
+    seen = _facts(host, reach.hypervisor_of(host))
+    return _with_facts(world, host, seen, reach.libvirt_facts(host.name), host.virt_type)
 
 
 def _facts(host: Host, hypervisor: Any) -> dict[str, Any]:
@@ -213,6 +221,7 @@ def _with_facts(
         "boot_id": seen["boot_id"],
         "odirect": seen.get("odirect") == "yes",
         "bridges": seen["bridge"],
+        "bridge_ports": _ports(seen),
     }
     foreign = [] if libvirt is None else [g for g in libvirt.guests if g.fleet != world.fleet and g.active]
     if libvirt is not None:
@@ -234,6 +243,15 @@ def _with_facts(
         facts=facts,
         checked_at=world.clock.now(),
     )
+
+
+def _ports(seen: dict[str, Any]) -> dict[str, list[str]]:
+    """Bridges and what they are plugged into, to be made again when they are gone."""
+    found: dict[str, list[str]] = {}
+    for words in (line.split() for line in seen.get("port", ())):
+        if len(words) == 2 and all(INTERFACE.fullmatch(word) for word in words):
+            found.setdefault(words[0], []).append(words[1])
+    return found
 
 
 def _row(host: str, check: str, result: str, message: str, hint: str = "") -> dict[str, Any]:

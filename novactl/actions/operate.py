@@ -83,7 +83,7 @@ class Operator:
     def show(self, actions: Sequence[Action]) -> list[dict[str, Any]]:
         """The plans as `--dry-run` prints them (docs/cli.md): made like the real ones, each seeing those
         before it, then rolled back. Nothing is sealed and no key is made for it."""
-        world = replace(self.world, secrets=Unsealed())
+        world = replace(self.world, secrets=Unsealed(), rehearsal=True)
         facts = [action.check(world) for action in actions]
 
         def work(tx: Tx) -> list[dict[str, Any]]:

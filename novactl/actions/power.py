@@ -1,57 +1,30 @@
-"""start and stop."""
+"""start, stop and reboot."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from novactl.actions import guest, restored
-from novactl.actions.steps.domains import OFF, PowerOn, RedefineDomain, ShutOff
+from novactl.actions import acting, guest
+from novactl.actions.acting import Seen, plan_of, still
+from novactl.actions.steps.domains import (
+    OFF,
+    DefineAnew,
+    DropDomain,
+    PowerOn,
+    PowerOnAgain,
+    RedefineDomain,
+    ShutOff,
+)
 from novactl.actions.steps.records import RecordPower, SetTask
 from novactl.actions.world import World
 from novactl.db import hosts, instances
 from novactl.db.session import Tx
-from novactl.engine.operation import Lock, Mode, Plan
+from novactl.engine.operation import Plan
 from novactl.engine.step import Step
-from novactl.errors import Busy, Refused
 from novactl.objects.instance import Instance
-from novactl.objects.states import PowerState, TaskState, VmState, check_allowed
-from novactl.virt.domain import Marks
+from novactl.objects.states import PowerState, TaskState, VmState
 
 STOP_TIMEOUT = 60.0  # seconds, as Nova's shutdown_timeout
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The record that check read, and what the host said."""
-
-    instance: Instance
-    power: PowerState
-
-
-def look(world: World, name: str, project: str) -> Seen:
-    """The instance's record and its power state on its host now."""
-    instance = world.db.read(lambda tx: instances.find(tx, name, project))
-    if instance.host is None:
-        raise Refused(f"{instance.name}: is on no host ({instance.status})")
-    greeting = world.hypervisor(instance.host).greet(instance.uuid)
-    restored.check_mark(world, instance.host, greeting.mark)
-    restored.check_epoch(world, instance, greeting)
-    return Seen(instance, greeting.power)
-
-
-def still(tx: Tx, seen: Instance) -> Instance:
-    """The record, if nothing changed since check read it; raises Busy."""
-    now = instances.get(tx, seen.uuid)
-    if now.version != seen.version:
-        raise Busy(f"{seen.name}: was changed by another command just now", hint="try again")
-    return now
-
-
-def instance_locks(instance: Instance) -> frozenset[Lock]:
-    """An instance operation holds its instance, and shares its host."""
-    locks = {Lock("instance", instance.uuid, Mode.EXCLUSIVE)}
-    if instance.host:
-        locks.add(Lock("host", instance.host, Mode.SHARED))
-    return frozenset(locks)
+REBOOT_TIMEOUT = 120.0  # seconds, as Nova's wait_soft_reboot_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,38 +42,28 @@ class Stop:
         return self.name
 
     def check(self, world: World) -> Seen:
-        seen = look(world, self.name, self.project)
-        if seen.instance.vm_state is not VmState.STOPPED:
-            check_allowed("stop", seen.instance.name, seen.instance.vm_state)
-        return seen
+        seen = acting.look(world, self.name, self.project)
+        return acting.check(world, "stop", seen, target=VmState.STOPPED)
 
     def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
         instance = still(tx, seen.instance)
-        if instance.vm_state is VmState.STOPPED and seen.power in OFF:
+        if seen.is_(VmState.STOPPED):
             return None
-        uuid = instance.uuid
-        return Plan(
-            kind=self.kind,
-            target=instance.name,
-            target_uuid=uuid,
-            project=instance.project,
-            request={"force": self.force},
-            locks=instance_locks(instance),
-            attempt=(
-                SetTask(uuid=uuid, task=TaskState.POWERING_OFF),
-                ShutOff(host=instance.host, uuid=uuid, timeout=self.timeout, force=self.force),
-                RecordPower(uuid=uuid, vm_state=VmState.STOPPED, power_state=PowerState.SHUTDOWN),
-            ),
-            epoch=instances.raise_epoch(tx, uuid),
-            host=instance.host,
-            changes={"status": [instance.status, "SHUTOFF"]},
+        uuid, epoch = instance.uuid, instances.raise_epoch(tx, instance.uuid)
+        timeout = guest.shutdown_timeout(instance, self.timeout)
+        steps = (
+            SetTask(uuid=uuid, task=TaskState.POWERING_OFF),
+            ShutOff(host=instance.host, uuid=uuid, timeout=timeout, force=self.force),
+            *acting.copy_steps(world, tx, op_id, instance, epoch),
+            RecordPower(uuid=uuid, vm_state=VmState.STOPPED, power_state=PowerState.SHUTDOWN),
         )
+        return plan_of(self.kind, instance, steps, epoch, status="SHUTOFF", force=self.force)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Start the guest: base files, config drive and domain made again from the record. `interrupted`: only
-    one that runs by the record, so one that went off by itself or with its host."""
+    """Start the guest: bridges, base files, config drive and domain made again from the record.
+    `interrupted`: only one that went off by itself or with its host, and was not stopped."""
 
     name: str
     project: str
@@ -112,41 +75,98 @@ class Start:
         return self.name
 
     def check(self, world: World) -> Seen:
-        seen = look(world, self.name, self.project)
-        went_off_by_itself = seen.instance.vm_state is VmState.ACTIVE
-        if not went_off_by_itself:
-            check_allowed("start", seen.instance.name, seen.instance.vm_state)
+        seen = acting.look(world, self.name, self.project)
+        acting.check(world, "start", seen, target=VmState.ACTIVE)
+        if not seen.is_(VmState.ACTIVE):
+            acting.check_disks(world, seen.instance)
         return seen
 
     def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
         instance = still(tx, seen.instance)
-        if instance.vm_state is VmState.ACTIVE and seen.power not in OFF:
+        if seen.is_(VmState.ACTIVE):
             return None
-        if self.interrupted and instance.vm_state is not VmState.ACTIVE:
+        if self.interrupted and not self._was_interrupted(tx, instance):
             return None
         epoch = instances.raise_epoch(tx, instance.uuid)
-        return Plan(
-            kind=self.kind,
-            target=instance.name,
-            target_uuid=instance.uuid,
-            project=instance.project,
-            request={},
-            locks=instance_locks(instance),
-            attempt=tuple(self._steps(world, tx, op_id, instance, epoch)),
-            epoch=epoch,
-            host=instance.host,
-            changes={"status": [instance.status, "ACTIVE"]},
+        steps = (
+            SetTask(uuid=instance.uuid, task=TaskState.POWERING_ON),
+            *_prepared(tx, instance),
+            RedefineDomain(
+                host=instance.host,
+                uuid=instance.uuid,
+                xml=acting.domain_xml(world, tx, op_id, instance, epoch),
+            ),
+            PowerOn(host=instance.host, uuid=instance.uuid),
+            RecordPower(uuid=instance.uuid, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING),
+        )
+        return plan_of(self.kind, instance, steps, epoch, status="ACTIVE")
+
+    def _was_interrupted(self, tx: Tx, instance: Instance) -> bool:
+        recorded = instance.vm_state
+        return recorded is VmState.ACTIVE or (
+            recorded is VmState.STOPPED and instances.went_off(tx, instance.uuid)
         )
 
-    def _steps(self, world: World, tx: Tx, op_id: str, instance: Instance, epoch: int) -> Iterator[Step]:
-        assert instance.host
-        host = hosts.get(tx, instance.host)
-        uuid = instance.uuid
-        yield SetTask(uuid=uuid, task=TaskState.POWERING_ON)
-        yield from guest.base_steps(instance, host.name)
-        yield guest.config_drive_step(instance, host)
-        marks = Marks(fleet=world.fleet, operation=op_id, epoch=epoch, generation=instance.version)
-        xml = guest.domain_xml(instance, host, marks, world.template("domain.xml"))
-        yield RedefineDomain(host=host.name, uuid=uuid, xml=xml)
-        yield PowerOn(host=host.name, uuid=uuid)
-        yield RecordPower(uuid=uuid, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING)
+
+@dataclass(frozen=True, kw_only=True)
+class Reboot:
+    """Restart the guest. Soft: it is asked by ACPI to shut down, powered off when its time is over, and
+    started again. `hard`, and whenever it does not run: it is powered off, its domain removed. Either way
+    all that the host has of it, but for its disks, is made again from the record."""
+
+    name: str
+    project: str
+    hard: bool = False
+    timeout: float = REBOOT_TIMEOUT
+    kind: str = "reboot"
+
+    @property
+    def target(self) -> str:
+        return self.name
+
+    def check(self, world: World) -> Seen:
+        """A guest that runs by the record and went off is rebooted, too."""
+        seen = acting.look(world, self.name, self.project)
+        went_off = VmState.STOPPED if seen.instance.vm_state is VmState.ACTIVE else None
+        acting.check(world, "reboot --hard" if self.hard else "reboot", seen, target=went_off)
+        acting.check_disks(world, seen.instance)
+        return seen
+
+    def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
+        instance = still(tx, seen.instance)
+        epoch = instances.raise_epoch(tx, instance.uuid)
+        soft = not self.hard and seen.power is PowerState.RUNNING
+        xml = acting.domain_xml(world, tx, op_id, instance, epoch)
+        here = self._off_and_on(instance, xml, soft=soft, drops=seen.saved or seen.power not in OFF)
+        steps = (
+            SetTask(uuid=instance.uuid, task=TaskState.REBOOTING if soft else TaskState.REBOOTING_HARD),
+            *_prepared(tx, instance),
+            *here,
+            RecordPower(uuid=instance.uuid, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING),
+        )
+        if seen.saved:
+            world.tell(f"{instance.name}: is suspended; its saved memory is dropped")
+        return plan_of(self.kind, instance, steps, epoch, status="ACTIVE", hard=not soft)
+
+    def _off_and_on(self, instance: Instance, xml: str, *, soft: bool, drops: bool) -> Iterator[Step]:
+        """`drops`: there is something to lose, so dropping it is the point of no return."""
+        uuid, host = instance.uuid, instance.host
+        if not soft and not drops:
+            yield RedefineDomain(host=host, uuid=uuid, xml=xml)
+            yield PowerOn(host=host, uuid=uuid)
+            return
+        if soft:
+            timeout = guest.shutdown_timeout(instance, self.timeout)
+            yield ShutOff(host=host, uuid=uuid, timeout=timeout, force=False)
+        else:
+            yield DropDomain(host=host, uuid=uuid)
+        yield DefineAnew(host=host, uuid=uuid, xml=xml)
+        yield PowerOnAgain(host=host, uuid=uuid)
+
+
+def _prepared(tx: Tx, instance: Instance) -> Iterator[Step]:
+    """All that a guest needs of its host besides its domain, made again while nothing was done to it yet."""
+    host = hosts.get(tx, str(instance.host))
+    yield from guest.bridge_steps(tx, instance, host)
+    yield from guest.base_steps(instance, host.name)
+    yield guest.config_drive_step(instance, host)

@@ -202,6 +202,7 @@ class Rebuild:
                 power=domain.state,
                 epoch=max(epoch, found.epoch),
                 generation=domain.generation or 0,
+                saved=domain.saved,
                 sealed=sealed,
             )
         except Refused as error:

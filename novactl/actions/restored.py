@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from novactl.actions.world import World
-from novactl.db import instances
+from novactl.db import instances, pruning
 from novactl.db.session import Tx, among, set_meta
 from novactl.errors import Refused
 from novactl.objects.instance import Instance
@@ -14,21 +14,23 @@ from novactl.virt.hypervisor import Greeting
 def check_mark(world: World, host: str, mark: str) -> None:
     """Raises Refused, and has all decisions refused from now on, when a host was told of an operation
     that the database does not have. `mark` is the last one that the host knows (Hypervisor.greet)."""
-    op_id = mark.partition(".")[2]
-    if op_id and not world.db.read(lambda tx: _known(tx, op_id)):
+    serial, _, op_id = mark.partition(".")
+    if op_id and not world.db.read(lambda tx: _known(tx, op_id, int(serial))):
         refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
 
 
 def check_marks(world: World, marks: Mapping[str, str]) -> None:
     """check_mark() of many hosts' at once."""
-    told = {mark.partition(".")[2]: host for host, mark in marks.items() if mark}
+    told = [(host, *mark.split(".", 1)) for host, mark in sorted(marks.items()) if mark]
 
-    def unknown(tx: Tx) -> set[str]:
-        known = among(tx, "SELECT id FROM operations WHERE id IN", list(told))
-        return set(told) - {row["id"] for row in known}
+    def unknown(tx: Tx) -> list[tuple[str, str]]:
+        named = sorted({op_id for _, _, op_id in told})
+        known = {row["id"] for row in among(tx, "SELECT id FROM operations WHERE id IN", named)}
+        floor = pruning.floor(tx)
+        return [(host, op) for host, serial, op in told if op not in known and int(serial) > floor]
 
-    for op_id in sorted(world.db.read(unknown)) if told else ():
-        refuse(world, f"host {told[op_id]} has seen operation {op_id}, which is not in it")
+    for host, op_id in world.db.read(unknown) if told else ():
+        refuse(world, f"host {host} has seen operation {op_id}, which is not in it")
 
 
 def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:
@@ -40,8 +42,10 @@ def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:
             refuse(world, f"{seen}, which has {now.epoch} in it")
 
 
-def _known(tx: Tx, op_id: str) -> bool:
-    return tx.one("SELECT 1 AS yes FROM operations WHERE id = :id", id=op_id) is not None
+def _known(tx: Tx, op_id: str, serial: int) -> bool:
+    """Whether it is there, or was pruned (db/pruning.py)."""
+    there = tx.one("SELECT 1 AS yes FROM operations WHERE id = :id", id=op_id)
+    return there is not None or serial <= pruning.floor(tx)
 
 
 def refuse(world: World, words: str) -> NoReturn:

@@ -186,9 +186,17 @@ def _old_logs(session: Any) -> Iterator[tuple[Path, str]]:
         return
     rows = session.cloud.db.read(lambda tx: tx.all("SELECT id, finished_at FROM operations"))
     limit = (datetime.now(UTC) - LOGS_KEPT).strftime("%Y-%m-%dT%H:%M:%S")
-    for row in rows:
-        if row["id"] in logs and row["finished_at"] is not None and row["finished_at"] < limit:
-            yield logs[row["id"]], row["finished_at"]
+    ended = {row["id"]: row["finished_at"] for row in rows}
+    for op, path in sorted(logs.items()):
+        with contextlib.suppress(OSError):
+            # of an operation that was pruned, the log's own age tells
+            finished = ended[op] if op in ended else _changed_at(path)
+            if finished is not None and finished < limit:
+                yield path, finished
+
+
+def _changed_at(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _log_directory(session: Any) -> Path:

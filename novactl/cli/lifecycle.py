@@ -1,4 +1,4 @@
-"""novactl start, stop, delete: verbs that change one instance or many."""
+"""novactl start, stop, reboot, pause, suspend, lock, delete …: verbs that change one instance or many."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -12,9 +12,8 @@ from novactl.errors import UsageError
 
 def register(app: typer.Typer) -> None:
     """Hang the commands on the root."""
-    app.command()(start)
-    app.command()(stop)
-    app.command()(delete)
+    for command in (start, stop, reboot, pause, unpause, suspend, resume, lock, unlock, delete):
+        app.command()(command)
 
 
 def start(
@@ -74,6 +73,206 @@ def stop(
     _verb(
         ctx.obj,
         [Stop(name=name, project=project, force=force) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
+
+
+def reboot(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Power off at once, drop the domain and saved memory.")
+    ] = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Restart guests: asked by ACPI to shut down, powered off after 120 seconds, and started again.
+
+    novactl reboot web1
+
+    All that the host has of them but their disks is made again; --hard does so at once, and brings back what
+    does not answer any more:
+
+    novactl reboot web1 --hard
+    """
+    from novactl.actions.power import Reboot
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(
+        ctx.obj,
+        [Reboot(name=name, project=project, hard=hard) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
+
+
+def pause(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Make guests stand still, in memory.
+
+    novactl pause web1
+    """
+    from novactl.actions.memory import Pause
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(
+        ctx.obj,
+        [Pause(name=name, project=project) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
+
+
+def unpause(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Let paused guests go on.
+
+    novactl unpause web1
+    """
+    from novactl.actions.memory import Unpause
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(
+        ctx.obj,
+        [Unpause(name=name, project=project) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
+
+
+def suspend(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Save the memory of guests on their hosts' disks, and switch them off.
+
+    novactl suspend web1 web2
+    """
+    from novactl.actions.memory import Suspend
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(
+        ctx.obj,
+        [Suspend(name=name, project=project) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
+
+
+def resume(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also with another QEMU than the one that saved it.")
+    ] = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Let suspended guests go on where they were.
+
+    novactl resume web1 web2
+    """
+    from novactl.actions.memory import Resume
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(
+        ctx.obj,
+        [Resume(name=name, project=project, force=force) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
+
+
+def lock(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Refuse all that would change these instances, until they are unlocked.
+
+    novactl lock db1
+    """
+    from novactl.actions.describe import Lock
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(
+        ctx.obj,
+        [Lock(name=name, project=project) for name in targets],
+        dry_run,
+        verbs.Waiting(no_wait, timeout, lock_wait),
+    )
+
+
+def unlock(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Let locked instances be changed again.
+
+    novactl unlock db1
+    """
+    from novactl.actions.describe import Lock
+
+    project = ctx.obj.settings.project
+    targets = _targets(ctx.obj, names, selector, on, everything)
+    _verb(
+        ctx.obj,
+        [Lock(name=name, project=project, locked=False) for name in targets],
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from novactl.db import hosts, instances, second_copy
@@ -39,6 +40,7 @@ def restore_instance(
     power: PowerState,
     epoch: int,
     generation: int = 0,
+    saved: bool = False,
     sealed: Mapping[str, Any] | None = None,
 ) -> Instance:
     """Insert the instance that a domain's record (virt.domain.record; SeenDomain.record) tells of: its row,
@@ -49,6 +51,7 @@ def restore_instance(
     makes no sense, uuid or name or address is another's, a network is not in the database, nor is the host.
     The caller compares record["uuid"] with that of the domain it stood in."""
     instance = instance_of(record, host=host, power=power, epoch=epoch, generation=generation)
+    instance = replace(instance, vm_state=vm_state_of(power, saved))
     networks = [_network(tx, instance, each) for each in _ports_told(record)]
     _refuse_taken(tx, instance)
     ports = [_port(tx, instance, *each) for each in networks]

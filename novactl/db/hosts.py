@@ -97,6 +97,22 @@ def rebooted(tx: Tx, name: str, boot_id: str) -> bool:
     return before is not None
 
 
+def measured(tx: Tx, before: Host, now: Host) -> bool:
+    """What a look at the host measured is kept; whether more than its state and the time of the look changed.
+    The catalogue's copies follow only then; a host that is fenced stays so."""
+    values = {
+        column: getattr(now, column)
+        for column in PLAIN
+        if getattr(now, column) != getattr(before, column) and column not in ("state", "checked_at")
+    }
+    if now.facts != before.facts:
+        values["facts"] = now.facts
+    if values:
+        update(tx, before.name, **values)
+    seen(tx, [before.name], now.state, str(now.checked_at))
+    return bool(values)
+
+
 def remove(tx: Tx, name: str) -> None:
     tx.run("DELETE FROM hosts WHERE name = :name", name=name)
     second_copy.changed(tx)

@@ -4,14 +4,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from novactl.db.session import Row, Tx, among, dumps
+from novactl.db.session import Row, Tx, among, dumps, meta, set_meta
 from novactl.errors import NotFound, UsageError
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.names import UUID, near
 from novactl.objects.network import Port
-from novactl.objects.states import PowerState, TaskState, VmState
+from novactl.objects.states import PowerState, TaskState, VmState, status
+
+SEEN = "power-seen"
+"""The action of an event that no command of ours brought about."""
 
 ALL_PORTS = 2000  # instances: of more, all ports are read at once
 PORTS = """
@@ -81,6 +84,7 @@ def bury(tx: Tx, uuid: str, now: str, fault: str | None) -> None:
     """Soft-delete: the name and the addresses are free, the row and its fault remain. Twice is fine."""
     tx.run("DELETE FROM ports WHERE instance_uuid = :uuid", uuid=uuid)
     tx.run("DELETE FROM secrets WHERE owner = :uuid", uuid=uuid)
+    note_copy(tx, uuid, behind=False)
     update(
         tx,
         uuid,
@@ -95,6 +99,54 @@ def bury(tx: Tx, uuid: str, now: str, fault: str | None) -> None:
     )
 
 
+def note_copy(tx: Tx, uuid: str, *, behind: bool) -> None:
+    """Whether the second copy of the record, which its domain carries, is behind it."""
+    if behind:
+        set_meta(tx, f"behind {uuid}", "yes")
+    else:
+        tx.run("DELETE FROM meta WHERE name = :name", name=f"behind {uuid}")
+
+
+def copy_is_behind(tx: Tx, uuid: str) -> bool:
+    return meta(tx, f"behind {uuid}") is not None
+
+
+def record_power(tx: Tx, found: Instance, power: PowerState, vm_state: VmState, now: str) -> bool:
+    """The record says what its host was seen to say, and an event tells of it. False, and nothing is done,
+    when an operation works on the instance or the record is not what it was before the look."""
+    held = "SELECT 1 AS yes FROM op_locks WHERE kind = 'instance' AND id = :uuid"
+    if tx.one(held, uuid=found.uuid) or get(tx, found.uuid).version != found.version:
+        return False
+    update(tx, found.uuid, vm_state=vm_state, power_state=power)
+    words = f"was {found.vm_state} by the record, is {power} on {found.host}"
+    tx.insert(
+        "events",
+        time=now,
+        target_uuid=found.uuid,
+        target=found.name,
+        action=SEEN,
+        operation=None,
+        result=status(vm_state, None).lower(),
+        message=words,
+        user="novactl",
+    )
+    return True
+
+
+def went_off(tx: Tx, uuid: str) -> bool:
+    """Whether a guest whose record says that it is stopped went off by itself, and was not stopped: the
+    newest event about its power is that it was seen so."""
+    newest = tx.one(
+        "SELECT action, result FROM events WHERE target_uuid = :uuid AND (action = :seen OR (result = 'done'"
+        " AND action IN ('refresh', 'stop', 'start', 'boot', 'reboot', 'reset-state')))"
+        " ORDER BY id DESC LIMIT 1",
+        uuid=uuid,
+        seen=SEEN,
+    )
+    seen = ((SEEN, "shutoff"), ("refresh", "done"))
+    return newest is not None and (newest["action"], newest["result"]) in seen
+
+
 def raise_epoch(tx: Tx, uuid: str) -> int:
     """The next epoch: whoever has it may act on the instance, older ones no longer."""
     update_count = tx.run("UPDATE instances SET epoch = epoch + 1 WHERE uuid = :uuid", uuid=uuid)
@@ -102,6 +154,12 @@ def raise_epoch(tx: Tx, uuid: str) -> int:
     if not update_count or row is None:
         raise NotFound(f"instance {uuid} is not in the database")
     return int(row["epoch"])
+
+
+def named(tx: Tx, name: str, project: str) -> str | None:
+    """The uuid of the living instance of exactly that name."""
+    row = tx.one("SELECT uuid FROM instances WHERE live_name = :live", live=f"{project}/{name}")
+    return row["uuid"] if row else None
 
 
 def get(tx: Tx, uuid: str) -> Instance:
@@ -173,6 +231,15 @@ def follow(tx: Tx, uuid: str, version: int, vm_state: VmState, power_state: Powe
             power_state=power_state,
         )
     )
+
+
+def taps_on(tx: Tx, host: str) -> dict[str, list[str]]:
+    """The taps of a host's guests by the bridge each is plugged into."""
+    found: dict[str, list[str]] = {}
+    wanted = f"{PORTS} JOIN instances i ON i.uuid = p.instance_uuid WHERE i.host = :host ORDER BY p.tap"
+    for row in tx.all(wanted, host=host):
+        found.setdefault(row["bridge"], []).append(row["tap"])
+    return found
 
 
 def taken_addresses(tx: Tx, network_id: str) -> list[str]:

@@ -73,6 +73,18 @@ def events(tx: Tx, target_uuid: str) -> list[Row]:
     return tx.all("SELECT * FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=target_uuid)
 
 
+def count(tx: Tx, target_uuid: str, kind: str, since: str) -> int:
+    """How many operations of this kind an instance has had since then."""
+    row = tx.one(
+        "SELECT COUNT(*) AS n FROM operations"
+        " WHERE target_uuid = :uuid AND kind = :kind AND started_at >= :since",
+        uuid=target_uuid,
+        kind=kind,
+        since=since,
+    )
+    return int(row["n"]) if row else 0
+
+
 def owner(tx: Tx, op_id: str) -> tuple[dict[str, Any], bool]:
     """(the record of the process that owns it, whether its lease has run out)."""
     row = tx.one("SELECT owner_key, lease_until FROM operations WHERE id = :id", id=op_id)

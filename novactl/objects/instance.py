@@ -9,6 +9,9 @@ from novactl.objects.image import Image
 from novactl.objects.network import Port
 from novactl.objects.states import PowerState, TaskState, VmState, status
 
+DESCRIPTION_LIMIT = 128
+"""Metadata items, and tags, of one instance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:

@@ -33,6 +33,10 @@ class TaskState(StrEnum):
     POWERING_ON = "powering-on"
     REBOOTING = "rebooting"
     REBOOTING_HARD = "rebooting_hard"
+    PAUSING = "pausing"
+    UNPAUSING = "unpausing"
+    SUSPENDING = "suspending"
+    RESUMING = "resuming"
     RESIZING = "resize_migrating"
     REVERTING = "resize_reverting"
     MIGRATING = "migrating"
@@ -74,15 +78,35 @@ _BY_TASK_STATE = {
     TaskState.REBUILDING: "REBUILD",
 }
 
+_LIVING = frozenset(VmState) - {VmState.DELETED}
+
 ALLOWED: dict[str, frozenset[VmState]] = {
     "start": frozenset({VmState.STOPPED, VmState.ERROR}),
     "stop": frozenset({VmState.ACTIVE, VmState.ERROR}),
-    "delete": frozenset(VmState) - {VmState.DELETED},
+    "reboot": frozenset({VmState.ACTIVE}),
+    "reboot --hard": frozenset(
+        {VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.SUSPENDED, VmState.ERROR}
+    ),
+    "pause": frozenset({VmState.ACTIVE}),
+    "unpause": frozenset({VmState.PAUSED}),
+    "suspend": frozenset({VmState.ACTIVE}),
+    "resume": frozenset({VmState.SUSPENDED}),
+    "lock": _LIVING,
+    "unlock": _LIVING,
+    "set": _LIVING,
+    "unset": _LIVING,
+    "reset-state": _LIVING - {VmState.BUILDING},
+    "delete": _LIVING,
 }
 """Which vm_state an action starts from (nova/compute/api.py, check_instance_state).
 
 start from ERROR is ours: Nova asks for a hard reboot there, which does the same."""
 
+THOUGH_LOCKED = frozenset({"lock", "unlock", "reset-state"})
+"""What may be done with a locked instance: Nova's check_instance_lock is on all else."""
+
+PLAIN = frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.SUSPENDED})
+"""States that follow from what the hypervisor says."""
 
 _BY_POWER = {
     PowerState.RUNNING: VmState.ACTIVE,
@@ -115,6 +139,12 @@ def words_of(word: str) -> tuple[list[VmState], list[TaskState], list[TaskState]
         known = sorted({*_BY_VM_STATE.values(), *_BY_TASK_STATE.values()})
         raise UsageError(f"status {word!r} does not exist", hint=f"there are {', '.join(known)}")
     return states, tasks, list(_BY_TASK_STATE)
+
+
+def check_unlocked(action: str, name: str, locked: bool) -> None:
+    """Raises Refused when the instance is locked and the action minds."""
+    if locked and action not in THOUGH_LOCKED:
+        raise Refused(f"{name}: is locked", hint=f"novactl unlock {name}, if that is what you want")
 
 
 def check_allowed(action: str, name: str, vm_state: VmState) -> None:

@@ -15,6 +15,7 @@ class SeenDomain:
     name: str
     state: PowerState
     autostart: bool
+    saved: bool = False  # libvirt keeps its memory (managed save)
     fleet: str | None = None
     operation: str | None = None
     epoch: int | None = None

@@ -18,9 +18,11 @@ nv_die() { # status message
     exit "$nv_rc"
 }
 
+nv_limit=120 # seconds that libvirt may take
+
 nv_virsh() { # its exit status; 79 when libvirt does not answer, since what was asked may still happen
     nv_late=0
-    timeout -k 5 120 virsh -q -c qemu:///system "$@" || nv_late=$?
+    timeout -k 5 "$nv_limit" virsh -q -c qemu:///system "$@" || nv_late=$?
     case $nv_late in 124 | 137) return 79 ;; esac
     return "$nv_late"
 }
@@ -175,7 +177,17 @@ nv_facts() { # instances-path: what preflight wants to know, one "key value" a l
             /etc/sysconfig/libvirt-guests /etc/default/libvirt-guests 2>/dev/null | tail -n 1)"
     fi
     for nv_link in /sys/class/net/*/bridge; do
-        if [ -d "$nv_link" ]; then echo "bridge $(basename "$(dirname "$nv_link")")"; fi
+        if [ -d "$nv_link" ]; then nv_bridge_facts "${nv_link%/bridge}"; fi
+    done
+}
+
+nv_bridge_facts() { # /sys/class/net/bridge: it, and what it is plugged into; the taps of guests come and go
+    echo "bridge ${1##*/}"
+    for nv_port in "$1"/brif/*; do
+        nv_port=${nv_port##*/}
+        if [ -e "/sys/class/net/$nv_port" ] && [ ! -e "/sys/class/net/$nv_port/tun_flags" ]; then
+            echo "port ${1##*/} $nv_port"
+        fi
     done
 }
 
@@ -280,14 +292,21 @@ nv_domains() { # the uuids of all domains
     echo "$nv_out"
 }
 
-nv_domain_state() { # uuid: libvirt's word for the state, "none" when there is no such domain
-    if nv_out=$(nv_virsh domstate "$1" 2>&1); then
-        echo "$nv_out"
-    else
-        nv_rc=$?
+nv_domain_state() { # uuid: libvirt's word for the state, "none" when there is no such domain; then "saved" when its
+    # memory is kept (managed save)
+    nv_rc=0
+    nv_out=$(nv_virsh "domstate $1; echo ::; list --inactive --with-managed-save --uuid" 2>&1) || nv_rc=$?
+    # virsh goes on after an error
+    case $nv_rc,$nv_out in
+        0,*error:*) nv_rc=1 ;;
+    esac
+    if [ "$nv_rc" -ne 0 ]; then
         if nv_has_domain "$1"; then nv_die "$nv_rc" "$nv_out"; fi
         echo none
+        return 0
     fi
+    printf '%s' "${nv_out%%::*}"
+    if nv_has_line "${nv_out#*::}" "$1"; then echo saved; fi
 }
 
 nv_greet() { # uuid: the state of the domain; then its epoch, the version of the copy here and the mark
@@ -396,7 +415,10 @@ nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) vers
 nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that overlays start from
     nv_where=$1
     nv_base_lock "$1" "$2"
-    if [ -e "$1/$2" ]; then return 0; fi
+    if [ -e "$1/$2" ]; then
+        touch -c "$1/$2" # it is in use from now on: nobody prunes it
+        return 0
+    fi
     nv_raw=$1/.$2.raw
     rm -f "$nv_raw"
     truncate -s "$3" "$nv_raw" || nv_failed "cannot make $2"
@@ -468,6 +490,14 @@ nv_sealed() { # directory: the sealed user-data there, nothing when there is non
     if [ -e "$1/user-data.sealed" ]; then cat "$1/user-data.sealed"; fi
 }
 
+nv_missing() { # directory file...: those that are not there
+    nv_where=$1
+    shift
+    for nv_file in "$@"; do
+        [ -e "$nv_where/$nv_file" ] || echo "$nv_file"
+    done
+}
+
 nv_put() { # directory file mode: stdin becomes the file; a reader sees the old one or the new one
     nv_where=$1
     cd "$1"
@@ -491,13 +521,25 @@ nv_undefine_if_made_by() { # uuid operation
     esac
 }
 
-nv_start() { # uuid: running, and still so a moment later; running already is fine
-    nv_out=$(nv_virsh "start $1; domstate $1" 2>&1) && nv_rc=0 || nv_rc=$?
+nv_become() { # state command uuid: the command was given, and it is in that state a moment later; so already is fine
+    nv_out=$(nv_virsh "$2 $3; domstate $3" 2>&1) && nv_rc=0 || nv_rc=$?
     # virsh goes on after an error: the last line is domstate's
     if [ "${nv_out##*
-}" = running ]; then return 0; fi
+}" = "$1" ]; then return 0; fi
     [ "$nv_rc" -eq 79 ] || nv_rc=1
     nv_die "$nv_rc" "$nv_out"
+}
+
+nv_start() { # uuid
+    nv_become running start "$1"
+}
+
+nv_pause() { # uuid
+    nv_become paused suspend "$1"
+}
+
+nv_unpause() { # uuid
+    nv_become running resume "$1"
 }
 
 nv_shutdown() { # uuid: ask the guest by ACPI
@@ -516,7 +558,16 @@ nv_autostart_off() { # uuid: libvirt does not start it by itself; no such domain
 }
 
 nv_remove_domain() { # uuid: powered off and no longer defined
-    nv_out=$(nv_virsh "destroy $1; undefine $1 --managed-save --snapshots-metadata --nvram; list --all --uuid" 2>&1) ||
+    nv_drop_domain "$1" --nvram
+}
+
+nv_clear_domain() { # directory uuid: the same, but for its NVRAM; what is left is to be defined anew
+    nv_drop_domain "$2" --keep-nvram
+    rm -f "$1/saved-by"
+}
+
+nv_drop_domain() { # uuid --nvram|--keep-nvram: powered off and no longer defined, its saved memory gone too
+    nv_out=$(nv_virsh "destroy $1; undefine $1 --managed-save --snapshots-metadata $2; list --all --uuid" 2>&1) ||
         nv_die "$?" "$nv_out"
     # virsh goes on after an error: the list decides, not the words
     if nv_has_line "$nv_out" "$1"; then nv_die 1 "$nv_out"; fi

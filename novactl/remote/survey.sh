@@ -56,11 +56,14 @@ nv_survey_directories() { # instances-path
 }
 
 nv_survey_domains() { # mark: one virsh for the list, one for each 200 domains
-    nv_all=$(nv_virsh "list --all --autostart --uuid; echo $1; list --all --uuid" 2>&1) ||
+    nv_ask="list --all --autostart --uuid; echo $1; list --inactive --with-managed-save --uuid; echo $1; list --all --uuid"
+    nv_all=$(nv_virsh "$nv_ask" 2>&1) ||
         nv_die "$?" "libvirt does not answer: $nv_all"
     # virsh goes on after an error
     case $nv_all in *error:*) nv_die 79 "libvirt does not answer: $nv_all" ;; esac
     nv_told autostart "${nv_all%%"$1"*}"
+    nv_all=${nv_all#*"$1"}
+    nv_told saved "${nv_all%%"$1"*}"
     nv_batch='' nv_count=0
     for nv_uuid in ${nv_all##*"$1"}; do
         case $nv_uuid in *[!0-9a-f-]*) continue ;; esac

@@ -244,6 +244,9 @@ PROPERTIES = {
 
 def check_properties(properties: dict[str, str]) -> None:
     """Raises UsageError for an acting property with a value it cannot have."""
+    timeout = properties.get("os_shutdown_timeout", "60")
+    if not (timeout.isdecimal() and len(timeout) <= 5):
+        raise UsageError(f"image property os_shutdown_timeout={timeout!r}: a number of seconds")
     for name, values in PROPERTIES.items():
         if properties.get(name, values[0]) not in values:
             raise UsageError(f"image property {name}={properties[name]!r}: one of {', '.join(values)}")

@@ -22,6 +22,14 @@ class Domains(Calls):
         except HostFault as error:
             raise HostFault(_start_failure(self.name, error.message)) from error
 
+    def pause(self, uuid: str, epoch: int) -> None:
+        """Its processors stand still."""
+        self._fenced(uuid, epoch, "nv_pause", uuid)
+
+    def unpause(self, uuid: str, epoch: int) -> None:
+        """They go on."""
+        self._fenced(uuid, epoch, "nv_unpause", uuid)
+
     def shutdown(self, uuid: str, epoch: int) -> None:
         """The guest was asked to power off (ACPI); it may take its time or ignore it."""
         self._fenced(uuid, epoch, "nv_shutdown", uuid)
@@ -33,6 +41,10 @@ class Domains(Calls):
     def autostart_off(self, uuid: str, epoch: int) -> None:
         """libvirt does not start it when the host boots; no domain is fine."""
         self._fenced(uuid, epoch, "nv_autostart_off", uuid)
+
+    def drop_domain(self, uuid: str, epoch: int) -> None:
+        """Powered off and no longer defined, to be defined anew: its NVRAM stays, saved memory does not."""
+        self._fenced(uuid, epoch, "nv_clear_domain", self.directory(uuid), uuid)
 
     def remove_domain(self, uuid: str, epoch: int) -> None:
         """Powered off and no longer defined, its saved state and NVRAM with it."""

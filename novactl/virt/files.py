@@ -2,14 +2,30 @@
 
 import json
 import re
+import secrets
 import threading
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from novactl.errors import UsageError
 from novactl.version import __version__
 from novactl.virt.calls import OPERATION, Calls, Feed, Shell, check_base, job_words
 
 STRAY = re.compile(rf"del|{OPERATION.pattern}")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A base file (or, `part`, what a transfer of it left) when it was pruned: the bytes it takes on disk,
+    when it was last used (seconds since 1970), and what became of it: used-in-database, used-here, open,
+    young, busy, removed, or unused (it would have been removed)."""
+
+    name: str
+    part: bool
+    size_bytes: int
+    last_used: int
+    state: str
 
 
 class BaseFiles(Calls):
@@ -48,6 +64,19 @@ class BaseFiles(Calls):
         """What a transfer of the base file left is gone. Busy while one is under way."""
         self._ours("nv_remove_part", self.base_path, check_base(name))
 
+    def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]:
+        """Base files that are none of `keep`, that no file beside _base names, that nobody has open, and that
+        were last used longer ago are gone with what transfers left; not `remove`: only looked at. HostFault
+        when not all files could be read: then nothing is gone."""
+        data = "".join(f"{check_base(name)}\n" for name in sorted(keep)) or "\n"
+        mode = "remove" if remove else "look"
+        words = ("nv_prune", secrets.token_hex(16), self.instances_path, str(seconds), mode)
+        found = [line.split(" ") for line in self._ours(*words, data=data.encode()).splitlines() if line]
+        return [
+            Pruned(name.removeprefix("."), name.startswith("."), int(size), int(used), state)
+            for name, size, used, state in found
+        ]
+
     def base_blank(self, name: str, size: int, kind: str) -> None:
         """An empty base file of `size` bytes, ext4 or swap."""
         self.shell.call("nv_base_blank", self.base_path, name, str(size), kind)
@@ -77,6 +106,10 @@ class InstanceFiles(Calls):
     def overlay(self, uuid: str, epoch: int, file: str, base: str, size: int) -> None:
         """A qcow2 overlay of `size` bytes over the RAW base file."""
         self._fenced(uuid, epoch, "nv_overlay", self.directory(uuid), file, base, str(size))
+
+    def missing_files(self, uuid: str, files: Sequence[str]) -> list[str]:
+        """Which of these are not in the instance's directory."""
+        return self._ours("nv_missing", self.directory(uuid), *files).split()
 
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         self._fenced(uuid, epoch, "nv_put", self.directory(uuid), file, mode, data=content)

@@ -2,11 +2,12 @@
 
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from novactl.errors import HostFault
+from novactl.objects.names import INTERFACE, check_pattern
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
 from novactl.virt import states, survey
@@ -15,6 +16,7 @@ from novactl.virt.commands import Commands
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
+from novactl.virt.memory import Memory
 from novactl.virt.shared import SharedLook
 
 
@@ -34,15 +36,16 @@ class Look:
 @dataclass(frozen=True)
 class Greeting:
     """What a host says of an instance and of itself, in one call; mark and copy as in Look, and the newest
-    epoch it saw of the instance, 0 for none."""
+    epoch it saw of the instance, 0 for none. `saved`: libvirt keeps its memory (managed save)."""
 
     power: PowerState
     mark: str
     epoch: int
     copy: int
+    saved: bool = False
 
 
-class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
+class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""
@@ -70,8 +73,9 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
         return verdict == "kvm", reason
 
     def facts(self) -> dict[str, Any]:
-        """What preflight wants to know; the keys of nv_facts, with tool, missing and bridge as lists."""
-        found: dict[str, Any] = {"tool": [], "missing": [], "bridge": []}
+        """What preflight wants to know; the keys of nv_facts, with tool, missing, bridge and port (BRIDGE
+        INTERFACE) as lists."""
+        found: dict[str, Any] = {"tool": [], "missing": [], "bridge": [], "port": []}
         for line in self.shell.call("nv_facts", self.instances_path).splitlines():
             key, _, value = line.partition(" ")
             if isinstance(found.get(key), list):
@@ -118,14 +122,15 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
         return {uuid: power.state for uuid, power in self.states(180.0).domains.items() if power is not None}
 
     def _state(self, answer: str) -> PowerState:
-        return survey.power_state(self.name, answer.strip())
+        return survey.power_state(self.name, answer.strip().partition("\n")[0])
 
     def greet(self, uuid: str) -> Greeting:
         """power_state(), and what the host remembers: one call, no process more than that one's."""
         state, _, rest = self._ours("nv_greet", check_uuid(uuid)).strip().rpartition("\n")
         epoch, copy, mark = f"{rest} ".split(" ", 2)
         self.copy_seen = int(copy)
-        return Greeting(self._state(state), mark.strip(), int(epoch), self.copy_seen)
+        saved = state.endswith("\nsaved")
+        return Greeting(self._state(state), mark.strip(), int(epoch), self.copy_seen, saved)
 
     def fence(self, uuid: str, epoch: int) -> None:
         """Every act of an older process has ended and none can follow."""
@@ -138,6 +143,15 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains):
     def route_device(self, address: str) -> str:
         """The device an address is reached by from the host; "default" when only by its default route."""
         return self.shell.call("nv_route", address).strip()
+
+    def ensure_bridges(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Each bridge is there and up. Those that were not are made, with such of the wanted ports as are
+        there and free; returns them and the ports they got."""
+        words = [word for bridge, ports in wanted.items() for word in (bridge, ",".join(ports))]
+        for name in [*wanted, *(port for ports in wanted.values() for port in ports)]:
+            check_pattern(name, INTERFACE, "interface")
+        made = (line.split()[1:] for line in self._ours("nv_ensure_bridges", *words).splitlines() if line)
+        return {bridge: ports for bridge, *ports in made}
 
     def survey(self) -> Survey:
         """All that is there, of any fleet or none. HostUnreachable when libvirt does not answer."""

@@ -89,7 +89,7 @@ def _directories(pairs: list[tuple[str, str]]) -> list[SeenDirectory]:
 
 
 def _domains(host: str, pairs: list[tuple[str, str]], mark: str) -> list[SeenDomain]:
-    autostart = next((set(value.split()) for key, value in pairs if key == "autostart"), set())
+    autostart, saved = (_uuids(pairs, key) for key in ("autostart", "saved"))
     found: list[SeenDomain] = []
     for text in (value for key, value in pairs if key == "domains"):
         *told, last = text.split(mark)[1:]
@@ -99,18 +99,23 @@ def _domains(host: str, pairs: list[tuple[str, str]], mark: str) -> list[SeenDom
         for one in told:
             uuid, (word, _, xml) = one[:36], one[36:].strip().partition("\n")
             if word and xml:
-                found.append(domain(uuid, power_state(host, word.strip()), uuid in autostart, xml))
+                state = power_state(host, word.strip())
+                found.append(domain(uuid, state, uuid in autostart, xml, saved=uuid in saved))
             elif uuid in there:
                 raise HostFault(f"{host}: libvirt does not tell what domain {uuid} is")
     return sorted(found, key=lambda one: one.uuid)
 
 
-def domain(uuid: str, state: PowerState, autostart: bool, xml: str) -> SeenDomain:
+def _uuids(pairs: list[tuple[str, str]], wanted: str) -> set[str]:
+    return next((set(value.split()) for key, value in pairs if key == wanted), set())
+
+
+def domain(uuid: str, state: PowerState, autostart: bool, xml: str, *, saved: bool = False) -> SeenDomain:
     """What a domain's (inactive) XML says of whose it is."""
     try:
         root = fromstring(xml, parser=XMLParser())  # noqa: S314 - libvirt's own output: no DTD gets through it
     except SyntaxError:
-        return SeenDomain(uuid=uuid, name="", state=state, autostart=autostart)
+        return SeenDomain(uuid=uuid, name="", state=state, autostart=autostart, saved=saved)
     mark = root.find(f"metadata/{{{NAMESPACE}}}instance")
     if mark is None:
         mark = Element("none")
@@ -119,6 +124,7 @@ def domain(uuid: str, state: PowerState, autostart: bool, xml: str) -> SeenDomai
         name=root.findtext("name") or "",
         state=state,
         autostart=autostart,
+        saved=saved,
         fleet=mark.get("fleet"),
         operation=mark.get("operation"),
         epoch=_number(mark.get("epoch")),

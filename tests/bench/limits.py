@@ -14,6 +14,16 @@ LIST_MORE_HOSTS = 1.15
 
 LIST_HOSTS = 500
 
+CRON_SECONDS = 0.3
+"""`novactl cron` when no task is due."""
+
+METRICS_SECONDS = 1.0
+"""`novactl metrics` of FLEET_HOSTS hosts and FLEET_INSTANCES instances, with an operation each."""
+
+FLEET_HOSTS = 1000
+
+FLEET_INSTANCES = 20000
+
 DIFF_SECONDS = 2.0
 """`novactl inventory diff` of 1,000 hosts and 20,000 instances, nothing of which differs."""
 

@@ -10,8 +10,10 @@ from novactl.actions import audit
 from novactl.actions.audit import heal as heal_
 from novactl.actions.boot import Boot
 from novactl.actions.delete import Delete
+from novactl.actions.describe import Describe, Lock, ResetState
+from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
-from novactl.actions.power import Start, Stop
+from novactl.actions.power import Reboot, Start, Stop
 from novactl.files.playbook import Playbook
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
@@ -38,6 +40,38 @@ def start(name: str = "web1") -> Start:
 
 def stop(name: str = "web1", **values: Any) -> Stop:
     return Stop(name=name, project="default", **values)
+
+
+def reboot(name: str = "web1", **values: Any) -> Reboot:
+    return Reboot(name=name, project="default", **values)
+
+
+def pause(name: str = "web1") -> Pause:
+    return Pause(name=name, project="default")
+
+
+def unpause(name: str = "web1") -> Unpause:
+    return Unpause(name=name, project="default")
+
+
+def suspend(name: str = "web1") -> Suspend:
+    return Suspend(name=name, project="default")
+
+
+def resume(name: str = "web1", **values: Any) -> Resume:
+    return Resume(name=name, project="default", **values)
+
+
+def describe(name: str = "web1", **values: Any) -> Describe:
+    return Describe(name=name, project="default", **values)
+
+
+def lock(name: str = "web1", **values: Any) -> Lock:
+    return Lock(name=name, project="default", **values)
+
+
+def reset_state(state: str, name: str = "web1") -> ResetState:
+    return ResetState(name=name, project="default", state=state)
 
 
 def delete(name: str = "web1", **values: Any) -> Delete:
@@ -186,6 +220,19 @@ def _deaf(fleet: SimFleet) -> None:
             domain.deaf = True
 
 
+def lay_bare(fleet: SimFleet) -> None:
+    """All that a hard reboot makes again is gone: base file, libvirt.xml, domain, bridge."""
+    uuid, host = _uuid(fleet), fleet.hosts["kvm1"]
+    host.bases.clear()
+    host.bridges.clear()
+    host.directories[uuid].files.pop("libvirt.xml")
+
+
+def go_off(fleet: SimFleet) -> None:
+    """The guest has powered itself off; the record does not know."""
+    fleet.hosts["kvm1"].domains[_uuid(fleet)].state = PowerState.SHUTDOWN
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One operation: what was done before, what goes wrong on the hosts, and what it leaves."""
@@ -197,6 +244,7 @@ class Scenario:
     ends: str | None = "ACTIVE"  # the instance's status when it is done, None for gone
     undone: str | None = None  # and when it was undone
     fails: bool = False  # it ends undone even when nobody dies
+    dies: int = 5  # at so many instants at least its process can die
     heals: bool = False  # something is wrong before; what it leaves undone, the next heal does
 
 
@@ -220,7 +268,22 @@ SCENARIOS: dict[str, Scenario] = {
         undone="SHUTOFF",
         fails=True,
     ),
+    "reboot": Scenario(reboot, (boot,), ends="ACTIVE", undone="ACTIVE"),
+    "reboot-deaf": Scenario(reboot, (boot,), _deaf, ends="ACTIVE", undone="ACTIVE"),
+    "reboot-hard": Scenario(lambda: reboot(hard=True), (boot,), ends="ACTIVE", undone="ACTIVE"),
+    "reboot-stopped": Scenario(lambda: reboot(hard=True), (boot, stop), ends="ACTIVE", undone="SHUTOFF"),
+    "reboot-suspended": Scenario(
+        lambda: reboot(hard=True), (boot, suspend), ends="ACTIVE", undone="SUSPENDED"
+    ),
+    "pause": Scenario(pause, (boot,), ends="PAUSED", undone="ACTIVE"),
+    "unpause": Scenario(unpause, (boot, pause), ends="ACTIVE", undone="PAUSED"),
+    "suspend": Scenario(suspend, (boot,), ends="SUSPENDED", undone="ACTIVE"),
+    "resume": Scenario(resume, (boot, suspend), ends="ACTIVE", undone="SUSPENDED"),
+    "set": Scenario(lambda: describe(metadata={"role": "web"}, tags=["new"]), (boot,), ends="ACTIVE"),
+    "lock": Scenario(lock, (boot, suspend), ends="SUSPENDED"),
+    "reset-state": Scenario(lambda: reset_state("error"), (boot,), ends="ERROR", dies=0),
     "delete": Scenario(delete, (boot,), ends=None, undone="ACTIVE"),
+    "delete-suspended": Scenario(delete, (boot, suspend), ends=None, undone="SUSPENDED"),
     "delete-stopped": Scenario(delete, (boot, stop), ends=None, undone="SHUTOFF"),
     "heal": Scenario(heal, (boot, stop), unsettle, ends="SHUTOFF", undone="SHUTOFF", heals=True),
     "heal-deleted": Scenario(heal, (boot,), bring_back, ends=None, heals=True),

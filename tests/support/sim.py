@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +43,10 @@ from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
 from novactl.virt import survey
-from novactl.virt.calls import BASE, Feed
+from novactl.virt.calls import BASE, Feed, check_base
 from novactl.virt.commands import Commands
 from novactl.virt.domain import NAMESPACE
-from novactl.virt.files import STRAY
+from novactl.virt.files import STRAY, Pruned
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
 from novactl.virt.states import Power, States
@@ -61,6 +61,7 @@ CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
 KERNEL = b"kernel" * 100
 INITRD = b"initrd" * 100
 SHUTDOWN_TAKES = 3.0  # seconds from the ACPI request until the guest is off
+SAVE_TAKES = 4.0  # seconds that saving or restoring a guest's memory takes
 JOB_TAKES = 5.0  # seconds that a job of a base file works
 
 
@@ -78,6 +79,7 @@ class SimDomain:
     off_at: float | None = None
     autostart: bool = False
     saved: bool = False  # libvirt keeps its memory
+    saving_until: float | None = None  # a save is under way, in libvirtd: it needs nobody who waits for it
 
 
 @dataclass
@@ -122,12 +124,15 @@ class SimHost:
     free: int = 1 << 40
     memory_mib: int = 1 << 20
     bridges: set[str] = field(default_factory=lambda: {"br0"})
+    room_to_save: int = 1 << 40
+    qemu: str = "7.2.17"
     epochs: dict[str, int] = field(default_factory=dict)
     directories: dict[str, SimDirectory] = field(default_factory=dict)
     strays: set[str] = field(default_factory=set)  # half made or half removed directories
     domains: dict[str, SimDomain] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)  # name: size
     parts: dict[str, bytearray] = field(default_factory=dict)
+    touched: dict[str, float] = field(default_factory=dict)  # when a base file or part was last used
     calls: list[str] = field(default_factory=list)
     mark: str = ""
     copy: tuple[int, bytes] = (0, b"")
@@ -146,6 +151,8 @@ class SimHost:
         for domain in self.domains.values():
             if domain.off_at is not None and clock.monotonic() >= domain.off_at:
                 domain.state, domain.off_at = PowerState.SHUTDOWN, None
+            if domain.saving_until is not None and clock.monotonic() >= domain.saving_until:
+                domain.state, domain.saved, domain.saving_until = PowerState.SHUTDOWN, True, None
         if self.reboots_at is not None and clock.monotonic() >= self.reboots_at:
             self.reboots_at = None
             self.power_cycle()
@@ -157,11 +164,13 @@ class SimHost:
         for job in self.jobs.values():
             job.dead = job.rc is None
         for domain in self.domains.values():
-            domain.state, domain.off_at = PowerState.SHUTDOWN, None
+            domain.state, domain.off_at, domain.saving_until = PowerState.SHUTDOWN, None, None
 
     def _work(self, words: tuple[str, ...]) -> tuple[int, str]:
         """What a job does, and its exit status and log."""
         match words:
+            case ("nv_fenced", uuid, epoch, *rest):
+                return self._work_fenced(uuid, int(epoch), rest)
             case ("nv_base_finish", _, name, _, _, virtual_size):
                 return self.finish_base(name, int(virtual_size))
             case ("nv_die", status, message):
@@ -174,6 +183,55 @@ class SimHost:
                     return 0, "nv_run: unchanged\n"
                 return 0, f"\nnv_run: ended {self.command(argv)}\n"
         return 127, f"{words[0]}: not found\n"
+
+    def fence(self, uuid: str, epoch: int) -> None:
+        """Raises Fenced for an older epoch than the host has seen."""
+        seen = self.epochs.get(uuid, 0)
+        if self.fencing and epoch < seen:
+            message = f"this host has seen epoch {seen} of the instance, newer than ours ({epoch})"
+            raise failure(self.name, 75, message)
+        self.epochs[uuid] = max(epoch, seen)
+
+    def _work_fenced(self, uuid: str, epoch: int, words: list[str]) -> tuple[int, str]:
+        try:
+            self.fence(uuid, epoch)
+        except Fenced as error:
+            return 75, error.message.removeprefix(f"{self.name}: ")
+        domain, files = self.domains.get(uuid), self.directories[uuid].files
+        self.acted.append((words[0], uuid, epoch))
+        match words[0]:
+            case "nv_save":
+                return self._save(domain, files, int(words[3]))
+            case "nv_unsave":
+                return self._unsave(domain, files)
+            case "nv_restore":
+                return self._restore(domain, files)
+        return 127, f"{words[0]}: not found\n"
+
+    def _save(self, domain: SimDomain | None, files: dict[str, Any], size: int) -> tuple[int, str]:
+        if domain is not None and domain.saved:
+            return 0, ""
+        if self.room_to_save < size:
+            free = self.room_to_save >> 20
+            return 28, f"no space left in /save: {free} MiB free, its memory may take {size >> 20}"
+        if domain is None or domain.state in OFF:
+            return 1, "error: Requested operation is not valid: domain is not running"
+        files["saved-by"] = f"{self.qemu}\n".encode()
+        domain.state, domain.saved, domain.saving_until = PowerState.SHUTDOWN, True, None
+        return 0, ""
+
+    def _unsave(self, domain: SimDomain | None, files: dict[str, Any]) -> tuple[int, str]:
+        if domain is not None and (domain.saved or domain.state not in OFF):
+            domain.state, domain.saved, domain.saving_until = PowerState.RUNNING, False, None
+        files.pop("saved-by", None)
+        return 0, ""
+
+    def _restore(self, domain: SimDomain | None, files: dict[str, Any]) -> tuple[int, str]:
+        if domain is None or not (domain.saved or domain.state is PowerState.RUNNING):
+            return 1, "its saved memory is gone"
+        domain.state, domain.saved = PowerState.RUNNING, False
+        files.pop("saved-by", None)
+        return 0, ""
 
     def command(self, argv: Sequence[str]) -> int:
         """A few commands of any machine, and their exit statuses."""
@@ -300,13 +358,18 @@ class SimHypervisor:
     @contextlib.contextmanager
     def _fenced(self, call: str, uuid: str, epoch: int) -> Iterator[None]:
         with self._call(call):
-            seen = self.host.epochs.get(uuid, 0)
             self._ours()
-            if self.host.fencing and epoch < seen:
-                self._die(75, f"this host has seen epoch {seen} of the instance, newer than ours ({epoch})")
-            self.host.epochs[uuid] = max(epoch, seen)
+            self._wait_for_jobs(uuid)
+            self.host.fence(uuid, epoch)
             self.host.acted.append((call, uuid, epoch))
             yield
+
+    def _wait_for_jobs(self, uuid: str) -> None:
+        """A job that acts on the instance holds its lock."""
+        for job in list(self.host.jobs.values()):
+            if job.running and job.words[:2] == ("nv_fenced", uuid):
+                self.clock.sleep(max(0.0, job.ends_at - self.clock.monotonic()))
+                self.host.tick(self.clock)
 
     # --- the host ---
 
@@ -351,7 +414,8 @@ class SimHypervisor:
             domain = self.host.domains.get(uuid)
             power = PowerState.NOSTATE if domain is None else domain.state
             self.copy_seen = self.host.copy[0]
-            return Greeting(power, self.host_mark, self.host.epochs.get(uuid, 0), self.copy_seen)
+            saved = domain is not None and domain.saved
+            return Greeting(power, self.host_mark, self.host.epochs.get(uuid, 0), self.copy_seen, saved)
 
     def fence(self, uuid: str, epoch: int) -> None:
         with self._fenced("fence", uuid, epoch):
@@ -366,6 +430,14 @@ class SimHypervisor:
         with self._call("route_device"):
             return "br0"
 
+    def ensure_bridges(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        with self._call("ensure_bridges"):
+            self._ours()
+            self._half("ensure_bridges")
+            made: dict[str, list[str]] = {name: [] for name in wanted if name not in self.host.bridges}
+            self.host.bridges |= set(wanted)
+            return made
+
     def survey(self) -> Survey:
         with self._call("survey"):
             host = self.host
@@ -378,7 +450,7 @@ class SimHypervisor:
                 mark=host.mark,
                 boot_id=f"{host.name}-{host.boots}",
                 domains=tuple(
-                    survey.domain(uuid, domain.state, domain.autostart, domain.xml)
+                    survey.domain(uuid, domain.state, domain.autostart, domain.xml, saved=domain.saved)
                     for uuid, domain in sorted(host.domains.items())
                 ),
                 directories=tuple(sorted(found, key=lambda one: one.entry)),
@@ -432,9 +504,15 @@ class SimHypervisor:
             self._ours()
             found = self.host.jobs.get((op, n))
             if found is None or found.dead:
+                seconds = float(words[-1]) if "sleep" in words[-2:-1] else None
                 takes = {"nv_base_finish": JOB_TAKES, "nv_run": JOB_TAKES}
-                seconds = float(words[-1]) if "sleep" in words[-2:-1] else takes.get(words[0], 0)
-                ends_at = self.clock.monotonic() + seconds
+                takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
+                what = words[3] if words[0] == "nv_fenced" else words[0]
+                ends_at = self.clock.monotonic() + (takes.get(what, 0) if seconds is None else seconds)
+                domain = self.host.domains.get(words[1]) if what == "nv_save" else None
+                begins = domain is not None and int(words[2]) >= self.host.epochs.get(words[1], 0)
+                if domain and begins and domain.state not in OFF and self.host.room_to_save >= int(words[6]):
+                    domain.saving_until = ends_at
                 self.host.jobs[op, n] = SimJob(words, ends_at)
 
     def job_wait(self, op: str, n: int, seconds: float) -> JobState:
@@ -513,6 +591,7 @@ class SimHypervisor:
 
     def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
         with self._call("base_state"):
+            self.host.touched[name] = self.clock.monotonic()
             if name not in self.host.bases:
                 return False, len(self.host.parts.get(name, b""))
             if job:
@@ -553,6 +632,44 @@ class SimHypervisor:
         with self._call("base_blank"):
             self._half("base_blank")
             self.host.bases.setdefault(name, size)
+            self.host.touched[name] = self.clock.monotonic()
+
+    def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]:
+        host, known = self.host, set(keep)
+        for name in known:
+            check_base(name)
+        with self._call("prune"):
+            self._ours()
+            named = {
+                file[0] if isinstance(file, tuple) else ""
+                for directory in host.directories.values()
+                for file in directory.files.values()
+            }
+            named |= {base for base in host.bases for domain in host.domains.values() if base in domain.xml}
+            working = {job.words[2] for job in host.jobs.values() if job.running and len(job.words) == 6}
+            found = []
+            for part, files in ((False, host.bases), (True, host.parts)):
+                for name in sorted(files):
+                    used = host.touched.get(name, 0.0)
+                    state = "unused"
+                    if name in known and not part:
+                        state = "used-in-database"
+                    elif name in named and not part:
+                        state = "used-here"
+                    elif self.clock.monotonic() - used < seconds:
+                        state = "young"
+                    elif remove:
+                        state = "busy" if name in working else "removed"
+                    if state.startswith("used") and remove:
+                        host.touched[name] = used = self.clock.monotonic()
+                    content = files[name]
+                    size = content if isinstance(content, int) else len(content)
+                    found.append(Pruned(name, part, size, int(used), state))
+            self._half("prune")
+            for one in found:
+                if one.state == "removed":
+                    del (host.parts if one.part else host.bases)[one.name]
+            return found
 
     # --- an instance's files ---
 
@@ -611,6 +728,12 @@ class SimHypervisor:
                 files[file] = (base, size)
                 del files[f".{file}.new"]
 
+    def missing_files(self, uuid: str, files: Sequence[str]) -> list[str]:
+        with self._call("missing_files"):
+            self._ours()
+            directory = self.host.directories.get(uuid)
+            return [file for file in files if directory is None or file not in directory.files]
+
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         with self._fenced("put", uuid, epoch):
             self._put(uuid, file, content, "put")
@@ -649,7 +772,24 @@ class SimHypervisor:
                 if file not in self.host.directories[uuid].files:
                     raise HostFault(f"{self.name}: the guest does not start: no {file}")
             self._half("start")
-            domain.state = PowerState.RUNNING
+            domain.state, domain.saved = PowerState.RUNNING, False
+
+    def pause(self, uuid: str, epoch: int) -> None:
+        with self._fenced("pause", uuid, epoch):
+            self._turn(uuid, PowerState.PAUSED)
+
+    def unpause(self, uuid: str, epoch: int) -> None:
+        with self._fenced("unpause", uuid, epoch):
+            self._turn(uuid, PowerState.RUNNING)
+
+    def _turn(self, uuid: str, state: PowerState) -> None:
+        domain = self.host.domains.get(uuid)
+        if domain is None:
+            self._die(1, f"failed to get domain '{uuid}'")
+        elif domain.state in OFF:
+            self._die(1, "Requested operation is not valid: domain is not running")
+        else:
+            domain.state = state
 
     def shutdown(self, uuid: str, epoch: int) -> None:
         with self._fenced("shutdown", uuid, epoch):
@@ -667,6 +807,11 @@ class SimHypervisor:
             if domain := self.host.domains.get(uuid):
                 domain.autostart = False
 
+    def drop_domain(self, uuid: str, epoch: int) -> None:
+        with self._fenced("drop_domain", uuid, epoch):
+            self._undefine(uuid, "drop_domain")
+            self.host.directories[uuid].files.pop("saved-by", None)
+
     def remove_domain(self, uuid: str, epoch: int) -> None:
         with self._fenced("remove_domain", uuid, epoch):
             self._undefine(uuid, "remove_domain")
@@ -676,6 +821,29 @@ class SimHypervisor:
             domain.state, domain.off_at = PowerState.SHUTDOWN, None
             self._half(call)
             del self.host.domains[uuid]
+
+    # --- its memory ---
+
+    def room_to_save(self) -> int:
+        with self._call("room_to_save"):
+            self._ours()
+            return self.host.room_to_save
+
+    def qemu_versions(self, uuid: str) -> tuple[str, str]:
+        with self._call("qemu_versions"):
+            self._ours()
+            directory = self.host.directories.get(uuid)
+            saved = directory.files.get("saved-by", b"") if directory else b""
+            return saved.decode().strip(), self.host.qemu
+
+    def save_words(self, uuid: str, epoch: int, size: int) -> list[str]:
+        return ["nv_fenced", uuid, str(epoch), "nv_save", self.directory(uuid), uuid, str(size), "/save"]
+
+    def unsave_words(self, uuid: str, epoch: int) -> list[str]:
+        return ["nv_fenced", uuid, str(epoch), "nv_unsave", self.directory(uuid), uuid]
+
+    def restore_words(self, uuid: str, epoch: int) -> list[str]:
+        return ["nv_fenced", uuid, str(epoch), "nv_restore", self.directory(uuid), uuid]
 
     # --- consoles ---
 
@@ -1059,7 +1227,7 @@ def settled(fleet: SimFleet) -> list[str]:
 
 def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, Any]]) -> list[str]:
     name, wrong = row["name"], []
-    if row["vm_state"] not in ("active", "stopped"):
+    if row["vm_state"] not in (*POWER_OF, "error"):
         wrong.append(f"{name}: is {row['vm_state']}")
     if row["task_state"] is not None:
         wrong.append(f"{name}: shows {row['task_state']}")
@@ -1068,12 +1236,23 @@ def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, 
     here = fleet.hosts.get(row["host"] or "")
     if here is None or row["uuid"] not in here.directories or row["uuid"] not in here.domains:
         return [*wrong, f"{name}: is not on {row['host']}"]
-    runs = row["uuid"] in here.running()
-    if runs != (row["vm_state"] == "active"):
-        wrong.append(f"{name}: is {row['vm_state']} and {'runs' if runs else 'does not run'}")
-    if row["power_state"] != ("running" if runs else "shutdown"):
+    domain = here.domains[row["uuid"]]
+    power, saved = POWER_OF.get(row["vm_state"], (domain.state, domain.saved))
+    if (domain.state, domain.saved) != (power, saved) or domain.saving_until is not None:
+        wrong.append(f"{name}: is {row['vm_state']} and {domain.state}{', saved' if domain.saved else ''}")
+    if row["power_state"] != power:
         wrong.append(f"{name}: the record says {row['power_state']}")
+    if saved != ("saved-by" in here.directories[row["uuid"]].files):
+        wrong.append(f"{name}: {'nothing says' if saved else 'something says'} which QEMU saved it")
     return wrong
+
+
+POWER_OF = {
+    "active": (PowerState.RUNNING, False),
+    "stopped": (PowerState.SHUTDOWN, False),
+    "paused": (PowerState.PAUSED, False),
+    "suspended": (PowerState.SHUTDOWN, True),
+}
 
 
 class _Still(SimClock):

@@ -1,6 +1,7 @@
 """The ground that tests of a host stand on: the simulation, or host.sh in a real shell."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,18 @@ class Ground:
             (self.local.domains / uuid / "deaf").touch()
         else:
             self.hypervisor.host.domains[uuid].deaf = True
+
+    def age(self, seconds: int) -> None:
+        """All that lies in _base was last used so much earlier."""
+        if self.local is None:
+            host = self.hypervisor.host
+            for name in (*host.bases, *host.parts):
+                host.touched[name] = host.touched.get(name, 0.0) - seconds
+            return
+        for path in (self.path / "_base").iterdir():
+            if not path.name.startswith(".lock"):
+                then = path.stat().st_mtime - seconds
+                os.utime(path, (then, then))
 
     def wait(self, seconds: float) -> None:
         self.clock.sleep(seconds)

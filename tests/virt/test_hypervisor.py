@@ -26,6 +26,7 @@ from tests.support import fleet
 from tests.support.scratch import FLEET
 from tests.support.sim import CONTENT, SimHypervisor
 from tests.virt.ground import BASE, OPERATION, OTHER, UUID, Ground, quiet, real, source, xml
+from tests.virt.jobs import carry_out
 
 # --- enrolment ---
 
@@ -92,6 +93,12 @@ ACTS: dict[str, Callable[[Any, int], object]] = {
     "settled_state": lambda h, e: h.settled_state(UUID, e),
     "fence": lambda h, e: h.fence(UUID, e),
     "autostart_off": lambda h, e: h.autostart_off(UUID, e),
+    "pause": lambda h, e: h.pause(UUID, e),
+    "unpause": lambda h, e: h.unpause(UUID, e),
+    "drop_domain": lambda h, e: h.drop_domain(UUID, e),
+    "save_words": lambda h, e: carry_out(h, h.save_words(UUID, e, 1)),
+    "unsave_words": lambda h, e: carry_out(h, h.unsave_words(UUID, e)),
+    "restore_words": lambda h, e: carry_out(h, h.restore_words(UUID, e)),
     "remove_stray": lambda h, e: h.remove_stray(UUID, e, f"{UUID}.del"),
 }
 

@@ -146,7 +146,7 @@ class Adopter:
         domain = self.scene.domain(home, instance.uuid) if home and home in self.scene.hosts else None
         values: dict[str, Any] = {"host": home, "task_state": None}
         if domain is not None:
-            values |= {"vm_state": vm_state_of(domain.state), "power_state": domain.state}
+            values |= {"vm_state": vm_state_of(domain.state, domain.saved), "power_state": domain.state}
         if instance.vm_state is VmState.BUILDING and domain is not None:
             values["launched_at"] = instance.launched_at or adopted.launched_at(domain.record) or self.now
         instances.update(self.tx, instance.uuid, **values)
@@ -193,6 +193,7 @@ class Adopter:
                 power=domain.state,
                 epoch=epoch,
                 generation=domain.generation or 0,
+                saved=domain.saved,
                 sealed=self.sealed.get(uuid),
             )
         except NovactlError as error:
@@ -206,7 +207,7 @@ class Adopter:
         """The forgotten operations that hosts name are known from now on."""
         for host, survey in self.scene.hosts.items():
             op = survey.mark.partition(".")[2]
-            if OPERATION.fullmatch(op) and not self._knows(op):
+            if OPERATION.fullmatch(op) and survey.serial > self.seen.pruned and not self._knows(op):
                 self._insert_operation(op, host)
                 yield "mark", host, op, f"{host}: was told of operation {op}, which is known from now on"
 

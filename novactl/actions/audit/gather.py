@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from novactl.actions.world import World
-from novactl.db import hosts, instances, operations, second_copy
+from novactl.db import hosts, instances, operations, pruning, second_copy
 from novactl.db.session import Row, Tx, meta
 from novactl.engine.operation import ACTIVE, Operation, OpState
 from novactl.errors import HostFault, NovactlError
@@ -38,6 +38,7 @@ class Believed:
 
     fleet: str
     serial: int = 0
+    pruned: int = 0
     catalogue: int = 0
     hosts: Mapping[str, Host] = field(default_factory=dict)
     living: Mapping[str, Instance] = field(default_factory=dict)
@@ -132,6 +133,7 @@ def believed(tx: Tx, fleet: str, is_left: IsLeft) -> Believed:
     return Believed(
         fleet=fleet,
         serial=int(meta(tx, "serial") or 0),
+        pruned=pruning.floor(tx),
         catalogue=second_copy.version(tx),
         hosts={host.name: host for host in hosts.everything(tx)},
         living={instance.uuid: instance for instance in instances.everything(tx)},

@@ -7,13 +7,11 @@ from novactl.actions.audit.scene import Scene, is_operation
 from novactl.actions.steps.domains import OFF
 from novactl.objects.finding import Finding
 from novactl.objects.instance import Instance
-from novactl.objects.states import VmState, vm_state_of
+from novactl.objects.states import PLAIN, VmState, vm_state_of
 from novactl.objects.survey import SeenDomain
 
 MADE_AGAIN = ("disk.info", "libvirt.xml", "disk.config")
 """What a start writes anew."""
-PLAIN = frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.SUSPENDED})
-"""States that follow from what the hypervisor says."""
 
 
 def of_guests(scene: Scene) -> Iterator[Finding]:
@@ -71,14 +69,18 @@ def _at_home(
 
 
 def _power(instance: Instance, home: str, here: SeenDomain) -> Iterator[Finding]:
-    state = vm_state_of(here.state)
+    state = vm_state_of(here.state, here.saved)
     recorded = (instance.vm_state, instance.power_state)
     if instance.vm_state in PLAIN and recorded != (state, here.state):
+        memory = ", its memory is saved" if here.saved else ""
+        if instance.vm_state is VmState.SUSPENDED and not here.saved:
+            memory = ", its saved memory is gone"
         yield of(
             instance,
             "power-differs",
             "warning",
-            f"{instance.name}: the record says {recorded[0]} ({recorded[1]}), {home} says {here.state}",
+            f"{instance.name}: the record says {recorded[0]} ({recorded[1]}), {home} says"
+            f" {here.state}{memory}",
             f"records {state}",
             host=home,
         )

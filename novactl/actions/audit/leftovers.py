@@ -45,7 +45,7 @@ def of_memory(scene: Scene, copies: Mapping[str, int]) -> Iterator[Finding]:
     seen = scene.seen
     for name, survey in scene.hosts.items():
         op = survey.mark.partition(".")[2]
-        if op and op not in seen.operations:
+        if op and op not in seen.operations and survey.serial > seen.pruned:
             message = f"{name}: was told of operation {op}, which is not in the database: {ADOPT}"
             yield _host_finding("mark-unknown", "error", name, message, subject=op)
         if copies.get(name, 0) > seen.catalogue:

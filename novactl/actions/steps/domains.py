@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from novactl.actions.steps.registry import REGISTRY
 from novactl.engine.step import Answer, Kind, Step
-from novactl.errors import Interrupted
+from novactl.errors import Busy, HostFault, HostUnreachable, Interrupted
 from novactl.objects.states import PowerState
 from novactl.virt.domain import marked
 
@@ -34,20 +34,61 @@ class DefineDomain(Step):
         ctx.world.hypervisor(self.host).undefine_if_made_by(self.uuid, ctx.epoch, ctx.operation_id)
 
 
-@REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class RedefineDomain(Step):
-    """The domain is defined anew from the instance's record."""
+class _Defines(Step):
+    """The domain is defined from the instance's record, which it carries then."""
 
-    type: ClassVar[str] = "redefine-domain"
     uuid: str
     xml: str
 
-    def do(self, ctx: Any) -> None:
+    def do(self, ctx: Any) -> dict[str, Any]:
         ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, marked(self.xml, epoch=ctx.epoch))
+        return {"written": True}
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RedefineDomain(_Defines):
+    """The domain is defined anew from the instance's record."""
+
+    type: ClassVar[str] = "redefine-domain"
 
     def undo(self, ctx: Any) -> None:
         """Nothing: it says what the record says, before and after."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class DefineAnew(_Defines):
+    """The domain is defined anew from the instance's record, now that the guest is off."""
+
+    type: ClassVar[str] = "define-anew"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class WriteCopy(Step):
+    """The domain carries the record as it is now, if its host answers; else the next operation writes it."""
+
+    type: ClassVar[str] = "write-copy"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+    xml: str
+
+    def do(self, ctx: Any) -> dict[str, Any]:
+        try:
+            host = ctx.world.hypervisor(self.host)
+            if host.settled_state(self.uuid, ctx.epoch) is PowerState.NOSTATE:
+                return {"written": False}
+            host.define(self.uuid, ctx.epoch, marked(self.xml, epoch=ctx.epoch))
+        except (Busy, HostFault, HostUnreachable) as error:
+            ctx.world.tell(
+                f"{ctx.op.target}: the second copy of its record is behind ({error});"
+                " the next operation on it writes it"
+            )
+            return {"written": False}
+        return {"written": True}
 
 
 @REGISTRY.add
@@ -85,6 +126,68 @@ class PowerOn(Step):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
+class PowerOnAgain(Step):
+    """The guest runs again."""
+
+    type: ClassVar[str] = "power-on-again"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).start(self.uuid, ctx.epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Becomes(Step):
+    """A pivot that is over at once, and that the guest's state tells."""
+
+    kind: ClassVar[Kind] = Kind.PIVOT
+    wanted: ClassVar[frozenset[PowerState]]
+    uuid: str
+
+    def happened(self, ctx: Any) -> Answer:
+        state = ctx.world.hypervisor(self.host).settled_state(self.uuid, ctx.epoch)
+        return Answer.YES if state in self.wanted else Answer.NO
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class PauseGuest(_Becomes):
+    """The guest stands still, in memory."""
+
+    type: ClassVar[str] = "pause-guest"
+    wanted: ClassVar[frozenset[PowerState]] = frozenset({PowerState.PAUSED})
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).pause(self.uuid, ctx.epoch)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class UnpauseGuest(_Becomes):
+    """The guest goes on."""
+
+    type: ClassVar[str] = "unpause-guest"
+    wanted: ClassVar[frozenset[PowerState]] = frozenset({PowerState.RUNNING})
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).unpause(self.uuid, ctx.epoch)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class DropDomain(_Becomes):
+    """The guest is off and its domain gone, to be made again; its disks and NVRAM stay."""
+
+    type: ClassVar[str] = "drop-domain"
+    wanted: ClassVar[frozenset[PowerState]] = frozenset({PowerState.NOSTATE})
+
+    def do(self, ctx: Any) -> None:
+        ctx.world.hypervisor(self.host).drop_domain(self.uuid, ctx.epoch)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
 class ShutOff(Step):
     """The guest is off: asked by ACPI again and again, powered off when its time is over."""
 
@@ -110,6 +213,10 @@ class ShutOff(Step):
             waited = clock.monotonic() - began
             if self.force or waited >= self.timeout:
                 host.destroy(self.uuid, ctx.epoch)
+                if not self.force:
+                    ctx.world.tell(
+                        f"the guest did not shut down within {self.timeout:.0f} s and was powered off"
+                    )
                 return {"forced": True}
             if waited - asked >= ASK_AGAIN:
                 host.shutdown(self.uuid, ctx.epoch)

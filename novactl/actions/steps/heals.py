@@ -152,14 +152,15 @@ class LookAgain(Step):
     not_on: str | None
 
     def do(self, ctx: Any) -> dict[str, Any]:
-        state = ctx.world.hypervisor(self.host).settled_state(self.uuid, ctx.epoch)
+        host = ctx.world.hypervisor(self.host)
+        state = host.settled_state(self.uuid, ctx.epoch)
         if state is PowerState.NOSTATE:
             raise HostFault(f"{self.host}: has no domain of it by now")
         if self.not_on is not None:
             other = ctx.world.hypervisor(self.not_on).settled_state(self.uuid, ctx.epoch)
             if other is not PowerState.NOSTATE:
                 raise HostFault(f"{self.not_on}: has a domain of it by now")
-        return {"power_state": str(state)}
+        return {"power_state": str(state), "saved": host.greet(self.uuid).saved}
 
     def undo(self, ctx: Any) -> None:
         """Nothing: it only looked."""
@@ -175,10 +176,11 @@ class RecordSeen(RecordStep):
 
     def apply(self, tx: Any, ctx: Any) -> None:
         found = instances.get(tx, self.uuid)
-        power = PowerState(ctx.result("look-again")["power_state"])
+        seen = ctx.result("look-again")
+        power = PowerState(seen["power_state"])
         if found.host != self.host:
             _move_hold(tx, found, str(self.host))
-        states = {"vm_state": vm_state_of(power), "power_state": power}
+        states = {"vm_state": vm_state_of(power, seen.get("saved", False)), "power_state": power}
         instances.update(tx, self.uuid, host=self.host, **states)
 
     def revert(self, tx: Any, ctx: Any) -> None:

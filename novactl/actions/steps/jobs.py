@@ -35,6 +35,17 @@ def end(ctx: Any, host: Any) -> None:
     host.job_end(ctx.operation_id, ctx.record.n)
 
 
+def is_over(ctx: Any, host: Any) -> bool:
+    """Whether the job of this step has ended, and is forgotten; one that runs is waited for a while. For
+    happened()."""
+    began = ctx.world.clock.monotonic()
+    while host.job_wait(ctx.operation_id, ctx.record.n, SLICE).state == "running":
+        if ctx.world.clock.monotonic() - began > PATIENCE:
+            return False
+    host.job_forget(ctx.operation_id, ctx.record.n)
+    return True
+
+
 def _ended(ctx: Any, host: Any) -> JobState:
     """The job when it runs no more."""
     told = ""

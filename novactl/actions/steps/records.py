@@ -113,6 +113,52 @@ class RecordPower(RecordStep):
             task_state=None,
             fault=None,
         )
+        _note_copy(tx, ctx, self.uuid)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class MarkSuspended(RecordPower):
+    """The record says that the guest is suspended: from here on only a resume brings it back."""
+
+    type: ClassVar[str] = "mark-suspended"
+    kind: ClassVar[Kind] = Kind.PIVOT
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class ChangeRecord(RecordStep):
+    """The record says what was asked for. Carried out by the transaction that journals it."""
+
+    type: ClassVar[str] = "change-record"
+    kind: ClassVar[Kind] = Kind.PIVOT
+    uuid: str
+    values: dict[str, Any]
+
+    def summary(self) -> str:
+        return f"the record has another {', '.join(self.values)}"
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        """Already there: it was written with the plan."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RecordCopied(RecordStep):
+    """It is written down whether the second copy is as new as the record."""
+
+    type: ClassVar[str] = "record-copied"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        _note_copy(tx, ctx, self.uuid)
+
+
+def _note_copy(tx: Any, ctx: Any, uuid: str) -> None:
+    """The second copy is not behind any more, if a step of this operation has written it."""
+    if any(ctx.result(step).get("written") for step in ("redefine-domain", "define-anew", "write-copy")):
+        instances.note_copy(tx, uuid, behind=False)
 
 
 @REGISTRY.add

@@ -1,0 +1,154 @@
+"""The policies of the fleet (settings): guests that are kept running, and what is done by the clock."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from novactl.actions.cron.slots import WINDOW, slot
+from novactl.actions.cron.task import Context, Report
+from novactl.actions.operate import PARALLEL, Action
+from novactl.actions.outcome import Outcome
+from novactl.actions.power import Reboot, Start, Stop
+from novactl.actions.refresh import refresh
+from novactl.db import health, instances, operations, pages, settings, tasks
+from novactl.db.session import Tx
+from novactl.errors import Busy
+from novactl.objects.duration import UNITS
+from novactl.objects.instance import Instance
+from novactl.objects.moments import as_text, before
+from novactl.objects.policy import Policy
+from novactl.objects.states import VmState
+
+KEEP = "keep-running"
+OFTEN, SPAN = 5, UNITS["h"]  # starts within so many seconds after which a guest is left off for now
+LAST_TRY = 5 * UNITS["m"]  # seconds before the end of its window in which what was busy is told
+
+Deed = tuple[Callable[[Instance], Action], VmState]
+
+DEEDS: Mapping[str, Deed] = {
+    "start": (lambda one: Start(name=one.uuid, project=one.project), VmState.STOPPED),
+    "stop": (lambda one: Stop(name=one.uuid, project=one.project), VmState.ACTIVE),
+    "reboot": (lambda one: Reboot(name=one.uuid, project=one.project), VmState.ACTIVE),
+}
+"""What a policy does, and to instances in which state; others are as it wants them, or not its concern."""
+
+
+def policies(context: Context) -> Report:
+    """Each policy is carried out, at its time or always."""
+    given = context.world.db.read(lambda tx: settings.get(tx, "policies"))
+    known = [Policy.from_dict(one) for one in given]
+    keeping = [policy for policy in known if policy.do == KEEP]
+    report = Report()
+    if keeping and not context.dry_run:
+        _follow_hosts(context, keeping)
+    for policy in known:
+        if not context.go_on():
+            report.partial = True
+        elif policy.do == KEEP:
+            _keep_running(context, policy, report)
+        else:
+            _by_the_clock(context, policy, {one.name for one in known}, report)
+    return report
+
+
+def chosen(tx: Tx, policy: Policy) -> list[Instance]:
+    """The instances that it is about and that nothing works on; those that are locked are left alone."""
+    pairs = [selector.partition("=") for selector in policy.selector]
+    selectors = tuple((key, value if sign else None) for key, sign, value in pairs)
+    found = pages.page(tx, pages.Wanted(project=policy.project, host=policy.on, selectors=selectors))
+    return [one for one in found if not one.locked and one.task_state is None]
+
+
+# --- keep-running ---
+
+
+def _follow_hosts(context: Context, keeping: Sequence[Policy]) -> None:
+    """The records say what the hosts say of the guests that are to run. Those of hosts that are down wait."""
+
+    def asked(tx: Tx) -> set[str]:
+        up = {host["name"] for host in health.hosts(tx) if host["state"] == "up"}
+        wanted = [one for policy in keeping for one in chosen(tx, policy)]
+        return up & {str(one.host) for one in wanted if one.vm_state in (VmState.ACTIVE, VmState.STOPPED)}
+
+    if names := context.world.db.read(asked):
+        refresh(context.world, sorted(names), user=context.operator.journal.owner.user)
+
+
+def _keep_running(context: Context, policy: Policy, report: Report) -> None:
+    """A guest that went off by itself is one that the newest event about its power says so of, and not one
+    that somebody stopped."""
+    db = context.world.db
+    off = db.read(lambda tx: [one for one in chosen(tx, policy) if _went_off(tx, one)])
+    since = before(context.world.clock.now(), SPAN)
+    often = db.read(
+        lambda tx: {one.uuid for one in off if operations.count(tx, one.uuid, "start", since) >= OFTEN}
+    )
+    for one in off:
+        if one.uuid in often:
+            words = f"went off {OFTEN} times within an hour and is left off for now"
+            report.note(one.name, f"{words}: novactl console-log {one.name}")
+    starting = [one for one in off if one.uuid not in often]
+    for one, outcome in _carried_out(context, starting, _again, report):
+        if outcome is None or outcome.result == "done":
+            report.changes.append(f"{policy.name}: {one.name} went off by itself and is started")
+        elif outcome.error is not None and not isinstance(outcome.error, Busy):
+            report.note(one.name, outcome.error.message)
+
+
+def _again(instance: Instance) -> Action:
+    return Start(name=instance.uuid, project=instance.project, interrupted=True)
+
+
+def _went_off(tx: Tx, instance: Instance) -> bool:
+    if instance.vm_state is not VmState.STOPPED or instance.host is None:
+        return False
+    return instances.went_off(tx, instance.uuid)
+
+
+# --- by the clock ---
+
+
+def _by_the_clock(context: Context, policy: Policy, known: set[str], report: Report) -> None:
+    """Once for each time: what was done before its process was killed is seen in the journal, and when all
+    was done that is remembered. Who meets another operation is tried again while the time lasts."""
+    world = context.world
+    now = datetime.fromisoformat(world.clock.now())
+    due = slot(policy, now)
+    if due is None or world.db.read(tasks.slots).get(policy.name, "") >= as_text(due):
+        return
+    act, state = DEEDS[policy.do]
+
+    def targets(tx: Tx) -> list[Instance]:
+        found = [one for one in chosen(tx, policy) if one.vm_state is state]
+        return [one for one in found if not operations.count(tx, one.uuid, policy.do, as_text(due))]
+
+    last = now + timedelta(seconds=LAST_TRY) >= due + timedelta(seconds=WINDOW)
+    whole = True
+    for one, outcome in _carried_out(context, world.db.read(targets), act, report):
+        error = outcome.error if outcome else None
+        if error is None:
+            report.changes.append(f"{policy.name}: {policy.do} {one.name}")
+        elif error.retryable and not last:
+            whole = False
+        else:
+            report.mishaps.append(f"policy {policy.name}: {one.name}: {error.message}")
+    if whole and not report.partial and not context.dry_run:
+        world.db.write(lambda tx: tasks.keep_slot(tx, policy.name, as_text(due), known))
+
+
+def _carried_out(
+    context: Context, targets: Sequence[Instance], act: Callable[[Instance], Action], report: Report
+) -> Iterator[tuple[Instance, Outcome | None]]:
+    """Each target with how it ended (None in a dry run), some at a time."""
+    for some in _chunks(targets):
+        if not context.go_on():
+            report.partial = True
+            return
+        actions = [act(one) for one in some]
+        outcomes: Iterable[Any] = [None] * len(some) if context.dry_run else context.operator.run(actions)
+        yield from zip(some, outcomes, strict=True)
+
+
+def _chunks(targets: Sequence[Instance]) -> Iterator[Sequence[Instance]]:
+    for start in range(0, len(targets), PARALLEL):
+        yield targets[start : start + PARALLEL]
