@@ -186,16 +186,6 @@ def test_a_signal_ends_all(fleet: SimFleet) -> None:
     assert settled(fleet) == []
 
 
-def writes_of(quick: Path, run: Callable[[SimFleet, Any], None]) -> int:
-    fleet = SimFleet(quick)
-    furnish(fleet)
-    with fleet.process() as process:
-        run(fleet, process)
-        writes = process.life.writes
-    fleet.close()
-    return writes
-
-
 def each_death(quick: Path, steps: list[Any], before: Callable[[SimFleet], None]) -> Any:
     """(where, fleet) after a process has died at each of its transactions in a run on all hosts."""
     first = SimFleet(quick / "first")
