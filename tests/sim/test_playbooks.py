@@ -272,6 +272,19 @@ def test_it_dies_with_the_novactl_that_works_for_it(quick: Path, back: bool) -> 
     first.close()
 
 
+def test_all_that_is_left_is_resumed_with_what_worked_for_it(fleet: SimFleet) -> None:
+    """The playbook ends the stop that was journaled for it; that one is no failure of `op resume --all`."""
+    assert fleet.run(boot()).code == 0
+    fleet.faults.append(nth("shutdown", 0, "dies-after"))
+    with pytest.raises(Died):
+        carry_out(fleet, on_hosts(fleet, steps=NOVACTL, hosts={"names": ["kvm1"]}))
+    assert len(fleet.active()) == 2
+    with fleet.process("b") as process:
+        outcomes = recover.take_over_all(process.operator)
+    assert [(one.result, one.code) for one in outcomes] == [("done", 0), ("done", 0)]
+    assert settled(fleet) == []
+
+
 def test_somebody_elses_operation_is_waited_for_and_not_resumed(fleet: SimFleet) -> None:
     assert fleet.run(boot()).code == 0
     fleet.faults.append(nth("shutdown", 0, "dies-after"))
