@@ -29,7 +29,7 @@ check: setup-tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	shellcheck -s sh scripts/setup
-	cat novactl/remote/host.sh novactl/remote/jobs.sh novactl/remote/memory.sh novactl/remote/survey.sh novactl/remote/states.sh novactl/remote/prune.sh | shellcheck -s sh -
+	cat novactl/remote/*.sh | shellcheck -s sh -
 
 # what needs no hypervisors runs on both cores; what measures and what has real hosts, one by one
 test: check

@@ -109,7 +109,7 @@ class World:
     tell: Callable[[str], None]
     reached: Callable[[str], None] = lambda _: None
     """Told each operation's mark (db.journal) before it acts; hosts are told it at the next call."""
-    rehearsal: bool = False
-    """A dry run: not even what was seen is recorded."""
     arrivals: Arrivals = all_at_once
     """Hosts in the order in which they answer."""
+    rehearsal: bool = False
+    """A dry run: not even what was seen is recorded."""

@@ -130,12 +130,6 @@ def status(vm_state: VmState, task_state: TaskState | None) -> str:
     return _BY_VM_STATE[vm_state]
 
 
-def check_unlocked(action: str, name: str, locked: bool) -> None:
-    """Raises Refused when the instance is locked and the action minds."""
-    if locked and action not in THOUGH_LOCKED:
-        raise Refused(f"{name}: is locked", hint=f"novactl unlock {name}, if that is what you want")
-
-
 def words_of(word: str) -> tuple[list[VmState], list[TaskState], list[TaskState]]:
     """What status() shows as this word: (vm_states, task_states, task_states under which those vm_states are
     shown as something else). Raises UsageError for a word that it never shows."""
@@ -145,6 +139,12 @@ def words_of(word: str) -> tuple[list[VmState], list[TaskState], list[TaskState]
         known = sorted({*_BY_VM_STATE.values(), *_BY_TASK_STATE.values()})
         raise UsageError(f"status {word!r} does not exist", hint=f"there are {', '.join(known)}")
     return states, tasks, list(_BY_TASK_STATE)
+
+
+def check_unlocked(action: str, name: str, locked: bool) -> None:
+    """Raises Refused when the instance is locked and the action minds."""
+    if locked and action not in THOUGH_LOCKED:
+        raise Refused(f"{name}: is locked", hint=f"novactl unlock {name}, if that is what you want")
 
 
 def check_allowed(action: str, name: str, vm_state: VmState) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from novactl import lab
 from novactl.cloud import Cloud, Settings
 from novactl.db import catalogue, hosts, instances, operations
+from novactl.objects.names import domain_name
 from tests.lab.conftest import Grounds
 from tests.support.command import Command, Ended
 from tests.support.sim import CLAIMS
@@ -133,7 +134,8 @@ FAULTS = f"""{CLAIMS}
     UNION ALL SELECT owner, 'is gone and has a secret' FROM secrets WHERE owner NOT IN {LIVING}
     UNION ALL SELECT name, 'is ' || vm_state || ', ' || power_state || ', ' || COALESCE(task_state, '-')
         FROM instances WHERE deleted_at IS NULL AND (task_state IS NOT NULL
-        OR (vm_state, power_state) NOT IN (VALUES ('active', 'running'), ('stopped', 'shutdown')))
+        OR (vm_state, power_state) NOT IN (VALUES ('active', 'running'), ('stopped', 'shutdown'),
+            ('paused', 'paused'), ('suspended', 'shutdown')))
 """
 
 
@@ -158,10 +160,11 @@ def unsettled(grounds: Grounds) -> list[str]:
     cloud.close()
     for host in (host for host in grounds.fleet.hosts if host.alive()):
         seen, here = seen_on(host), [one for one in living if one.host == host.name]
-        runs = [one for one in here if one.status == "ACTIVE"]
+        runs = [one for one in here if one.status in ("ACTIVE", "PAUSED")]
         all_, running = {one.uuid for one in here}, {one.uuid for one in runs}
         taps = {port.tap for one in runs for port in one.ports}
-        wanted = {"domains": all_, "directories": all_, "running": running, "taps": taps}
+        saved = {f"{domain_name(one.uuid)}.save" for one in here if one.status == "SUSPENDED"}
+        wanted = {"domains": all_, "directories": all_, "running": running, "taps": taps, "saved": saved}
         told = {uuid: int(epoch) for uuid, _, epoch in (line.partition(":") for line in seen.pop("epochs"))}
         wrong += [
             f"{host.name}: {uuid} is ahead" for uuid in told if told[uuid] > epochs.get(uuid, told[uuid])

@@ -43,9 +43,16 @@ ROOT = Path(__file__).parents[2]
 INSTANTS = ("before-intent", "after-intent", "in-act", "after-act", "after-record")
 UNDOING = ("before-undo", "after-undo", "after-undo-record")
 RECORDS = {step.type for step in REGISTRY if issubclass(step, RecordStep)}
-APPLIED = {"record-instance", "claim-host"}  # by the transaction that journals: no process dies there
-CALLS = {"fetch-base": 4, "shut-off": 3, "write-config-drive": 3, "check-host": 2}  # at most; else one
-LEAST = 44
+APPLIED = {
+    "record-instance",
+    "claim-host",
+    "change-record",
+}  # by the transaction that journals: no process dies there
+CALLS = {"fetch-base": 4, "shut-off": 3, "write-config-drive": 3, "check-host": 2, "write-copy": 2}
+CALLS |= {"save-memory": 3, "restore-memory": 3}  # at most; else one
+TO_RUN = {"SHUTOFF": "start", "PAUSED": "unpause", "SUSPENDED": "resume"}
+FROM_THERE = {"SHUTOFF": ["stop", "--force"], "PAUSED": ["pause"], "SUSPENDED": ["suspend"]}
+LEAST = 58
 
 BARE = ["--flavor", "tiny", "--image", "bare", "--network", "lan"]
 COLD = ["--flavor", "tiny", "--image", "cold", "--network", "lan"]
@@ -73,6 +80,13 @@ KINDS = {
     "start": Kind("SHUTOFF", "SHUTOFF", "ACTIVE", ("start", "NAME")),
     "stop": Kind("listening", "ACTIVE", "SHUTOFF", ("stop", "NAME")),
     "stop-force": Kind("ACTIVE", "ACTIVE", "SHUTOFF", ("stop", "NAME", "--force")),
+    "reboot": Kind("listening", "ACTIVE", "ACTIVE", ("reboot", "NAME")),
+    "reboot-hard": Kind("ACTIVE", "ACTIVE", "ACTIVE", ("reboot", "NAME", "--hard")),
+    "pause": Kind("ACTIVE", "ACTIVE", "PAUSED", ("pause", "NAME")),
+    "unpause": Kind("PAUSED", "PAUSED", "ACTIVE", ("unpause", "NAME")),
+    "suspend": Kind("ACTIVE", "ACTIVE", "SUSPENDED", ("suspend", "NAME")),
+    "resume": Kind("SUSPENDED", "SUSPENDED", "ACTIVE", ("resume", "NAME")),
+    "set": Kind("ACTIVE", "ACTIVE", "ACTIVE", ("set", "NAME", "--tag", "TAG")),
     "delete": Kind("ACTIVE", "ACTIVE", None, ("delete", "NAME", "--yes")),
 }
 
@@ -160,6 +174,7 @@ class Lane:
 
     def words(self, kind: str) -> list[str]:
         values = {"NAME": self.name, "HOST": self.host, "USER_DATA": str(self.user_data)}
+        values["TAG"] = secrets.token_hex(4)
         return [values.get(word, word) for word in KINDS[kind].words]
 
     def prepare(self, kind: Kind) -> None:
@@ -181,8 +196,11 @@ class Lane:
         if kind.needs == "listening":
             shown = self.novactl.json("show", self.name)
             console_until(self.grounds, shown, "tiny: ready")
-        elif self.status() != kind.needs:
-            self.novactl.ok(*(["start"] if kind.needs == "ACTIVE" else ["stop", "--force"]), self.name)
+        elif (now := self.status()) != kind.needs:
+            if now != "ACTIVE":
+                self.novactl.ok(TO_RUN[str(now)], self.name)
+            if kind.needs != "ACTIVE":
+                self.novactl.ok(*FROM_THERE[kind.needs], self.name)
 
     def plan(self, kind: str) -> list[dict[str, Any]]:
         """The steps that the operation will have: those of `start` follow the instance's disks."""
@@ -219,7 +237,7 @@ class Lane:
         steps = self.reading(lambda tx: _steps(tx, op_id, aim.step["n"]))
         assert {step["name"] for step in steps} == {aim.step["name"]}, f"the plan changed: {steps}"
         assert aim.journaled() & {step["state"] for step in steps}, f"died elsewhere: {steps}"
-        if trial.kind == "stop" and aim.step["name"] == "shut-off":
+        if trial.kind in ("stop", "reboot") and aim.step["name"] == "shut-off":
             self.let_it_obey(aim)
         ended = self.finish(
             op_id, back=trial.back, codes={0, 5} if trial.kind == "boot-count" else aim.codes()

@@ -66,7 +66,7 @@ class SimDomain:
     deaf: bool = False  # ignores ACPI
     off_at: float | None = None
     autostart: bool = False
-    saved: bool = False  # its memory is on disk
+    saved: bool = False  # libvirt keeps its memory
     saving_until: float | None = None  # a save is under way, in libvirtd: it needs nobody who waits for it
 
 
@@ -468,7 +468,8 @@ class SimHypervisor:
                 what = words[3] if words[0] == "nv_fenced" else words[0]
                 ends_at = self.clock.monotonic() + takes.get(what, 0)
                 domain = self.host.domains.get(words[1]) if what == "nv_save" else None
-                if domain and domain.state not in OFF and self.host.room_to_save >= int(words[6]):
+                begins = domain is not None and int(words[2]) >= self.host.epochs.get(words[1], 0)
+                if domain and begins and domain.state not in OFF and self.host.room_to_save >= int(words[6]):
                     domain.saving_until = ends_at
                 self.host.jobs[op, n] = SimJob(words, ends_at)
 

@@ -34,12 +34,10 @@ class DefineDomain(Step):
         ctx.world.hypervisor(self.host).undefine_if_made_by(self.uuid, ctx.epoch, ctx.operation_id)
 
 
-@REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class RedefineDomain(Step):
-    """The domain is defined anew from the instance's record."""
+class _Defines(Step):
+    """The domain is defined from the instance's record, which it carries then."""
 
-    type: ClassVar[str] = "redefine-domain"
     uuid: str
     xml: str
 
@@ -47,13 +45,21 @@ class RedefineDomain(Step):
         ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, marked(self.xml, epoch=ctx.epoch))
         return {"written": True}
 
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RedefineDomain(_Defines):
+    """The domain is defined anew from the instance's record."""
+
+    type: ClassVar[str] = "redefine-domain"
+
     def undo(self, ctx: Any) -> None:
         """Nothing: it says what the record says, before and after."""
 
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class DefineAnew(RedefineDomain):
+class DefineAnew(_Defines):
     """The domain is defined anew from the instance's record, now that the guest is off."""
 
     type: ClassVar[str] = "define-anew"
