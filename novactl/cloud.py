@@ -3,9 +3,10 @@
 import hashlib
 import os
 import socket
+import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,21 @@ class Settings:
             project=check_name(project or os.environ.get("NOVACTL_PROJECT") or "default", "project"),
         )
 
+    def command(self) -> list[str]:
+        """The words that begin a command line of another novactl like this one. -P: nothing is imported from
+        the directory that the command was called in."""
+        words = [
+            sys.executable,
+            "-P",
+            "-m",
+            "novactl",
+            "--config",
+            str(self.config),
+            "--project",
+            self.project,
+        ]
+        return [*words, "--db", self.db] if self.db else words
+
 
 class Cloud:
     """Everything of one invocation, opened when first used."""
@@ -63,6 +79,7 @@ class Cloud:
         self._known: tuple[dict[str, Host], Any] | None = None
         self._sockets: dict[str, socket.socket] = {}  # of hosts that have answered, until they are used
         self._aside: dict[str, Any] = {}
+        self._newcomers: dict[str, Any] = {}
         self._mark = ""
         self._lock = threading.Lock()
 
@@ -110,7 +127,15 @@ class Cloud:
             tell=self.tell,
             reached=self._reached,
             arrivals=self._arrivals,
+            novactl=self.novactl,
+            newcomer=self.newcomer,
         )
+
+    @cached_property
+    def novactl(self) -> Any:
+        from novactl.subcommand import Novactl
+
+        return Novactl(self.settings.command())
 
     @cached_property
     def store(self) -> Any:
@@ -188,6 +213,16 @@ class Cloud:
                 files = self._aside.get(host.name) or self.ssh_files()
                 self._hypervisors[host.name] = self._connected(host, files)
             return self._hypervisors[host.name]
+
+    def newcomer(self, place: Mapping[str, Any]) -> Any:
+        """A machine that is no host of the fleet yet, by files of this process alone."""
+        known = {**place, "host_keys": tuple(place["host_keys"])}
+        identity = known.pop("identity")
+        host = Host(id="", virt_type="qemu", vcpus=0, memory_mib=0, disk_gib=0, **known)
+        if host.name not in self._newcomers:
+            self.enlist(host, Path(identity) if identity else None)
+            self._newcomers[host.name] = self._connected(host, self._aside[host.name])
+        return self._newcomers[host.name]
 
     def _connected(self, host: Host, files: Any) -> Any:
         from novactl.remote.connection import connect
@@ -270,6 +305,9 @@ class Cloud:
         return facts(host, libvirt_uri(host, self._aside.get(host) or self.ssh_files()))
 
     def close(self) -> None:
+        for name, newcomer in self._newcomers.items():
+            newcomer.shell.close()
+            self.delist(name)
         for hypervisor in self._hypervisors.values():
             hypervisor.shell.close()
         for sock in self._sockets.values():

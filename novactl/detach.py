@@ -3,7 +3,6 @@
 import contextlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from novactl.cloud import Settings
@@ -23,11 +22,7 @@ def spawn(settings: Settings, op_id: str, runner: str) -> None:
     """Start `novactl op run` and return once it has taken the operation over. Raises OperationFailed with
     its last words when it did not."""
     log = log_file(settings, op_id)
-    # -P: nothing is imported from the directory that the command was called in
-    argv = [sys.executable, "-P", "-m", "novactl"]
-    argv += ["--config", str(settings.config), "--project", settings.project]
-    argv += ["--db", settings.db] if settings.db else []
-    argv += ["op", "run", op_id, "--from", runner]
+    argv = [*settings.command(), "op", "run", op_id, "--from", runner]
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as pipe:
         try:

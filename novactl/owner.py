@@ -8,6 +8,9 @@ from typing import Any
 
 from novactl.db.journal import Owner
 
+ASKED_BY = "NOVACTL_ASKED_BY"
+"""Set for a novactl that works for a step of another one's operation (subcommand.py)."""
+
 
 def this_process() -> Owner:
     """Its owner record: machine, boot, pid namespace, pid and start time."""
@@ -23,6 +26,7 @@ def this_process() -> Owner:
             "pid": pid,
             "started": _started(pid),
         },
+        asked_by=os.environ.get(ASKED_BY),
     )
 
 

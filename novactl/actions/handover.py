@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from novactl.actions import recover
+from novactl.actions import batches, recover
 from novactl.actions.operate import Action, Operator
 from novactl.actions.outcome import Outcome, left
 from novactl.db import operations
@@ -120,7 +120,7 @@ def carry_out(operator: Operator, family: Sequence[Operation]) -> list[Outcome]:
 
     with operator.working():
         try:
-            operator.in_threads(one, range(len(ops)))
+            batches.carry_out(operator, parent, ops, outcomes, one)
         finally:
             operator.end(parent)
     return outcomes

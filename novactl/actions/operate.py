@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from novactl.actions import boot, recover, second_copies
+from novactl.actions import batches, boot, recover, second_copies
 from novactl.actions.delete import Delete
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
@@ -107,7 +107,8 @@ class Operator:
         with self.working():
             parent = self.parent(actions)
             try:
-                ops = self.submit_all(actions, parent, OpState.RUNNING) if together else None
+                state = batches.first_state(parent)
+                ops = self.submit_all(actions, parent, state) if together else None
 
                 def carry_out(index: int) -> None:
                     if ops is not None:
@@ -115,7 +116,7 @@ class Operator:
                     else:
                         self._one(actions[index], outcomes[index], parent)
 
-                self.in_threads(carry_out, range(len(actions)))
+                batches.carry_out(self, parent, ops or [None] * len(actions), outcomes, carry_out)
             finally:
                 self.end(parent)
         return outcomes
@@ -285,13 +286,18 @@ class Operator:
         """The operation that several actions are children of; None for a single one."""
         if len(actions) < 2:
             return None
-        plan = Plan(
-            kind=actions[0].kind,
-            target=f"{len(actions)} instances",
-            target_uuid=None,
-            project="",
-            request={"targets": [action.target for action in actions]},
-            locks=frozenset(),
+        leads = getattr(actions[0], "parent_of", None)  # an action may say more of the whole than its kind
+        plan = (
+            leads(actions)
+            if leads
+            else Plan(
+                kind=actions[0].kind,
+                target=f"{len(actions)} instances",
+                target_uuid=None,
+                project="",
+                request={"targets": [action.target for action in actions]},
+                locks=frozenset(),
+            )
         )
         op = self.world.db.write(lambda tx: self.journal.insert(tx, self.world.ids.operation(), plan))
         self.journal.turn(op, OpState.RUNNING)

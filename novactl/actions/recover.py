@@ -1,10 +1,10 @@
 """Operations that another process left, or that have to end: taken over, cancelled, given way to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from novactl.actions import restored, second_copies
+from novactl.actions import batches, restored, second_copies
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
 from novactl.db import instances, operations
@@ -38,6 +38,7 @@ class Operating(Protocol):
     lock_wait: float
 
     def working(self) -> AbstractContextManager[None]: ...
+    def in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None: ...
     def runner(self) -> Runner: ...
     def end(self, parent: Operation | None) -> None: ...
     def is_left(self, tx: Tx, op: Operation) -> bool: ...
@@ -50,7 +51,7 @@ POLL = 0.2
 def take_over(operator: Operating, op_id: str, *, back: bool) -> Operation:
     """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. Raises
     Busy while it lives, Refused when the operation has ended."""
-    op, children = operator.world.db.write(lambda tx: _taken(operator, tx, op_id))
+    op, children = _ours(operator, op_id)
     with operator.working():
         try:
             if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
@@ -165,6 +166,10 @@ def _asked_to_end(operator: Operating, op: Operation) -> bool:
     return operator.world.db.write(work)
 
 
+def _ours(operator: Operating, op_id: str) -> tuple[Operation, list[str]]:
+    return operator.world.db.write(lambda tx: _taken(operator, tx, op_id))
+
+
 def _taken(operator: Operating, tx: Tx, op_id: str) -> tuple[Operation, list[str]]:
     """The operation, ours from now on, and its children that have not ended."""
     op = operator.journal.load_in(tx, op_id)
@@ -222,10 +227,14 @@ def _take_over_children(
     operator: Operating, parent: Operation, children: Sequence[str], *, back: bool
 ) -> Operation:
     failures: list[NovactlError] = []
-    for child in children:
+    for child in batches.ordered(operator, parent, children):
         try:
             operator.world.interrupt.check()
-            take_over(operator, child, back=back)
+            waits = not back and child.state is OpState.PLANNED
+            if waits and (why := batches.closed(operator, parent)):
+                batches.skip(operator, parent, _ours(operator, child.id)[0], why)
+            else:
+                take_over(operator, child.id, back=back)
         except NovactlError as error:
             failures.append(error)
     operator.end(parent)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from novactl.db.session import Database
 from novactl.engine.ports import Clock, Ids, Interrupt
+from novactl.errors import Refused
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
 from novactl.remote.fanout import Arrivals, all_at_once
@@ -45,6 +46,16 @@ class Hypervisor(Protocol):
     def job_wait(self, op: str, n: int, seconds: float) -> JobState: ...
     def job_end(self, op: str, n: int) -> None: ...
     def job_forget(self, op: str, n: int) -> None: ...
+    def enrol(self, *, takeover: bool) -> None: ...
+    def leave(self) -> None: ...
+    def facts(self) -> dict[str, Any]: ...
+    def run_words(
+        self, argv: Sequence[str], *, unless: Sequence[str] = (), stdin: bytes = b"", seconds: int
+    ) -> list[str]: ...
+    def holds(self, argv: Sequence[str], seconds: int) -> bool: ...
+    def put_file(self, path: str, mode: str, content: bytes) -> bool: ...
+    def boot(self) -> tuple[str, bool]: ...
+    def reboot(self, boot_id: str, argv: Sequence[str]) -> None: ...
     def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]: ...
     def base_receive(self, name: str, size: int, start: int, feed: Feed) -> None: ...
     def base_finish(self, name: str, source_format: str, virtual_size: int) -> None: ...
@@ -93,6 +104,27 @@ class SecretStore(Protocol):
     def open(self, tx: Any, reference: str) -> bytes: ...
 
 
+class Novactl(Protocol):
+    """Another novactl of the same fleet, database and project, which answers every question with yes;
+    subcommand.Novactl, and the simulation's."""
+
+    def __call__(
+        self, words: Sequence[str], *, asked_by: str, check: Callable[[], None]
+    ) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr) of a command line with `-o json`. What it journals is marked with
+        `asked_by`. check() is called every now and then; when it raises, the command is told to stop
+        (SIGTERM), and once it has ended the error goes on."""
+        ...
+
+
+def _alone(words: Sequence[str], *, asked_by: str, check: Callable[[], None]) -> tuple[int, str, str]:
+    raise Refused("there is no other novactl here")
+
+
+def _nowhere(place: Mapping[str, Any]) -> Hypervisor:
+    raise Refused("no new host can be reached from here")
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """Handed to every check, plan and step; nothing else is global."""
@@ -113,3 +145,6 @@ class World:
     """Hosts in the order in which they answer."""
     rehearsal: bool = False
     """A dry run: not even what was seen is recorded."""
+    novactl: Novactl = _alone
+    newcomer: Callable[[Mapping[str, Any]], Hypervisor] = _nowhere
+    """A machine that is not in the database: how it is reached is in the fields of objects.host.Host."""

@@ -25,6 +25,7 @@ from novactl.cli import (
     lab,
     lifecycle,
     operations,
+    playbook,
     prune,
     records,
 )
@@ -56,6 +57,7 @@ MODULES = (
     prune,
     inventory,
     operations,
+    playbook,
     audit,
     cron,
     health,

@@ -30,15 +30,15 @@ def check_host(session: Any, host: str | None) -> None:
         session.cloud.db.read(lambda tx: hosts.get(tx, host))
 
 
-def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
-    """Print what would be done."""
-    plans = session.cloud.operator.show(actions)
+def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> list[dict[str, Any]]:
+    """Print what would be done; returns it."""
+    plans: list[dict[str, Any]] = session.cloud.operator.show(actions)
     if session.output != "table":
         if many:
             render.listing(session, plans, ("kind", "target", "host"))
         else:
             render.show(session, plans[0])
-        return
+        return plans
     for plan in plans:
         where = f" on {plan['host']}" if plan["host"] else ""
         others = f" (else {', '.join(plan['alternates'][:3])})" if plan["alternates"] else ""
@@ -47,6 +47,7 @@ def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> None:
             render.listing(session, plan["steps"], PLAN_COLUMNS)
         else:
             session.tell("nothing to do")
+    return plans
 
 
 @dataclass(frozen=True)

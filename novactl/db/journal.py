@@ -30,12 +30,14 @@ LEASE = 60.0
 
 @dataclass(frozen=True)
 class Owner:
-    """Who runs operations: words for people, and what tells whether the process still lives."""
+    """Who runs operations: words for people, and what tells whether the process still lives. `asked_by`: the
+    step of another operation that this process works for; what it journals says so."""
 
     words: str
     user: str
     key: dict[str, Any]
     runner: str = field(default_factory=lambda: uuid.uuid4().hex)
+    asked_by: str | None = None
 
 
 class DbJournal:
@@ -70,7 +72,7 @@ class DbJournal:
             target=plan.target,
             target_uuid=plan.target_uuid,
             project=plan.project,
-            request=plan.request,
+            request=plan.request | ({"asked_by": self.owner.asked_by} if self.owner.asked_by else {}),
             state=state,
             epoch=plan.epoch,
             parent=parent,

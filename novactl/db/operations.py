@@ -55,6 +55,14 @@ def states_of_children(tx: Tx, parent: str) -> list[tuple[str, OpState]]:
     return [(row["id"], OpState(row["state"])) for row in rows]
 
 
+def asked_by(tx: Tx, mark: str) -> list[str]:
+    """Operations that have not ended and were journaled for a step of another one; parents, not children."""
+    rows = tx.all(
+        "SELECT id, request FROM operations WHERE finished_at IS NULL AND parent IS NULL ORDER BY id"
+    )
+    return [row["id"] for row in rows if json.loads(row["request"]).get("asked_by") == mark]
+
+
 def request_cancel(tx: Tx, op_id: str) -> None:
     """The owner of the operation, or of its children, sees it before the next step."""
     tx.run("UPDATE operations SET cancel_requested = 1 WHERE id = :id OR parent = :id", id=op_id)

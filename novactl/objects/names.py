@@ -22,6 +22,7 @@ USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}")
 ADDRESS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?")
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}")
 PATH = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+")
+HOST_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._+@:-]+)+")  # also of hidden files; nothing goes up
 
 STATE_DIR = "/var/lib/novactl"
 INSTANCES_PATH = f"{STATE_DIR}/instances"

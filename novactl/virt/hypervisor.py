@@ -12,6 +12,7 @@ from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
 from novactl.virt import states, survey
 from novactl.virt.calls import Shell, check_uuid
+from novactl.virt.commands import Commands
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
@@ -44,7 +45,7 @@ class Greeting:
     saved: bool = False
 
 
-class Hypervisor(Jobs, BaseFiles, InstanceFiles, Domains, Memory):
+class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""

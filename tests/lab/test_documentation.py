@@ -39,6 +39,9 @@ ELSEWHERE = {
     "novactl op resume ID": "test_operations.py",
     "novactl op rollback ID": "test_operations.py",
     "novactl audit --adopt": "test_restored.py",
+    "novactl playbook run rolling-reboot --on kvm1 --on kvm2": "test_playbooks.py",
+    "novactl playbook run enroll -e name=kvm4 -e address=192.0.2.14 -e fingerprint=SHA256:…"
+    " -e identity=/root/.ssh/id_ed25519": "test_playbooks.py",
     "novactl db init --db postgresql://novactl@db.example/novactl": "../cli/test_database.py",
     "novactl db init --db mysql://novactl@db.example/novactl": "../cli/test_database.py",
 }
@@ -138,6 +141,12 @@ def test_operations(reader: Reader) -> None:
     mine, reader.novactl = reader.novactl, others
     reader.types(rebuild, **{"--dry-run": f"--dry-run --identity {reader.fleet.identity}"})
     reader.novactl = mine
+
+
+def test_playbooks(reader: Reader) -> None:
+    reader.types("novactl playbook list")
+    reader.types("novactl playbook show rolling-reboot")
+    reader.types("novactl playbook run rolling-reboot --on kvm1 --on kvm2 --dry-run")
 
 
 def test_every_command_shown_was_run(reader: Reader) -> None:

@@ -1,5 +1,6 @@
 """The verbs that the simulation plays."""
 
+import base64
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from novactl.actions.boot import Boot
 from novactl.actions.delete import Delete
 from novactl.actions.describe import Describe, Lock, ResetState
 from novactl.actions.memory import Pause, Resume, Suspend, Unpause
+from novactl.actions.playbook import PlaybookOn, Run, prepare
 from novactl.actions.power import Reboot, Start, Stop
+from novactl.files.playbook import Playbook
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
 from tests.support.sim import Fault, SimFleet, SimJob
@@ -97,6 +100,69 @@ class Healing:
 
 def heal() -> Healing:
     return Healing()
+
+
+class Scan:
+    """Where the simulated hosts show their keys."""
+
+    def scan(self, address: str, port: int, jump: str | None) -> tuple[str, bytes]:
+        blob = b"key of " + address.encode()
+        return f"ssh-ed25519 {base64.b64encode(blob).decode()}", blob
+
+
+def ready(**values: Any) -> Run:
+    """A playbook as its file would have it."""
+    playbook = Playbook.model_validate({"name": "chores", "description": "chores", **values})
+    return prepare(playbook, {}, "default", Scan(), lambda question: True)
+
+
+def step(name: str, **values: Any) -> dict[str, Any]:
+    return {"name": name, **values}
+
+
+HOST_CHORES = [
+    step(
+        "file", put={"path": "/etc/chores", "content": "of {{ target }}\n"}, undo=["rm", "-f", "/etc/chores"]
+    ),
+    step("made", run=["touch", "/made"], unless=["test", "-e", "/made"], undo=["rm", "-f", "/made"]),
+    step("had", run=["touch", "/had"], unless=["test", "-e", "/had"], undo=["rm", "-f", "/had"]),
+]
+
+
+def playbook() -> PlaybookOn:
+    """Chores on a host without instances, its reboot among them."""
+    run = ready(
+        hosts={"names": ["kvm2"]},
+        steps=[
+            step(
+                "off", novactl=["host", "set", "kvm2", "--disable"], undo=["host", "set", "kvm2", "--enable"]
+            ),
+            *HOST_CHORES,
+            step("seen", novactl=["list"], register="seen"),
+            step("one", check={"that": "seen.count == 1 and host.name == target", "message": "another"}),
+            step("boot", reboot={"command": ["reboot"], "timeout": 60}),
+            step("on", novactl=["host", "set", "kvm2", "--enable"]),
+        ],
+    )
+    return PlaybookOn(run=run, target="kvm2")
+
+
+def playbook_for_a_new_host() -> PlaybookOn:
+    run = ready(new_host={"name": "kvm3", "address": "192.0.2.3"}, steps=HOST_CHORES)
+    return PlaybookOn(run=run, target="kvm3")
+
+
+def furnish(fleet: SimFleet) -> None:
+    """What the chores find: a file that is there."""
+    for host in fleet.hosts.values():
+        host.made.add("/had")
+
+
+def bare(fleet: SimFleet) -> None:
+    """kvm3 is no host of the fleet yet."""
+    furnish(fleet)
+    fleet.hosts["kvm3"].fleet = None
+    _change(fleet, "DELETE FROM hosts WHERE name = 'kvm3'")
 
 
 # --- what an audit finds, put there by hand ---
@@ -223,6 +289,8 @@ SCENARIOS: dict[str, Scenario] = {
     "heal-deleted": Scenario(heal, (boot,), bring_back, ends=None, heals=True),
     "heal-moved": Scenario(heal, (boot,), carry_away, undone="ACTIVE", heals=True),
     "heal-host": Scenario(heal, (boot,), leave_work, undone="ACTIVE", heals=True),
+    "playbook": Scenario(playbook, (boot,), furnish, undone="ACTIVE"),
+    "playbook-new-host": Scenario(playbook_for_a_new_host, (boot,), bare, undone="ACTIVE"),
 }
 
 

@@ -4,6 +4,7 @@ actions. Processes of novactl come, die and are taken over; hosts outlive them."
 import contextlib
 import copy
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,24 +16,35 @@ from xml.etree.ElementTree import fromstring
 from novactl import resources
 from novactl.actions import audit, recover
 from novactl.actions.operate import Outcome
+from novactl.actions.power import Start, Stop
 from novactl.actions.steps import REGISTRY
 from novactl.actions.steps.images import QUICK
 from novactl.actions.world import World
-from novactl.db import catalogue, hosts
+from novactl.db import catalogue, hosts, instances
 from novactl.db.journal import DbJournal, Owner
 from novactl.db.operations import listed
 from novactl.db.secrets import Secrets
 from novactl.engine.operation import Operation
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints
-from novactl.errors import Busy, Fenced, HostFault, HostUnreachable, NotFound, Refused, UsageError
+from novactl.errors import (
+    Busy,
+    Fenced,
+    HostFault,
+    HostUnreachable,
+    NotFound,
+    NovactlError,
+    Refused,
+    UsageError,
+)
 from novactl.objects.host import Resources
 from novactl.objects.image import MIB, Image
-from novactl.objects.names import instance_dir
+from novactl.objects.names import HOST_PATH, check_pattern, instance_dir
 from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
 from novactl.virt import survey
 from novactl.virt.calls import BASE, Feed, check_base
+from novactl.virt.commands import Commands
 from novactl.virt.domain import NAMESPACE
 from novactl.virt.files import STRAY, Pruned
 from novactl.virt.hypervisor import Greeting, Look
@@ -127,6 +139,9 @@ class SimHost:
     jobs: SimJobs = field(default_factory=SimJobs)
     acted: list[tuple[str, str, int]] = field(default_factory=list)  # (call, uuid, epoch) that it let in
     boots: int = 1
+    made: set[str] = field(default_factory=set)  # files by commands of playbooks
+    put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    reboots_at: float | None = None
 
     def tick(self, clock: SimClock) -> None:
         """Guests that were asked to shut down do so in time, and jobs end."""
@@ -138,6 +153,9 @@ class SimHost:
                 domain.state, domain.off_at = PowerState.SHUTDOWN, None
             if domain.saving_until is not None and clock.monotonic() >= domain.saving_until:
                 domain.state, domain.saved, domain.saving_until = PowerState.SHUTDOWN, True, None
+        if self.reboots_at is not None and clock.monotonic() >= self.reboots_at:
+            self.reboots_at = None
+            self.power_cycle()
 
     def power_cycle(self) -> None:
         """The host was switched off and on again."""
@@ -159,6 +177,11 @@ class SimHost:
                 return int(status), f"{message}\n"
             case ("true",) | ("sleep", _):
                 return 0, ""
+            case ("nv_run", _, _, count, *rest):
+                unless, argv = rest[: int(count)], rest[int(count) :]
+                if unless and self.command(unless) == 0:
+                    return 0, "nv_run: unchanged\n"
+                return 0, f"\nnv_run: ended {self.command(argv)}\n"
         return 127, f"{words[0]}: not found\n"
 
     def fence(self, uuid: str, epoch: int) -> None:
@@ -209,6 +232,24 @@ class SimHost:
         domain.state, domain.saved = PowerState.RUNNING, False
         files.pop("saved-by", None)
         return 0, ""
+
+    def command(self, argv: Sequence[str]) -> int:
+        """A few commands of any machine, and their exit statuses."""
+        match list(argv):
+            case ["touch", path]:
+                self.made.add(path)
+            case ["rm", "-f", path]:
+                self.made.discard(path)
+                self.put.pop(path, None)
+            case ["test", "-e", path]:
+                return 0 if path in self.made else 1
+            case ["true"] | ["sleep", _]:
+                return 0
+            case ["false"]:
+                return 1
+            case _:
+                return 127
+        return 0
 
     def finish_base(self, name: str, virtual_size: int) -> tuple[int, str]:
         if name in self.bases:
@@ -463,10 +504,11 @@ class SimHypervisor:
             self._ours()
             found = self.host.jobs.get((op, n))
             if found is None or found.dead:
-                takes = {"nv_base_finish": JOB_TAKES, "sleep": float(words[-1]) if words[0] == "sleep" else 0}
+                seconds = float(words[-1]) if "sleep" in words[-2:-1] else None
+                takes = {"nv_base_finish": JOB_TAKES, "nv_run": JOB_TAKES}
                 takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
                 what = words[3] if words[0] == "nv_fenced" else words[0]
-                ends_at = self.clock.monotonic() + takes.get(what, 0)
+                ends_at = self.clock.monotonic() + (takes.get(what, 0) if seconds is None else seconds)
                 domain = self.host.domains.get(words[1]) if what == "nv_save" else None
                 begins = domain is not None and int(words[2]) >= self.host.epochs.get(words[1], 0)
                 if domain and begins and domain.state not in OFF and self.host.room_to_save >= int(words[6]):
@@ -502,6 +544,45 @@ class SimHypervisor:
         if job is not None and job.running:
             self._die(77, f"the job {op}.{n} still runs on this host")
         self.host.jobs.pop((op, n), None)
+
+    # --- playbooks ---
+
+    run_words = Commands.run_words
+
+    def holds(self, argv: Sequence[str], seconds: int) -> bool:
+        with self._call("holds"):
+            self._ours()
+            return self.host.command(argv) == 0
+
+    def put_file(self, path: str, mode: str, content: bytes) -> bool:
+        check_pattern(path, HOST_PATH, "path")
+        with self._call("put_file"):
+            self._ours()
+            changed = self.host.put.get(path) != (mode, content)
+            self._half("put_file")
+            self.host.put[path] = (mode, content)
+            return changed
+
+    def boot(self) -> tuple[str, bool]:
+        with self._call("boot"):
+            self._ours()
+            return f"{self.name}-{self.host.boots}", True
+
+    def reboot(self, boot_id: str, argv: Sequence[str]) -> None:
+        with self._call("reboot"):
+            self._ours()
+            if boot_id != f"{self.name}-{self.host.boots}":
+                return
+            self._half("reboot")
+            if list(argv) == ["reboot"]:
+                self.host.reboots_at = self.clock.monotonic() + 1
+            else:
+                self.host.command(argv)
+
+    def facts(self) -> dict[str, Any]:
+        with self._call("facts"):
+            plain = {"arch": "x86_64", "hostname": self.name, "cpus": "4", "memory_kib": "8388608"}
+            return {**plain, "fleet": self.host.fleet or "", "bridge": ["br0"], "missing": [], "tool": []}
 
     # --- base files ---
 
@@ -921,12 +1002,13 @@ class SimFleet:
         name: str = "a",
         failpoints: Failpoints | None = None,
         dies_at: tuple[str, int] | None = None,
+        asked_by: str | None = None,
     ) -> Iterator["Process"]:
         """One run of novactl; it is gone after the block, however that ends."""
         self._lives += 1
         life = Life(self._lives, dies_at)
         self.living.add(life.number)
-        process = Process(self, name, life, failpoints or NoFailpoints())
+        process = Process(self, name, life, failpoints or NoFailpoints(), asked_by)
         try:
             yield process
         finally:
@@ -962,7 +1044,9 @@ class SimFleet:
 class Process:
     """What one run of novactl has."""
 
-    def __init__(self, fleet: SimFleet, name: str, life: Life, failpoints: Failpoints) -> None:
+    def __init__(
+        self, fleet: SimFleet, name: str, life: Life, failpoints: Failpoints, asked_by: str | None = None
+    ) -> None:
         self.life = life
         self.interrupt = Interrupt()
         self.db = fleet.place.again(fleet.db)
@@ -993,8 +1077,15 @@ class Process:
             template=lambda _: TEMPLATE,
             tell=fleet.told.append,
             reached=reached,
+            novactl=SimNovactl(fleet),
+            newcomer=lambda place: hypervisor(place["name"]),
         )
-        owner = Owner(words=f"{name}@sim (life {life.number})", user=name, key={"life": life.number})
+        owner = Owner(
+            words=f"{name}@sim (life {life.number})",
+            user=name,
+            key={"life": life.number},
+            asked_by=asked_by,
+        )
         self.journal = DbJournal(self.world.db, REGISTRY, fleet.clock, owner)
         self.operator = SimOperator(
             self.world,
@@ -1005,6 +1096,48 @@ class Process:
         )
         self.operator.turns = fleet.turns
         self.operator.heartbeat = Heart(self.journal, life, fleet.clock, fleet.beats, fleet.asleep)
+
+
+class SimNovactl:
+    """actions.world.Novactl: a process of its own on the same fleet, that knows a few command lines. It ends
+    with the one that started it when that one dies."""
+
+    def __init__(self, fleet: SimFleet) -> None:
+        self.fleet = fleet
+
+    def __call__(
+        self, words: Sequence[str], *, asked_by: str, check: Callable[[], None]
+    ) -> tuple[int, str, str]:
+        check()
+        with self.fleet.process("sub", asked_by=asked_by) as process:
+            try:
+                code, answer = self._carry_out(process, list(words))
+            except NovactlError as error:
+                return error.code, "", json.dumps({"error": error.as_dict()})
+        return code, json.dumps(answer), ""
+
+    def _carry_out(self, process: Process, words: list[str]) -> tuple[int, Any]:
+        match words:
+            case ["host", "set", name, "--disable" | "--enable" as how]:
+                process.db.write(lambda tx: hosts.update(tx, name, enabled=int(how == "--enable")))
+                return 0, {"name": name}
+            case ["list"]:
+                return 0, [{"uuid": one.uuid} for one in process.db.read(instances.everything)]
+            case ["op", "resume", op_id]:
+                recover.take_over(process.operator, op_id, back=False)
+                return 0, None
+            case ["op", "cancel", op_id]:
+                recover.cancel(process.operator, op_id)
+                return 0, None
+            case ["start" | "stop" as verb, *names]:
+                made = {"start": Start, "stop": Stop}[verb]
+                outcomes = process.operator.run([made(name=name, project="default") for name in names])
+                items = [
+                    {"target": one.target, "code": one.code, "error": one.error and one.error.as_dict()}
+                    for one in outcomes
+                ]
+                return max(one.code for one in outcomes), items
+        raise UsageError(f"no such command: {words}")
 
 
 # --- what must always be so, and what must be so in the end ---

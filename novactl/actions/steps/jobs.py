@@ -12,19 +12,20 @@ PATIENCE = 30.0  # seconds that a lost link is waited for
 STARTS = 3  # how often a job may die without a word: a host that boots again and again, or out of memory
 
 
-def carry_out(ctx: Any, host: Any, *words: str) -> None:
+def carry_out(ctx: Any, host: Any, *words: str) -> str:
     """The function of host.sh was carried out on the host as the job of this step; one that another
-    process started is gone on with. Raises what its exit status means (shell.failure), or HostFault when
-    it always dies. Interrupted and a link that stays lost leave it running: undo() ends it."""
+    process started is gone on with. Returns the end of what it said. Raises what its exit status means
+    (shell.failure), or HostFault when it always dies. Interrupted and a link that stays lost leave it
+    running: undo() ends it."""
     for _ in range(STARTS):
         ctx.check()
         host.job_start(ctx.operation_id, ctx.record.n, *words)
         seen = _ended(ctx, host)
         if seen.rc is not None:
-            _patiently(ctx, lambda: host.job_forget(ctx.operation_id, ctx.record.n))
+            patiently(ctx, lambda: host.job_forget(ctx.operation_id, ctx.record.n))
             if seen.rc:
                 raise failure(host.name, seen.rc, seen.log)
-            return
+            return seen.log
     said = f": {seen.log.strip()}" if seen.log.strip() else ""
     raise HostFault(f"{host.name}: {words[0]} died there {STARTS} times{said}")
 
@@ -49,7 +50,7 @@ def _ended(ctx: Any, host: Any) -> JobState:
     """The job when it runs no more."""
     told = ""
     while True:
-        seen: JobState = _patiently(ctx, lambda: host.job_wait(ctx.operation_id, ctx.record.n, SLICE))
+        seen: JobState = patiently(ctx, lambda: host.job_wait(ctx.operation_id, ctx.record.n, SLICE))
         if seen.state != "running":
             return seen
         if seen.progress not in ("", told):
@@ -57,7 +58,7 @@ def _ended(ctx: Any, host: Any) -> JobState:
             ctx.observe(ctx.op, ctx.record, "progress", told)
 
 
-def _patiently(ctx: Any, call: Callable[[], Any]) -> Any:
+def patiently(ctx: Any, call: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """call(), made again while the link is down; the job does not need it."""
     began = ctx.world.clock.monotonic()
     while True:
@@ -65,6 +66,6 @@ def _patiently(ctx: Any, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except HostUnreachable:
-            if ctx.world.clock.monotonic() - began > PATIENCE:
+            if ctx.world.clock.monotonic() - began > patience:
                 raise
             ctx.pause(1)
