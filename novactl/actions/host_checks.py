@@ -99,7 +99,11 @@ def examine(world: World, reach: Looks, host: Host, virt_type: str) -> tuple[lis
 def refreshed(world: World, reach: Looks, host: Host) -> Host:
     """The host with what is measured in a moment: all that examine() measures but whether KVM works. Raises
     HostUnreachable; HostFault for what makes no sense."""
-    seen = _facts(host, reach.hypervisor_of(host))
+    hypervisor = reach.hypervisor_of(host)
+    try:
+        seen = _facts(host, hypervisor)
+    finally:
+        hypervisor.hang_up()  # all hosts are looked at, and most are not needed again
     return _with_facts(world, host, seen, reach.libvirt_facts(host.name), host.virt_type)
 
 

@@ -74,8 +74,12 @@ def _prune(world: World, name: str, older: int, *, remove: bool) -> HostPruned:
     """What the database needs is read at the last moment: a boot that claims the host later finds the files
     gone, or makes them young before they go (remote/prune.sh)."""
     try:
-        needed = world.db.read(lambda tx: bases_needed(tx, name))
-        return HostPruned(name, tuple(world.hypervisor(name).prune(needed, older, remove=remove)))
+        hypervisor = world.hypervisor(name)
+        try:
+            needed = world.db.read(lambda tx: bases_needed(tx, name))
+            return HostPruned(name, tuple(hypervisor.prune(needed, older, remove=remove)))
+        finally:
+            hypervisor.hang_up()
     except NovactlError as error:
         return HostPruned(name, error=error)
 

@@ -58,14 +58,14 @@ def cron(
     session = ctx.obj
     if timeout <= 0:
         raise UsageError("--timeout is more than 0 seconds")
-    told: list[str] = []
-
-    def tell(row: "Row") -> None:
-        told.append(row.task)
-        _tell(session, row)
-
     cloud = session.cloud
-    running = Cron(cloud.db, SystemClock(), lambda: (cloud.operator, cloud), TASKS, tell=tell)
+    running = Cron(
+        cloud.db,
+        SystemClock(),
+        lambda: (cloud.operator, cloud),
+        TASKS,
+        tell=lambda row: _tell(session, row),
+    )
     if list_:
         render.listing(session, [_listed(one) for one in running.listed()], LIST_COLUMNS)
         return
@@ -74,9 +74,9 @@ def cron(
     else:
         rows = running.run(seconds=timeout, dry_run=dry_run)
     session.progress.clear()
-    for row in rows:
-        if row.task not in told:  # a dry run, which remembers nothing
-            _tell(session, row)
+    for row in rows if dry_run and session.output == "table" else ():
+        for line in (*row.changes, *row.attention):
+            print(render.visible(f"{row.task}: {line}"))
     if session.output != "table":
         render.listing(session, [_row(row) for row in rows], COLUMNS)
     if code := _code(rows):

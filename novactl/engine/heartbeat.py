@@ -10,6 +10,7 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 LOOK = 1.0  # seconds between two looks for a wish to cancel
+LAST_LOOK = 5.0  # seconds that the last look is waited for: the database may be closed after it
 
 
 class Leases(Protocol):
@@ -30,6 +31,7 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._inside = 0
         self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -37,14 +39,19 @@ class Heartbeat:
             self._inside += 1
             if self._inside == 1:
                 self._over = threading.Event()
-                threading.Thread(target=self._beat, args=(self._over,), daemon=True).start()
+                self._thread = threading.Thread(target=self._beat, args=(self._over,), daemon=True)
+                self._thread.start()
         try:
             yield
         finally:
+            last = None
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
                     self._over.set()
+                    last = self._thread
+            if last is not None:
+                last.join(LAST_LOOK)
 
     def cancelled(self, op_id: str) -> bool:
         """Whether somebody was seen to want the operation's end."""

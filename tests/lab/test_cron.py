@@ -138,9 +138,6 @@ def test_killed_at_random_it_leaves_nothing(grounds: Grounds, name):
             running.kill()
             running.communicate()
             time.sleep(LEASE + 0.5)
-            leases = novactl("cron", "--task", "leases", "-o", "json").json[0]
-            left = [op for op in novactl.json("op", "list", "--active") if op["target_uuid"] is not None]
-            assert len(leases["attention"]) >= (1 if left else 0)
             assert all(row["result"] == "done" for row in novactl.json("op", "resume", "--all"))
             novactl.ok("cron", "--task", "policies")
             states = {grounds.state(one["host"], one["uuid"]) for one in made.values()}

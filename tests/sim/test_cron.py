@@ -67,6 +67,9 @@ class _Facts:
             raise HostUnreachable(f"{self.name}: no answer in time")
         return {**FACTS, "boot_id": self.reach.boots[self.name]}
 
+    def hang_up(self) -> None:
+        """Nothing is connected."""
+
 
 @pytest.fixture
 def fleet(quick: Path) -> Any:

@@ -260,6 +260,20 @@ def test_one_that_is_busy_is_tried_again_and_told_at_last(fleet: SimFleet) -> No
     assert carry_out(fleet) == ([], [])
 
 
+def test_one_that_is_being_worked_on_is_not_forgotten(fleet: SimFleet) -> None:
+    fleet.run(boot("web", host="kvm1"))
+    put(fleet, NIGHT)
+    fleet.clock.sleep(AT + MINUTE)
+    fleet.faults.append(Fault("shutdown", "dies-after"))
+    with pytest.raises(Died):
+        fleet.run(Reboot(name="web", project="default"))
+    assert carry_out(fleet) == ([], [])
+    (op,) = fleet.active()
+    fleet.take_over(op, back=False)
+    assert states(fleet) == {"web": "active"}
+    assert carry_out(fleet) == (["night: stop web"], [])
+
+
 def test_only_those_that_it_is_about(fleet: SimFleet) -> None:
     fleet.run(boot("a", host="kvm1", metadata={"role": "web"}))
     fleet.run(boot("b", host="kvm2", metadata={"role": "web"}))

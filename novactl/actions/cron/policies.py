@@ -52,11 +52,11 @@ def policies(context: Context) -> Report:
 
 
 def chosen(tx: Tx, policy: Policy) -> list[Instance]:
-    """The instances that it is about and that nothing works on; those that are locked are left alone."""
+    """The instances that it is about; those that are locked are left alone."""
     pairs = [selector.partition("=") for selector in policy.selector]
     selectors = tuple((key, value if sign else None) for key, sign, value in pairs)
     found = pages.page(tx, pages.Wanted(project=policy.project, host=policy.on, selectors=selectors))
-    return [one for one in found if not one.locked and one.task_state is None]
+    return [one for one in found if not one.locked]
 
 
 # --- keep-running ---
@@ -100,9 +100,8 @@ def _again(instance: Instance) -> Action:
 
 
 def _went_off(tx: Tx, instance: Instance) -> bool:
-    if instance.vm_state is not VmState.STOPPED or instance.host is None:
-        return False
-    return instances.went_off(tx, instance.uuid)
+    idle = instance.vm_state is VmState.STOPPED and instance.task_state is None
+    return idle and instance.host is not None and instances.went_off(tx, instance.uuid)
 
 
 # --- by the clock ---
