@@ -10,6 +10,8 @@ import pytest
 
 from novactl import lab
 from novactl.lab import guests
+from tests.lab.conftest import Grounds
+from tests.lab.support import console_until
 from tests.support.command import Command, Ended
 from tests.support.documents import MADE, PAGES, shown_in
 
@@ -141,6 +143,39 @@ def test_operations(reader: Reader) -> None:
     mine, reader.novactl = reader.novactl, others
     reader.types(rebuild, **{"--dry-run": f"--dry-run --identity {reader.fleet.identity}"})
     reader.novactl = mine
+
+
+def test_a_day_with_instances(reader: Reader) -> None:
+    novactl = reader.novactl
+    for name in ("web2", "db1"):
+        novactl.ok("boot", name, "--flavor", "small", "--image", "debian", "--network", "lan")
+    for command in (
+        "novactl reboot web1 --hard",
+        "novactl suspend web1",
+        "novactl resume web1",
+        "novactl suspend web1 web2",
+        "novactl resume web1 web2",
+        "novactl pause --all",
+        "novactl unpause --all",
+        "novactl lock db1",
+        "novactl unlock db1",
+    ):
+        reader.types(command)
+    assert {one["status"] for one in novactl.json("list")} == {"ACTIVE"}
+    console_until(Grounds(reader.fleet, novactl), novactl.json("show", "web1"), "tiny: ready")
+    reader.types("novactl reboot web1")
+    novactl.ok("delete", "web2", "--yes")
+    reader.types("novactl set web1 --name web2 --meta role=web --tag new")
+    reader.types("novactl unset web2 --meta role --tag new")
+    reader.types("novactl reset-state web2 --state error")
+    novactl.ok("reset-state", "web2", "--state", "active")
+
+
+def test_the_fleet_as_files(reader: Reader) -> None:
+    fleet = str(reader.directory / "fleet")
+    reader.types("novactl inventory export fleet", fleet=fleet)
+    reader.types("novactl inventory diff fleet", fleet=fleet)
+    assert "complete" in reader.types("novactl completion bash").out
 
 
 def test_playbooks(reader: Reader) -> None:
