@@ -29,6 +29,7 @@ check: setup-tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	shellcheck -s sh scripts/setup
+	shellcheck -s bash novactl/cli/shells/novactl.bash
 	cat novactl/remote/*.sh | shellcheck -s sh -
 
 # what needs no hypervisors runs on both cores; what measures and what has real hosts, one by one

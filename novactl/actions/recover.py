@@ -90,7 +90,8 @@ def take_over_all(operator: Operating) -> list[Outcome]:
                 outcome.result = "skipped"
                 continue
             try:
-                take_over(operator, op.id, back=False)
+                if operator.journal.load(op.id).state in ACTIVE:  # else one before it has ended it (asked_by)
+                    take_over(operator, op.id, back=False)
                 outcome.result = "done"
             except NovactlError as error:
                 outcome.fail(error)

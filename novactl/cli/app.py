@@ -14,6 +14,7 @@ from novactl.cli import (
     audit,
     boot,
     catalogue,
+    completion,
     consoles,
     cron,
     database,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 
 MODULES = (
+    completion,
     boot,
     instances,
     lifecycle,
@@ -147,6 +149,8 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """The exit code of one command line."""
+    if argv[:1] == ["__complete"]:
+        return completion.answer(typer.main.get_command(app), argv[1:], Session)
     words = hoist(argv)
     session = Session(output=_output_asked(words))  # an unknown command is told before root() is called
     _catch_signals(session)

@@ -23,7 +23,7 @@ def start(
     on: On = None,
     everything: All = False,
     interrupted: Annotated[
-        bool, typer.Option("--interrupted", help="Of these only the ACTIVE ones whose guest went off.")
+        bool, typer.Option("--interrupted", help="Of these only those whose guest went off by itself.")
     ] = False,
     dry_run: DryRun = False,
     no_wait: NoWait = False,

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from novactl.errors import UsageError
 
 FORMATS = ("table", "json", "jsonl", "yaml", "csv", "name", "value")
+ODD = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 RICH_ROWS = 200  # a rich table of 1,000 rows costs 0.7 s
 
 Item = dict[str, Any]
@@ -22,9 +24,7 @@ def show(session: Any, item: Item, columns: Sequence[str] = ()) -> None:
     chosen = _chosen(session, [item], columns or list(item))
     match session.output:
         case "json" | "jsonl":
-            _write(
-                json.dumps(_only(item, session.columns), ensure_ascii=False, indent=_indent(session)) + "\n"
-            )
+            _write(_json(_only(item, session.columns), _indent(session)) + "\n")
         case "yaml":
             _write(_yaml(_only(item, session.columns)))
         case "name":
@@ -48,9 +48,9 @@ def listing(session: Any, items: Sequence[Item], columns: Sequence[str]) -> None
     match session.output:
         case "json":
             data = [_only(item, session.columns) for item in items]
-            _write(json.dumps(data, ensure_ascii=False, indent=_indent(session)) + "\n")
+            _write(_json(data, _indent(session)) + "\n")
         case "jsonl":
-            _write("".join(json.dumps(_only(i, session.columns), ensure_ascii=False) + "\n" for i in items))
+            _write("".join(_json(_only(item, session.columns)) + "\n" for item in items))
         case "yaml":
             _write(_yaml([_only(item, session.columns) for item in items]))
         case "name":
@@ -83,7 +83,15 @@ def _indent(session: Any) -> int | None:
 
 
 def _name_of(item: Item) -> str:
-    return str(item.get("name") or item.get("id") or item.get("target") or item.get("uuid") or "")
+    """What a thing is called, else what it begins with."""
+    found = next((item[key] for key in ("name", "id", "target", "uuid") if item.get(key)), None)
+    return visible(str(found if found is not None else next(iter(item.values()), "")), keep="")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON that is harmless to a terminal and to programs that know no surrogates or other line ends."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _flat(value: Any, wide: bool = False) -> str:
@@ -101,7 +109,7 @@ def _flat(value: Any, wide: bool = False) -> str:
     elif isinstance(value, dict | list) and not value:
         text = ""
     elif isinstance(value, dict | list):
-        text = json.dumps(value, ensure_ascii=False)
+        text = _json(value)
     else:
         text = str(value)
     return visible(text, keep="\n" if wide else "")
@@ -132,9 +140,10 @@ def _csv(items: Sequence[Item], columns: Sequence[str]) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
+    """A row is a line, whatever is in it."""
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else value
+        return visible(_json(value))
+    return visible(value, keep="") if isinstance(value, str) else "" if value is None else value
 
 
 def _yaml(value: Any) -> str:

@@ -130,14 +130,18 @@ def status(vm_state: VmState, task_state: TaskState | None) -> str:
     return _BY_VM_STATE[vm_state]
 
 
+def status_words() -> list[str]:
+    """All words that status() shows."""
+    return sorted({*_BY_VM_STATE.values(), *_BY_TASK_STATE.values()})
+
+
 def words_of(word: str) -> tuple[list[VmState], list[TaskState], list[TaskState]]:
     """What status() shows as this word: (vm_states, task_states, task_states under which those vm_states are
     shown as something else). Raises UsageError for a word that it never shows."""
     states = [state for state, shown in _BY_VM_STATE.items() if shown == word]
     tasks = [task for task, shown in _BY_TASK_STATE.items() if shown == word]
     if not states and not tasks:
-        known = sorted({*_BY_VM_STATE.values(), *_BY_TASK_STATE.values()})
-        raise UsageError(f"status {word!r} does not exist", hint=f"there are {', '.join(known)}")
+        raise UsageError(f"status {word!r} does not exist", hint=f"there are {', '.join(status_words())}")
     return states, tasks, list(_BY_TASK_STATE)
 
 

@@ -54,7 +54,7 @@ nv_put_file() { # path mode: stdin is its content, there in one step. Says done,
 
 nv_boot() { # its boot id, and whether libvirt answers
     read -r nv_id </proc/sys/kernel/random/boot_id
-    if nv_theirs 10 virsh -q -c qemu:///system uri </dev/null >/dev/null 2>&1; then echo "$nv_id yes"; else echo "$nv_id no"; fi
+    if nv_theirs 4 virsh -q -c qemu:///system uri </dev/null >/dev/null 2>&1; then echo "$nv_id yes"; else echo "$nv_id no"; fi
 }
 
 nv_reboot() { # boot-id command...: carried out in a moment, unless the host has booted since

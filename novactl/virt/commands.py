@@ -4,11 +4,11 @@ import base64
 import re
 from collections.abc import Sequence
 
-from novactl.errors import UsageError
+from novactl.errors import HostUnreachable, UsageError
 from novactl.objects.names import HOST_PATH, check_pattern
 from novactl.virt.calls import Calls
 
-BOOT = 30.0  # seconds that a host may take to say which boot this is
+BOOT = 8.0  # seconds that a host may take to say which boot this is
 ENDED = re.compile(r"^nv_run: (?:(unchanged)|ended ([0-9]{1,3}))$", re.MULTILINE)
 MODE = re.compile(r"0?[0-7]{3}")
 
@@ -38,10 +38,14 @@ class Commands(Calls):
         return self._ours("nv_put_file", path, mode, data=content).strip() == "done"
 
     def boot(self) -> tuple[str, bool]:
-        """(which boot of the host this is, whether libvirt answers)."""
-        boot_id, _, answers = (
-            self.shell.call("nv_ours", self.fleet, self.mark, "nv_boot", deadline=BOOT).strip().partition(" ")
-        )
+        """(which boot of the host this is, whether libvirt answers). A connection that does not answer is
+        given up: the host it led to may be gone, and the next call opens another."""
+        try:
+            answer = self.shell.call("nv_ours", self.fleet, self.mark, "nv_boot", deadline=BOOT)
+        except HostUnreachable:
+            self.shell.close()
+            raise
+        boot_id, _, answers = answer.strip().partition(" ")
         return boot_id, answers == "yes"
 
     def reboot(self, boot_id: str, argv: Sequence[str]) -> None:

@@ -39,3 +39,18 @@ TEN_DELETES_OF_RAW = 1.5
 QUICK_FACTOR = 2.0
 """Without --bench-json or BENCH_FULL=1 (as in `make test`, on machines that do other things too) there are
 few repetitions and every limit is so many times wider: one that has become twice as slow is still seen."""
+
+MANY_INSTANCES, MANY_HOSTS = 20_000, 1000
+
+PAGE_SECONDS = 1.0
+"""A filtered page, a host's instances, `show`, and `host list`, with MANY_INSTANCES on MANY_HOSTS."""
+
+REFRESH_SECONDS = 10.0
+"""`list --refresh` of REFRESH_HOSTS, cold, 5 % of them dead and 5 % slow."""
+
+REFRESH_HOSTS = 500
+
+BULK_OF_SLOWEST = 1.3
+"""Stopping BULK_GUESTS on three hosts: at most so many times what the slowest of them takes."""
+
+BULK_GUESTS = 50

@@ -62,6 +62,41 @@ def stock(db: SqliteDatabase) -> None:
         ),
     )
 
+    happened(db)
+
+
+def happened(db: SqliteDatabase) -> None:
+    """Two operations with what they told."""
+    uuid, mine = fleet.uuid(1), {"owner_key": "{}", "user": "ann", "written_by": "0.1.0", "request": "{}"}
+    numbers = {"attempt": 1, "epoch": 1, "cancel_requested": 0, "project": "default"}
+    with db.writing() as tx:
+        for n, (kind, state, error) in enumerate((("boot", "done", None), ("stop", "undone", "kvm1: full"))):
+            tx.insert(
+                "operations",
+                id=f"op-0{n}",
+                kind=kind,
+                target="web1",
+                target_uuid=uuid,
+                state=state,
+                owner="ann@here (pid 7)",
+                started_at=f"2026-01-01T00:0{n}:00.000000Z",
+                finished_at=f"2026-01-01T00:0{n}:09.000000Z",
+                error=error,
+                **mine,
+                **numbers,
+            )
+            tx.insert(
+                "events",
+                time=f"2026-01-01T00:0{n}:09.000000Z",
+                target_uuid=uuid,
+                target="web1",
+                action=kind,
+                operation=f"op-0{n}",
+                result=state,
+                message=error or "",
+                user="ann",
+            )
+
 
 @pytest.fixture
 def stocked(novactl: Command, db: SqliteDatabase) -> Command:
@@ -79,6 +114,10 @@ WORDS = {
     "list": ["list"],
     "show": ["show", "web1"],
     "host-list": ["host", "list"],
+    "op-list": ["op", "list"],
+    "op-show": ["op", "show", "op-01"],
+    "event-list": ["event", "list", "web1"],
+    "bulk": ["delete", "gone", "nosuch", "--if-exists", "--yes"],
 }
 
 
@@ -122,7 +161,8 @@ def test_the_forms_say_the_same(name: str) -> None:
     items = data if isinstance(data, list) else [data]
     assert golden(name, "jsonl") == items
     assert golden(name, "yaml") == data
-    assert golden(name, "name") == "".join(f"{item['name']}\n" for item in items)
+    key = next(key for key in ("name", "id", "target", "time") if key in items[0])
+    assert golden(name, "name") == "".join(f"{item[key]}\n" for item in items)
     for row, item in zip(golden(name, "csv"), items, strict=True):
         for column, cell in row.items():
             value = item[column]
@@ -163,6 +203,49 @@ def test_an_instance_in_json() -> None:
         "tiny",
     )
     assert shown["created_at"] == "2026-01-01T00:00:00Z"
+
+
+# --- what is harmful ---
+
+HOSTILE = "\x1b]0;t\x07\x1b[31m,\"'; $(x)\n\r\t\x00\x7f\x9b31m\u202e\u2028é 名"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("words", [["list"], ["show", "web9"], ["event", "list", "web9"], ["op", "list"]])
+def test_hostile_values_are_harmless(
+    novactl: Command, db: SqliteDatabase, words: list[str], form: str
+) -> None:
+    """Nothing reaches a terminal that drives it, no row becomes two, and programs get the value whole."""
+    fleet.furnish(db)
+    odd = {"metadata": {"k": HOSTILE}, "tags": (HOSTILE,), "fault": {"message": HOSTILE, "time": fleet.WHEN}}
+    fleet.add_instance(db, fleet.instance(9, **odd))
+    happened(db)
+    with db.writing() as tx:
+        tx.run("UPDATE operations SET error = :it, target = :it", it=HOSTILE.replace("\x00", ""))
+        tx.run("UPDATE events SET message = :it, target_uuid = :uuid", it=HOSTILE, uuid=fleet.uuid(9))
+    columns = ["-c", "name,metadata,tags"] if words == ["list"] and form in ("csv", "value", "table") else []
+    ended = novactl(*words, "-o", form, *columns)
+    assert (ended.code, ended.err) == (0, "")
+    assert not [ch for ch in ended.out if not ch.isprintable() and ch not in "\n\u202e"]
+    parsed = {
+        "json": lambda: json.loads(ended.out),
+        "yaml": lambda: yaml.safe_load(ended.out),
+        "jsonl": lambda: [json.loads(line) for line in ended.out.splitlines()],
+    }
+    rows = 1 if words == ["list"] else 2
+    if form in parsed:
+        assert HOSTILE.replace("\x00", "") in every_text(parsed[form]())
+    elif words != ["show", "web9"]:
+        head = 1 if form in ("csv", "table") else 0
+        assert ended.out.count("\n") == rows + head
+
+
+def every_text(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return {text for item in value for text in every_text(item)}
+    return {str(value).replace("\x00", "")}
 
 
 # --- columns ---

@@ -113,7 +113,14 @@ def test_one_host_and_then_the_other_on_another_machine(two: Grounds, tmp_path: 
     novactl, hosts = two.novactl, {name: two.host(name) for name in ("kvm1", "kvm2")}
     for name in hosts:
         novactl.ok("boot", f"on-{name}", *TINY, "--host", name)
+    novactl.ok("suspend", "on-kvm2")
+    novactl.ok("set", "on-kvm2", "--tag", "asleep")
+    novactl.ok("lock", "on-kvm1")
     before = seen(two)
+    assert {(one["status"], one["locked"]) for one in before["show"]} == {
+        ("ACTIVE", True),
+        ("SUSPENDED", False),
+    }
     lose(two)
     shutil.rmtree(novactl.config / "ssh")
     shutil.move(novactl.config / "images", tmp_path / "images")
@@ -152,5 +159,7 @@ def test_one_host_and_then_the_other_on_another_machine(two: Grounds, tmp_path: 
     )
     words = ["--db", str(tmp_path / "other.db"), "db", "rebuild", "--from", hosts["kvm1"].address, *known]
     refused(novactl, *words, "--fingerprint", other[-1], code=5, says="the database is of fleet")
+    novactl.ok("resume", "on-kvm2")  # its memory, and what saved it, are on its host
+    novactl.ok("unlock", "on-kvm1")
     novactl.ok("delete", "on-kvm1", "on-kvm2", "--yes")
     nothing_left(two)

@@ -31,9 +31,18 @@ def stage(request: pytest.FixtureRequest, quick: Path) -> Iterator[Stage]:
     made.first.close()
 
 
-DISTINCT = [name for name in SCENARIOS if name not in ("boot-with-everything", "stop-force", "start-fails")]
+ALIKE = {
+    "boot-with-everything",
+    "stop-force",
+    "start-fails",
+    "reboot-deaf",
+    "reboot-stopped",
+    "delete-suspended",
+}
+DISTINCT = [name for name in SCENARIOS if name not in ALIKE]
 """Scenarios that differ in more than the number of their steps."""
 
+SLEEPERS = ["boot", "boot-no-host", "stop", "start", "suspend", "resume", "delete"]
 BACK = pytest.mark.parametrize("back", [False, True], ids=["resume", "rollback"])
 EVERY = 4
 """Of the points on a server one in so many is played in each run."""
@@ -71,13 +80,13 @@ def test_deaths_on_a_server(kind: str, scenario: str, quick: Path) -> None:
 
 
 @BACK
-@pytest.mark.parametrize("stage", ["boot", "boot-no-host", "stop", "start", "delete"], indirect=True)
+@pytest.mark.parametrize("stage", SLEEPERS, indirect=True)
 def test_a_process_that_sleeps_and_is_taken_over(stage: Stage, back: bool) -> None:
     """Refused by the database and by the host, whichever it meets first."""
     check(stage.sleeps(back=back), at_least=5, what="processes that stand still and wake")
 
 
-@pytest.mark.parametrize("stage", ["boot", "boot-large", "start", "stop"], indirect=True)
+@pytest.mark.parametrize("stage", ["boot", "boot-large", "start", "stop", "suspend", "reboot"], indirect=True)
 def test_cancelled_at_every_instant(stage: Stage) -> None:
     check(stage.cancels(), what="cancels before the point of no return")
 

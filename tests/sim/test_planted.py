@@ -15,7 +15,7 @@ import pytest
 from novactl.actions import delete as delete_action
 from novactl.actions import recover
 from novactl.actions.operate import Operator
-from novactl.actions.steps import domains, files, images, records
+from novactl.actions.steps import domains, files, images, memory, records
 from novactl.db import hosts, instances, operations
 from novactl.db.journal import LEASE, DbJournal
 from novactl.engine import runner
@@ -226,6 +226,10 @@ def a_take_over_does_not_fence(patch: Patch) -> None:
     patch.setattr(recover, "fence", nothing)
 
 
+def a_guest_that_was_saved_is_left_off(patch: Patch) -> None:
+    patch.setattr(memory.SaveMemory, "undo", nothing)
+
+
 def cancel_is_ignored(patch: Patch) -> None:
     patch.setattr(DbJournal, "refresh_cancel", lambda self, op: False)
     patch.setattr(DbJournal, "wishes", lambda self: {})
@@ -344,7 +348,7 @@ PLANTED = [
     Planted(record_is_deleted_before_the_files, "delete", deaths, "has things here and is deleted"),
     Planted(half_a_release, "delete", deaths, "used is not what is held"),
     Planted(intent_is_not_written, "boot", deaths, "has things here"),
-    Planted(record_comes_before_the_act, "boot", deaths, "web1: is active and does not run"),
+    Planted(record_comes_before_the_act, "boot", deaths, "web1: is active and shutdown"),
     Planted(undoing_is_not_written, "boot-no-host", deaths, "in an operation that was undone"),
     Planted(an_undoing_operation_is_resumed_forward, "boot-no-host", deaths, "here and no claim"),
     Planted(locks_are_not_taken, "boot", company, "a second operation was let in"),
@@ -352,7 +356,7 @@ PLANTED = [
     Planted(the_host_compares_no_epochs, "boot", sleeps, "has things here"),
     Planted(the_database_compares_no_epochs, "boot", sleeps, "is done in an operation that was undone"),
     Planted(a_take_over_raises_no_epoch, "start", sleeps, "kvm1 has seen epoch 2 of web1"),
-    Planted(the_pivot_is_not_asked, "start", deaths, "web1: is stopped and runs"),
+    Planted(the_pivot_is_not_asked, "start", deaths, "web1: is stopped and running"),
     Planted(a_cut_removal_is_not_finished, "boot-no-host", acts, ".del was left"),
     Planted(undo_is_done_on_the_wrong_host, "boot-no-host", deaths, "has things here"),
     Planted(undoing_begins_with_the_oldest, "boot-no-host", deaths, "has things here and no claim"),
@@ -363,6 +367,7 @@ PLANTED = [
     Planted(success_leaves_the_job, "boot-large", deaths, "is left"),
     Planted(a_job_that_runs_is_started_again, "boot-large", forward_acts, "a job was started twice"),
     Planted(a_take_over_does_not_fence, "start", sleeps, "an older process did define"),
+    Planted(a_guest_that_was_saved_is_left_off, "suspend", deaths, "web1: is active and shutdown, saved"),
     Planted(cancel_is_ignored, "boot", cancels, "it was cancelled and ended with 0"),
     Planted(a_parent_ends_before_its_children, "boot", crowds, "ended before its child"),
     Planted(a_parent_is_forgotten, "boot", crowds, "boot of 3 instances is running"),

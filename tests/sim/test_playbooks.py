@@ -2,6 +2,7 @@
 and a process that dies at each of its transactions, with the novactl that works for it or without."""
 
 import contextlib
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from novactl.engine.operation import OpState
 from novactl.errors import Busy, NovactlError
 from tests.sim.actions import HOST_CHORES, boot, furnish, playbook, ready, step, stop
 from tests.sim.stage import ends_of, nth
+from tests.support.life import Turns
 from tests.support.sim import Fault, SimFleet, settled
 from tests.support.toys import Died
 
@@ -93,7 +95,9 @@ def test_one_batch_after_the_other(fleet: SimFleet) -> None:
 
 def test_without_serial_all_go_together(fleet: SimFleet) -> None:
     """Else the test above could not fail."""
-    carry_out(fleet, on_hosts(fleet, serial=None))
+    made = on_hosts(fleet, serial=None)
+    fleet.turns = Turns(random.Random(1))
+    carry_out(fleet, made)
     assert done_on(fleet) == ["kvm1", "kvm2", "kvm3"]
     assert len(overlaps(fleet)) > 0
 
@@ -182,16 +186,6 @@ def test_a_signal_ends_all(fleet: SimFleet) -> None:
     assert settled(fleet) == []
 
 
-def writes_of(quick: Path, run: Callable[[SimFleet, Any], None]) -> int:
-    fleet = SimFleet(quick)
-    furnish(fleet)
-    with fleet.process() as process:
-        run(fleet, process)
-        writes = process.life.writes
-    fleet.close()
-    return writes
-
-
 def each_death(quick: Path, steps: list[Any], before: Callable[[SimFleet], None]) -> Any:
     """(where, fleet) after a process has died at each of its transactions in a run on all hosts."""
     first = SimFleet(quick / "first")
@@ -276,6 +270,19 @@ def test_it_dies_with_the_novactl_that_works_for_it(quick: Path, back: bool) -> 
         assert settled(fleet) == []
         fleet.close()
     first.close()
+
+
+def test_all_that_is_left_is_resumed_with_what_worked_for_it(fleet: SimFleet) -> None:
+    """The playbook ends the stop that was journaled for it; that one is no failure of `op resume --all`."""
+    assert fleet.run(boot()).code == 0
+    fleet.faults.append(nth("shutdown", 0, "dies-after"))
+    with pytest.raises(Died):
+        carry_out(fleet, on_hosts(fleet, steps=NOVACTL, hosts={"names": ["kvm1"]}))
+    assert len(fleet.active()) == 2
+    with fleet.process("b") as process:
+        outcomes = recover.take_over_all(process.operator)
+    assert [(one.result, one.code) for one in outcomes] == [("done", 0), ("done", 0)]
+    assert settled(fleet) == []
 
 
 def test_somebody_elses_operation_is_waited_for_and_not_resumed(fleet: SimFleet) -> None:

@@ -23,7 +23,7 @@ from novactl.objects.names import INSTANCES_PATH
 from novactl.objects.policy import Policy
 from novactl.objects.request import NetworkRequest
 from novactl.objects.states import PowerState
-from tests.sim.actions import boot, delete, start, stop
+from tests.sim.actions import boot, delete, lock, pause, reboot, resume, start, stop, suspend, unpause
 from tests.support import databases, scratch
 from tests.support import fleet as records
 from tests.support.sim import Fault, SimFleet, SimHost, SimHypervisor, settled
@@ -150,8 +150,10 @@ def populate(fleet: SimFleet, seed: int, count: int = 12) -> None:
         )
         assert outcome.result == "done", outcome
     for _ in range(2 * count):
-        verb, name = chance.choice([start, stop, stop]), chance.choice(names)
+        verbs = [start, stop, stop, suspend, resume, pause, unpause, lock]
+        verb, name = chance.choice(verbs), chance.choice(names)
         fleet.run(verb(name))
+    fleet.run(lock(names[0], locked=False))
     fleet.run(delete(names[0], if_exists=True))
     for host in list(fleet.hosts)[:2]:  # a last operation on every host: it has the newest copy
         assert fleet.run(boot(f"last-{host}", host=host)).result == "done"
@@ -159,6 +161,14 @@ def populate(fleet: SimFleet, seed: int, count: int = 12) -> None:
         ids = [row["id"] for row in tx.all("SELECT id FROM operations ORDER BY id")]
     for host in fleet.hosts.values():
         host.mark = f"{len(ids):012d}.{ids[-1]}"
+
+
+def unlock(name: str) -> Any:
+    return lock(name, locked=False)
+
+
+def hard(name: str) -> Any:
+    return reboot(name, hard=True)
 
 
 @pytest.fixture
@@ -233,7 +243,7 @@ def test_life_goes_on_with_what_was_rebuilt(lost: Lost) -> None:
         opened = [fleet.secrets.open(tx, one.user_data) for one in every if one.user_data]
     assert opened and set(opened) <= {b"#cloud-config\n", b"\0binary\xff"}
     for one in every:
-        for verb in (stop, start, delete):
+        for verb in (unlock, hard, stop, start, delete):
             action = verb(one.uuid)
             outcome = fleet.run(action)
             assert outcome.code == 0, (one.name, outcome)
@@ -312,13 +322,14 @@ def test_a_dry_run_makes_no_database(lost: Lost) -> None:
 def test_states_are_those_of_now(lost: Lost) -> None:
     uuids = [row["uuid"] for row in lost.before["instances"] if row["host"] == "kvm1"]
     domain = lost.fleet.hosts["kvm1"].domains[uuids[0]]
-    for power, states in (
-        (PowerState.PAUSED, ("paused", "paused")),
-        (PowerState.CRASHED, ("stopped", "crashed")),
-        (PowerState.RUNNING, ("active", "running")),
-        (PowerState.SHUTDOWN, ("stopped", "shutdown")),
+    for power, saved, states in (
+        (PowerState.PAUSED, False, ("paused", "paused")),
+        (PowerState.CRASHED, False, ("stopped", "crashed")),
+        (PowerState.RUNNING, False, ("active", "running")),
+        (PowerState.SHUTDOWN, False, ("stopped", "shutdown")),
+        (PowerState.SHUTDOWN, True, ("suspended", "shutdown")),
     ):
-        domain.state = power
+        domain.state, domain.saved = power, saved
         lost.rebuild(*EVERY)
         (row,) = [row for row in tables(lost.database)["instances"] if row["uuid"] == uuids[0]]
         assert (row["vm_state"], row["power_state"]) == states

@@ -192,12 +192,16 @@ class SimHost:
             raise failure(self.name, 75, message)
         self.epochs[uuid] = max(epoch, seen)
 
+    def files_of(self, uuid: str) -> dict[str, Any]:
+        """The files of an instance; nothing that lasts when it has no directory."""
+        return self.directories[uuid].files if uuid in self.directories else {}
+
     def _work_fenced(self, uuid: str, epoch: int, words: list[str]) -> tuple[int, str]:
         try:
             self.fence(uuid, epoch)
         except Fenced as error:
             return 75, error.message.removeprefix(f"{self.name}: ")
-        domain, files = self.domains.get(uuid), self.directories[uuid].files
+        domain, files = self.domains.get(uuid), self.files_of(uuid)
         self.acted.append((words[0], uuid, epoch))
         match words[0]:
             case "nv_save":
@@ -810,7 +814,7 @@ class SimHypervisor:
     def drop_domain(self, uuid: str, epoch: int) -> None:
         with self._fenced("drop_domain", uuid, epoch):
             self._undefine(uuid, "drop_domain")
-            self.host.directories[uuid].files.pop("saved-by", None)
+            self.host.files_of(uuid).pop("saved-by", None)
 
     def remove_domain(self, uuid: str, epoch: int) -> None:
         with self._fenced("remove_domain", uuid, epoch):

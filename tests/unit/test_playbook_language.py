@@ -424,6 +424,12 @@ def test_a_file_that_everybody_may_write(tmp_path: Path) -> None:
     assert caught.value.code == 5
 
 
+def test_the_one_in_the_documentation_is_good(tmp_path: Path) -> None:
+    text = (CHECKOUT / "docs" / "playbooks.md").read_text()
+    shown = text.partition("```yaml\n")[2].partition("```")[0]
+    assert [step.act for step in load(tmp_path, shown).steps] == ["put", "run"]
+
+
 def test_the_shipped_ones_are_good() -> None:
     from novactl.cli.playbook import _verb_fault
 
