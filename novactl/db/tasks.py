@@ -60,6 +60,14 @@ def is_due(row: Row | None, horizon: float) -> bool:
     return row is None or row["due_at"] <= row["now"] or row["due_at"] > row["now"] + horizon
 
 
+def is_free(row: Row | None, runner: Runner) -> bool:
+    """What take() asks of it, before anything is written: of many who look, few have to write."""
+    if row is None or row["runner"] is None:
+        return True
+    held = row["now"] <= row["lease_until"] <= row["now"] + LONGEST_LEASE
+    return not held or (runner.alone and not row["runner"].startswith(runner.boot.rstrip("%")))
+
+
 def due_at(row: Row | None, now: str) -> str:
     """When it is due, as RFC 3339; `now` is the same instant as the row's."""
     ahead = max(0.0, row["due_at"] - row["now"]) if row else 0.0

@@ -86,6 +86,22 @@ def test_whoever_was_before_the_machine_started_is_gone(db: Database) -> None:
     assert not take(db, runner("c", "b0072222-b", shared=False))
 
 
+def test_who_looks_sees_what_taking_it_would_say(db: Database) -> None:
+    def free(who: tasks.Runner) -> bool:
+        return tasks.is_free(db.read(tasks.all_of).get("facts"), who)
+
+    mine, theirs = runner("a", "b0071111-a", shared=False), runner("b", "b0072222-b", shared=False)
+    assert free(mine)
+    assert take(db, mine)
+    assert not free(runner("c", "b0071111-c", shared=False)) and not free(runner("c", "b0072222-c"))
+    assert free(theirs)  # of another boot, and no other machine is there
+    later(db, LEASE + 1)
+    assert free(runner("c", "b0071111-c"))
+    later(db, -1e6)
+    assert free(runner("c", "b0071111-c"))
+    assert finish(db, mine) and free(runner("c", "b0071111-c"))
+
+
 def test_a_clock_that_began_anew(db: Database) -> None:
     assert take(db, runner("a")) and finish(db, runner("a"))
     later(db, -1e6)  # due in eleven days, by a clock that was ahead

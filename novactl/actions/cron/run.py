@@ -171,6 +171,11 @@ class Cron:
                 self.db.write(lambda tx: tasks.let_go(tx, task.name, self.leases.runner))
 
     def _take(self, task: Task, now: bool) -> bool:
+        seen = self.db.read(tasks.all_of).get(task.name)
+        due = now or tasks.is_due(seen, task.horizon)
+        if not due or not tasks.is_free(seen, self.leases.runner):
+            return False
+
         def work(tx: Tx) -> DbRow | None:
             started = self.clock.now()
             if not tasks.take(
