@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from novactl.actions.cron.registry import TASKS
 from novactl.actions.inventory_state import Fields, State, key_fingerprint
 from novactl.errors import NovactlError
 from novactl.files.inventory import Inventory, Item, load_inventory, refusal
@@ -259,6 +260,10 @@ def _dangling(
     for item in _each(inventory, "setting"):
         if item.fields["value"] is not None and item.fields["value"] not in networks:
             yield item.document, item.place, _no("network", item.fields["value"])
+    tasks = [task.name for task in TASKS]
+    for item in _each(inventory, "cron"):
+        if item.name not in tasks:
+            yield item.document, item.place, f"there is no such task: {', '.join(tasks)}"
     for item in _each(inventory, "weigher"):
         if item.name not in WEIGHERS:
             yield item.document, item.place, f"there is no such weigher: {', '.join(WEIGHERS)}"

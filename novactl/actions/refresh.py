@@ -172,15 +172,6 @@ def _follow(tx: Tx, row: DbRow, power: Power | None, now: str, user: str) -> Cha
     if not instances.follow(tx, row["uuid"], row["version"], after, power.state):
         return None
     was, now_is = status(VmState(row["vm_state"]), None), status(after, None)
-    tx.insert(
-        "events",
-        time=now,
-        target_uuid=row["uuid"],
-        target=row["name"],
-        action="refresh",
-        operation=None,
-        result="done",
-        message=f"{row['host']} says {power.state}{' (saved)' if power.saved else ''}: {was} -> {now_is}",
-        user=user,
-    )
+    words = f"{row['host']} says {power.state}{' (saved)' if power.saved else ''}: {was} -> {now_is}"
+    instances.tell_seen(tx, row["uuid"], row["name"], after, words, user=user, now=now)
     return Change(uuid=row["uuid"], name=row["name"], before=was, after=now_is)

@@ -119,18 +119,23 @@ def record_power(tx: Tx, found: Instance, power: PowerState, vm_state: VmState, 
         return False
     update(tx, found.uuid, vm_state=vm_state, power_state=power)
     words = f"was {found.vm_state} by the record, is {power} on {found.host}"
+    tell_seen(tx, found.uuid, found.name, vm_state, words, user="novactl", now=now)
+    return True
+
+
+def tell_seen(tx: Tx, uuid: str, name: str, vm_state: VmState, words: str, *, user: str, now: str) -> None:
+    """An event says that the instance was seen to be so; no command of ours had brought it about."""
     tx.insert(
         "events",
         time=now,
-        target_uuid=found.uuid,
-        target=found.name,
+        target_uuid=uuid,
+        target=name,
         action=SEEN,
         operation=None,
         result=status(vm_state, None).lower(),
         message=words,
-        user="novactl",
+        user=user,
     )
-    return True
 
 
 def went_off(tx: Tx, uuid: str) -> bool:
@@ -138,13 +143,12 @@ def went_off(tx: Tx, uuid: str) -> bool:
     newest event about its power is that it was seen so."""
     newest = tx.one(
         "SELECT action, result FROM events WHERE target_uuid = :uuid AND (action = :seen OR (result = 'done'"
-        " AND action IN ('refresh', 'stop', 'start', 'boot', 'reboot', 'reset-state')))"
+        " AND action IN ('stop', 'start', 'boot', 'reboot', 'reset-state')))"
         " ORDER BY id DESC LIMIT 1",
         uuid=uuid,
         seen=SEEN,
     )
-    seen = ((SEEN, "shutoff"), ("refresh", "done"))
-    return newest is not None and (newest["action"], newest["result"]) in seen
+    return newest is not None and (newest["action"], newest["result"]) == (SEEN, "shutoff")
 
 
 def raise_epoch(tx: Tx, uuid: str) -> int:

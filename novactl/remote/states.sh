@@ -4,8 +4,10 @@
 nv_states() { # mark instances-path: the host's figures, then two lists of virsh's with the mark between them
     nv_all=$(nv_virsh "list --all --uuid --name; echo $1; list --all --managed-save" 2>&1) ||
         nv_die "$?" "libvirt does not answer: $nv_all"
-    # virsh goes on after an error
-    case $nv_all in *error:*) nv_die 79 "libvirt does not answer: $nv_all" ;; esac
+    # virsh goes on after an error; a guest's name may hold the word, but does not begin a line
+    case "
+$nv_all" in *"
+error:"*) nv_die 79 "libvirt does not answer: $nv_all" ;; esac
     nv_copy_version
     read -r nv_boot </proc/sys/kernel/random/boot_id
     echo "boot_id $nv_boot"

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from novactl.actions.cron.registry import TASKS
 from novactl.actions.inventory import Content, Options, plan, read
 from novactl.actions.inventory_apply import Apply
 from novactl.actions.inventory_export import export
@@ -87,7 +88,7 @@ EVERYTHING: dict[str, Any] = {
     "keypairs": {"me": {"public_key": public("a")}, "shop/me": {"public_key": public("b")}},
     "weighers": {"memory": -1, "vcpus": 0},
     "policies": {"night": {"do": "stop", "at": "20:00", "selector": ["tier=dev"], "days": ["mon"]}},
-    "cron": {"prune": {"every": "1h", "jitter": "5m", "enabled": False}},
+    "cron": {"prune-caches": {"every": "1h", "jitter": "5m", "enabled": False}},
     "default_network": "lan",
 }
 
@@ -105,7 +106,7 @@ def test_applied_there_is_nothing_left(novactl: Command, db: SqliteDatabase, wri
     assert novactl.json("keypair", "show", "me", "--project", "shop")["public_key"] == public("b")
     with db.reading() as tx:
         assert kept.get(tx, "weighers") == {"memory": -1, "vcpus": 0}
-        assert kept.get(tx, "cron") == {"prune": {"every": 3600, "jitter": 300, "enabled": False}}
+        assert kept.get(tx, "cron") == {"prune-caches": {"every": 3600, "jitter": 300, "enabled": False}}
         assert [one["name"] for one in kept.get(tx, "policies")] == ["night"]
         assert kept.get(tx, "default_network") == "lan"
 
@@ -114,7 +115,7 @@ def test_fields_and_the_dry_run(novactl: Command, write: Write) -> None:
     write(EVERYTHING)
     novactl.ok("inventory", "apply")
     small = {**SMALL, "vcpus": 4}
-    write({**EVERYTHING, "flavors": {"small": small}, "cron": {"prune": {"every": "2h"}}})
+    write({**EVERYTHING, "flavors": {"small": small}, "cron": {"prune-caches": {"every": "2h"}}})
     (flavor, extra, cron) = novactl("inventory", "diff", "-o", "json").json
     expected = {"kind": "flavor", "name": "small", "change": "update", "refused": None}
     assert flavor == {**expected, "fields": {"vcpus": [2, 4]}}
@@ -122,14 +123,14 @@ def test_fields_and_the_dry_run(novactl: Command, write: Write) -> None:
     assert cron["fields"] == {"every": [3600, 7200], "jitter": [300, None], "enabled": [False, True]}
     assert "vcpus: 2 → 4" in novactl("inventory", "diff").out
     dry = novactl.json("inventory", "apply", "--dry-run")
-    assert [row["name"] for row in dry] == ["small", "big", "prune"]
+    assert [row["name"] for row in dry] == ["small", "big", "prune-caches"]
     assert novactl.json("flavor", "show", "small")["vcpus"] == 2
     done = novactl("inventory", "apply", "-o", "json")
     assert done.code == 0 and "left alone: flavor big (--prune)" in done.err
     assert [(row["name"], row["result"]) for row in done.json] == [
         ("small", "done"),
         ("big", "skipped"),
-        ("prune", "done"),
+        ("prune-caches", "done"),
     ]
     assert changes(novactl) == [("flavor", "big", "extra")]
 
@@ -564,7 +565,7 @@ def fleets(draw: Any) -> Callable[[Any], None]:
                 "jitter": None,
                 "enabled": draw(st.booleans()),
             }
-            for name in draw(NAMES)
+            for name in draw(st.lists(st.sampled_from([task.name for task in TASKS]), unique=True))
         },
         "default_network": networks[0].name if networks else None,
     }
@@ -678,3 +679,11 @@ def test_nobody_is_told_of_instances(stocked: Command, db: SqliteDatabase) -> No
         hosts.update(tx, "kvm1", facts={"machine_id": "m" * 32})
     text = stocked.ok("inventory", "export").out
     assert not any(word in text for word in ("c2VhbGVk", "secret", "web1", "mmmm"))
+
+
+def test_a_task_that_cron_does_not_have(novactl: Command, write: Write) -> None:
+    write({"cron": {"prune": {"every": "1h"}}})
+    ended = novactl("inventory", "diff", "-o", "json")
+    assert ended.code == 2
+    assert "there is no such task: leases, facts" in ended.error["message"]
+    assert ended.error["targets"][0]["path"] == "cron.prune"

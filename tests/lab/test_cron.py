@@ -117,7 +117,7 @@ def test_a_guest_that_powers_itself_off_is_started_again(grounds: Grounds, name,
         assert novactl("cron", "--task", "policies", "-v").err == "policies: done\n"
         assert novactl.json("show", web)["status"] == "SHUTOFF"
     events = [event["action"] for event in novactl.json("event", "list", web)]
-    assert events == ["boot", "refresh", "start", "stop"]
+    assert events == ["boot", "power-seen", "start", "stop"]
 
 
 def test_killed_at_random_it_leaves_nothing(grounds: Grounds, name):

@@ -84,9 +84,9 @@ def test_the_record_follows_the_host(fleet: SimFleet, state: PowerState, saved: 
     with fleet.db.reading() as tx:
         last = events(tx, before.uuid)[-1]
     assert (last["action"], last["operation"], last["result"], last["user"]) == (
-        "refresh",
+        "power-seen",
         None,
-        "done",
+        status.lower(),
         "ann",
     )
     assert last["message"] == f"kvm1 says {state}{' (saved)' if saved else ''}: ACTIVE -> {status}"
