@@ -62,12 +62,18 @@ class Maker:
     def _novactl(self, step: files.Step) -> RunNovactl:
         return RunNovactl(
             title=step.name,
-            argv=self._argv(step.novactl),
-            taken_back_by=self._argv(step.undo),
+            argv=self._line(step.novactl),
+            taken_back_by=self._line(step.undo),
             accept=step.accept or [0],
             register=step.register_,
             seconds=step.timeout or SECONDS,
         )
+
+    def _line(self, templates: Sequence[str] | None) -> list[Any]:
+        argv = self._argv(templates)
+        if theirs := files.ours(argv):
+            raise words.WordError(f"would give novactl {argv[theirs[0]]!r}, and the run decides that")
+        return argv
 
     def _check(self, title: str, check: files.Check) -> CheckThat:
         roots = Condition(check.that).roots

@@ -20,6 +20,7 @@ from novactl.db import hosts, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
+from novactl.errors import Refused
 from novactl.objects.instance import Instance
 from novactl.objects.states import PowerState, TaskState, VmState
 
@@ -47,8 +48,8 @@ class Stop:
 
     def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
         instance = still(tx, seen.instance)
-        if seen.is_(VmState.STOPPED):
-            return None
+        if seen.is_(VmState.STOPPED) and not instances.went_off(tx, instance.uuid):
+            return None  # else this stop is what keeps it off (start --interrupted, policies)
         uuid, epoch = instance.uuid, instances.raise_epoch(tx, instance.uuid)
         timeout = guest.shutdown_timeout(instance, self.timeout)
         steps = (
@@ -77,6 +78,9 @@ class Start:
     def check(self, world: World) -> Seen:
         seen = acting.look(world, self.name, self.project)
         acting.check(world, "start", seen, target=VmState.ACTIVE)
+        if seen.power is PowerState.PAUSED:
+            name = seen.instance.name
+            raise Refused(f"{name}: its guest is paused", hint=f"novactl reboot {name} --hard restarts it")
         if not seen.is_(VmState.ACTIVE):
             acting.check_disks(world, seen.instance)
         return seen
@@ -149,16 +153,15 @@ class Reboot:
         return plan_of(self.kind, instance, steps, epoch, status="ACTIVE", hard=not soft)
 
     def _off_and_on(self, instance: Instance, xml: str, *, soft: bool, drops: bool) -> Iterator[Step]:
-        """`drops`: there is something to lose, so dropping it is the point of no return."""
+        """`drops`: there is something to lose, so powering it off is the point of no return."""
         uuid, host = instance.uuid, instance.host
         if not soft and not drops:
             yield RedefineDomain(host=host, uuid=uuid, xml=xml)
             yield PowerOn(host=host, uuid=uuid)
             return
-        if soft:
-            timeout = guest.shutdown_timeout(instance, self.timeout)
-            yield ShutOff(host=host, uuid=uuid, timeout=timeout, force=False)
-        else:
+        timeout = guest.shutdown_timeout(instance, self.timeout)
+        yield ShutOff(host=host, uuid=uuid, timeout=timeout, force=not soft)
+        if not soft:
             yield DropDomain(host=host, uuid=uuid)
         yield DefineAnew(host=host, uuid=uuid, xml=xml)
         yield PowerOnAgain(host=host, uuid=uuid)

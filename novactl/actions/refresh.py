@@ -84,7 +84,7 @@ def refresh(
     )
     seen: dict[str, States | NovactlError] = dict(looks)
     _refuse_if_restored(world, seen)
-    down = _down(seen)
+    down = taken_for_down(seen)
     rows: list[Row] = []
     for start in range(0, len(before.hosts), CHUNK):
         chunk = {host: seen[host] for host in before.hosts[start : start + CHUNK]}
@@ -117,8 +117,9 @@ def _refuse_if_restored(world: World, seen: Mapping[str, States | NovactlError])
     restored.check_marks(world, {host: look.mark for host, look in seen.items() if isinstance(look, States)})
 
 
-def _down(seen: Mapping[str, States | NovactlError]) -> frozenset[str]:
-    """Hosts that are to be taken for down."""
+def taken_for_down(seen: Mapping[str, object]) -> frozenset[str]:
+    """Of hosts that were looked at (what each said, or its error) those that are to be taken for down: they
+    gave no answer. When none of several did the fault is rather ours, and whoever refuses a key answered."""
     silent = {
         host
         for host, look in seen.items()

@@ -57,7 +57,7 @@ def completion(
 ) -> None:
     """Print a script that makes the shell complete commands, options and names.
 
-    source <(novactl completion bash)
+    novactl completion bash > /etc/bash_completion.d/novactl
     """
     if shell not in SHELLS:
         raise UsageError(f"shell {shell!r} is not one of {', '.join(SHELLS)}")

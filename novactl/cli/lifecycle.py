@@ -1,6 +1,6 @@
 """novactl start, stop, reboot, pause, suspend, lock, delete …: verbs that change one instance or many."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -44,7 +44,8 @@ def start(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Start(name=name, project=project, interrupted=interrupted) for name in targets],
+        targets,
+        lambda name: Start(name=name, project=project, interrupted=interrupted),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -72,7 +73,8 @@ def stop(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Stop(name=name, project=project, force=force) for name in targets],
+        targets,
+        lambda name: Stop(name=name, project=project, force=force),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -107,7 +109,8 @@ def reboot(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Reboot(name=name, project=project, hard=hard) for name in targets],
+        targets,
+        lambda name: Reboot(name=name, project=project, hard=hard),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -134,7 +137,8 @@ def pause(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Pause(name=name, project=project) for name in targets],
+        targets,
+        lambda name: Pause(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -161,7 +165,8 @@ def unpause(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Unpause(name=name, project=project) for name in targets],
+        targets,
+        lambda name: Unpause(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -188,7 +193,8 @@ def suspend(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Suspend(name=name, project=project) for name in targets],
+        targets,
+        lambda name: Suspend(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -218,7 +224,8 @@ def resume(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Resume(name=name, project=project, force=force) for name in targets],
+        targets,
+        lambda name: Resume(name=name, project=project, force=force),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -245,7 +252,8 @@ def lock(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Lock(name=name, project=project) for name in targets],
+        targets,
+        lambda name: Lock(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -272,7 +280,8 @@ def unlock(
     targets = _targets(ctx.obj, names, selector, on, everything)
     _verb(
         ctx.obj,
-        [Lock(name=name, project=project, locked=False) for name in targets],
+        targets,
+        lambda name: Lock(name=name, project=project, locked=False),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -298,10 +307,11 @@ def delete(
     project = ctx.obj.settings.project
     targets = _targets(ctx.obj, names, selector, on, False)
     if targets and not dry_run:
-        ctx.obj.confirm(f"delete {', '.join(targets)} and their disks?")
+        ctx.obj.confirm(f"delete {', '.join(targets.values())} and their disks?")
     _verb(
         ctx.obj,
-        [Delete(name=name, project=project, if_exists=if_exists) for name in targets],
+        targets,
+        lambda name: Delete(name=name, project=project, if_exists=if_exists),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
@@ -313,9 +323,10 @@ def _targets(
     selector: Sequence[str] | None,
     on: str | None,
     everything: bool,
-) -> list[str]:
-    """The instances meant: those named, or all that the selector, the host and --all leave. A selector
-    that matches nothing means none."""
+) -> dict[str, str]:
+    """The instances meant: those named, or all that the selector, the host and --all leave, by what verbs are
+    given, with the name that people are shown. What was chosen is given by uuid: a name may be another
+    instance's by the time it is acted on. A selector that matches nothing means none."""
     chosen = bool(selector or on or everything)
     if chosen == bool(names):
         raise UsageError(
@@ -325,17 +336,25 @@ def _targets(
     if names:
         if len(set(names)) != len(names):
             raise UsageError("the same name is given twice")
-        return list(names)
+        return {name: name for name in names}
     from novactl.actions import selection
     from novactl.db import pages
 
     wanted = selection.wanted(project=session.settings.project, selectors=selector, host=on)
     verbs.check_host(session, on)
-    return list(session.cloud.db.read(lambda tx: pages.names(tx, wanted)))
+    return dict(session.cloud.db.read(lambda tx: pages.names(tx, wanted)))
 
 
-def _verb(session: Any, actions: list[Any], dry_run: bool, waiting: verbs.Waiting) -> None:
+def _verb(
+    session: Any,
+    targets: Mapping[str, str],
+    action: Callable[[str], Any],
+    dry_run: bool,
+    waiting: verbs.Waiting,
+) -> None:
+    """The action of each target, shown under its name."""
+    actions = [action(target) for target in targets]
     if dry_run:
-        verbs.dry_run(session, actions, many=True)
+        verbs.dry_run(session, actions, many=True, shown=targets)
     else:
-        verbs.run(session, actions, many=True, waiting=waiting)
+        verbs.run(session, actions, many=True, waiting=waiting, shown=targets)

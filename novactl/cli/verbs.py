@@ -1,7 +1,7 @@
 """How instance verbs run: a plan with --dry-run, else outcomes and the exit code they make."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from novactl.errors import NovactlError, PartlyDone, UsageError
 
 PLAN_COLUMNS = ("n", "name", "kind", "host", "summary")
 OUTCOME_COLUMNS = ("target", "result", "operation")
+NO_NAMES: Mapping[str, str] = {}
 OPERATION_COLUMNS = ("id", "kind", "target", "state")
 
 
@@ -30,9 +31,13 @@ def check_host(session: Any, host: str | None) -> None:
         session.cloud.db.read(lambda tx: hosts.get(tx, host))
 
 
-def dry_run(session: Any, actions: Sequence[Any], *, many: bool) -> list[dict[str, Any]]:
-    """Print what would be done; returns it."""
+def dry_run(
+    session: Any, actions: Sequence[Any], *, many: bool, shown: Mapping[str, str] = NO_NAMES
+) -> list[dict[str, Any]]:
+    """Print what would be done; returns it. `shown`: targets that have another name for people."""
     plans: list[dict[str, Any]] = session.cloud.operator.show(actions)
+    for plan in plans:
+        plan["target"] = shown.get(plan["target"], plan["target"])
     if session.output != "table":
         if many:
             render.listing(session, plans, ("kind", "target", "host"))
@@ -73,12 +78,15 @@ def run(
     many: bool,
     together: bool = False,
     waiting: Waiting = Waiting(),
+    shown: Mapping[str, str] = NO_NAMES,
 ) -> list[Any]:
     """Carry the actions out and render how they ended. Raises the error of a single target; several that
-    ended alike give that code, mixed ones 3. With --no-wait the list is empty."""
+    ended alike give that code, mixed ones 3. With --no-wait the list is empty. `shown` as in dry_run()."""
     waiting.check()
     try:
         outcomes = _outcomes(session, actions, together, waiting) if actions else []
+        for outcome in outcomes:
+            outcome.target = shown.get(outcome.target, outcome.target)
         if waiting.no_wait:
             _left_to_run(session, outcomes, many=many)
             return []

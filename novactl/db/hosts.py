@@ -99,7 +99,9 @@ def rebooted(tx: Tx, name: str, boot_id: str) -> bool:
 
 def measured(tx: Tx, before: Host, now: Host) -> bool:
     """What a look at the host measured is kept; whether more than its state and the time of the look changed.
-    The catalogue's copies follow only then; a host that is fenced stays so."""
+    The catalogue's copies follow only then; a host that is fenced stays so, one that was removed is none."""
+    if not tx.one("SELECT 1 AS yes FROM hosts WHERE name = :name", name=before.name):
+        return False
     values = {
         column: getattr(now, column)
         for column in PLAIN

@@ -60,9 +60,9 @@ def page(tx: Tx, wanted: Wanted) -> list[Instance]:
     return instances.full(tx, [rows[uuid] for uuid in chosen])
 
 
-def names(tx: Tx, wanted: Wanted) -> list[str]:
-    """The names of the instances wanted, in order."""
-    return [row["name"] for row in _chosen(tx, wanted)]
+def names(tx: Tx, wanted: Wanted) -> dict[str, str]:
+    """The names of the instances wanted by their uuids, in order."""
+    return {row["uuid"]: row["name"] for row in _chosen(tx, wanted)}
 
 
 def hosts_of(tx: Tx, wanted: Wanted) -> list[str]:

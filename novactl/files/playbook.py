@@ -1,7 +1,7 @@
 """A playbook: what its file says, checked as far as that can be without a fleet (docs/playbooks.md)."""
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +17,9 @@ from novactl.objects.names import HOST_PATH
 SCRIPTS = {**dict.fromkeys("sh bash dash ash ksh zsh su runuser python3".split(), "c"), "perl": "e"}
 """Programs that take a script as a word, and the letter of the option before it."""
 
-OURS = ("-o", "--output", "-c", "--column", "--db", "--config", "--no-wait", "-y", "--yes", "--dry-run")
-"""Options of `novactl:` steps that the run decides."""
+OURS = ("--output", "--column", "--db", "--config", "--no-wait", "--yes", "--dry-run")
+OUR_LETTERS = ("-o", "-c", "-y")
+"""Options of `novactl:` steps that the run decides; after a letter its value or further ones may follow."""
 
 FACTS = {"hosts": ("host",), "instances": ("instance", "host"), "new_host": ("host",), None: ()}
 ALWAYS = ("target", "playbook")
@@ -310,12 +311,16 @@ def _script_of(argv: list[str], n: int, letter: str) -> int:
 
 def _line(place: Place, argv: list[str]) -> Iterator[tuple[Place, str]]:
     """What a `novactl:` line may not hold."""
-    for n, word in enumerate(argv):
-        if word == "--":
-            return
-        if word.partition("=")[0] in OURS:
-            yield (*place, n), f"{word}: the run decides that"
+    for n in ours(argv):
+        yield (*place, n), f"{argv[n]}: the run decides that"
     if argv[:2] == ["playbook", "run"]:
         yield (*place, 0), "a playbook does not run playbooks"
     if argv and "{{" in argv[0]:
         yield (*place, 0), "the verb must be named here"
+
+
+def ours(argv: Sequence[object]) -> list[int]:
+    """Where a `novactl:` line, its values filled in or not, says what the run decides."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    found = [(n, word) for n, word in enumerate(argv[:end]) if isinstance(word, str)]
+    return [n for n, word in found if word.partition("=")[0] in OURS or word.startswith(OUR_LETTERS)]

@@ -334,8 +334,8 @@ nv_base_have() { # path without ending: bytes of the source that arrived
 }
 
 nv_base_state() { # base-directory name [op n]: "ready", or how many bytes of the source are here
+    touch -c "$1/$2.json" # before the look: nv_prune_remove sees that it is young, or has taken it away by then
     if [ -e "$1/$2" ] && [ -e "$1/$2.json" ]; then
-        touch -c "$1/$2.json"
         # the job that made it, when whoever started it did not live to see its end
         if [ $# -eq 4 ] && [ -d "$nv_state/job/$3.$4" ]; then nv_job_forget "$3" "$4"; fi
         echo ready
@@ -567,7 +567,7 @@ nv_clear_domain() { # directory uuid: the same, but for its NVRAM; what is left 
 }
 
 nv_drop_domain() { # uuid --nvram|--keep-nvram: powered off and no longer defined, its saved memory gone too
-    nv_out=$(nv_virsh "destroy $1; undefine $1 --managed-save --snapshots-metadata $2; list --all --uuid" 2>&1) ||
+    nv_out=$(nv_virsh "destroy $1; undefine $1 --managed-save --snapshots-metadata --checkpoints-metadata $2; list --all --uuid" 2>&1) ||
         nv_die "$?" "$nv_out"
     # virsh goes on after an error: the list decides, not the words
     if nv_has_line "$nv_out" "$1"; then nv_die 1 "$nv_out"; fi

@@ -20,12 +20,19 @@ nv_is_saved() { # uuid
     nv_has_line "$nv_word" saved
 }
 
-nv_save() { # directory uuid bytes where-libvirt-saves: its memory is on disk and the guest off; a job
-    nv_limit=86400 nv_where=$4
-    if nv_is_saved "$2"; then return 0; fi
-    nv_room=$(nv_room_to_save "$4")
+nv_cut_save() { # file: libvirt marks what it has not written to the end; a start would drop it and boot from the disk
+    [ -e "$1" ] && [ "$(head -c 16 "$1" | tr -d '\0')" = LibvirtQemudPart ]
+}
+
+nv_save() { # directory uuid bytes file: its memory is on disk and the guest off; a job
+    nv_limit=86400 nv_where=${4%/*}
+    if nv_is_saved "$2"; then
+        if nv_cut_save "$4"; then nv_die 1 "its save was cut, its memory is lost"; fi
+        return 0
+    fi
+    nv_room=$(nv_room_to_save "$nv_where")
     if [ "$nv_room" -lt "$3" ]; then
-        nv_die 28 "no space left in $4: $((nv_room >> 20)) MiB free, its memory may take $(($3 >> 20))"
+        nv_die 28 "no space left in $nv_where: $((nv_room >> 20)) MiB free, its memory may take $(($3 >> 20))"
     fi
     nv_qemu_version >"$1/.saved-by.new" || nv_die 1 "cannot keep QEMU's version"
     sync "$1/.saved-by.new"
@@ -34,11 +41,13 @@ nv_save() { # directory uuid bytes where-libvirt-saves: its memory is on disk an
     nv_out=$(nv_virsh managedsave "$2" 2>&1) || nv_die "$?" "$nv_out"
 }
 
-nv_unsave() { # directory uuid: the guest runs on, whatever became of saving it; one that went off by itself stays off. A job
+nv_unsave() { # directory uuid file: the guest runs on, whatever became of saving it; one that went off by itself stays off. A job
     nv_limit=86400 nv_tries=0 nv_failures=0
     while [ "$nv_tries" -lt 240 ]; do
-        # a save goes on in libvirtd without whoever asked for it
-        nv_virsh domjobabort "$2" >/dev/null 2>&1 || true
+        # a save goes on in libvirtd without whoever asked for it; other jobs are not ours
+        case $(nv_virsh domjobinfo "$2" 2>/dev/null || true) in
+            *Operation:*Save*) nv_virsh domjobabort "$2" >/dev/null 2>&1 || true ;;
+        esac
         nv_word=$(nv_domain_state "$2") || exit
         case $nv_word in
             running)
@@ -46,6 +55,10 @@ nv_unsave() { # directory uuid: the guest runs on, whatever became of saving it;
                 return 0
                 ;;
             *saved)
+                if nv_cut_save "$3"; then # a start from the disk is nothing that anybody asked for
+                    nv_virsh managedsave-remove "$2" >/dev/null || nv_die 1 "cannot remove its cut save"
+                    continue
+                fi
                 nv_out=$(nv_virsh start "$2" 2>&1) || nv_failures=$((nv_failures + 1))
                 [ "$nv_failures" -lt 3 ] || nv_die 1 "$nv_out"
                 ;;
@@ -61,11 +74,12 @@ nv_unsave() { # directory uuid: the guest runs on, whatever became of saving it;
     nv_die 1 "the guest does not run on: it is $nv_word"
 }
 
-nv_restore() { # directory uuid: it runs on from its saved memory, never from its disk; a job
+nv_restore() { # directory uuid file: it runs on from its saved memory, never from its disk; a job
     nv_limit=86400
     nv_word=$(nv_domain_state "$2") || exit
     case $nv_word in
-        running | *saved) ;;
+        running) ;;
+        *saved) if nv_cut_save "$3"; then nv_die 1 "its save was cut, its memory is lost"; fi ;;
         *) nv_die 1 "its saved memory is gone" ;;
     esac
     nv_progress "restoring its memory"
@@ -82,7 +96,8 @@ nv_ensure_bridges() { # bridge ports...: pairs. Each is there and up; "made brid
     done
 }
 
-nv_ensure_bridge() { # bridge ports(separated by commas): one that is there is left as it is; ports that have a master too
+nv_ensure_bridge() { # bridge ports(separated by commas): one that is there is left as it is; so are ports that
+    # have a master, or an address: the host may be reached by it
     nv_flags=0
     if [ -d "/sys/class/net/$1/bridge" ]; then read -r nv_flags <"/sys/class/net/$1/flags"; fi
     if [ $((nv_flags & 1)) -eq 1 ]; then return 0; fi
@@ -92,7 +107,8 @@ nv_ensure_bridge() { # bridge ports(separated by commas): one that is there is l
     nv_ports='' nv_rest=$2,
     while [ -n "$nv_rest" ]; do
         nv_port=${nv_rest%%,*} nv_rest=${nv_rest#*,}
-        if [ -n "$nv_port" ] && [ -e "/sys/class/net/$nv_port" ] && [ ! -e "/sys/class/net/$nv_port/master" ]; then
+        if [ -n "$nv_port" ] && [ -e "/sys/class/net/$nv_port" ] && [ ! -e "/sys/class/net/$nv_port/master" ] &&
+            [ -z "$(ip -o addr show dev "$nv_port" scope global)" ]; then
             ip link set dev "$nv_port" master "$1" up
             nv_ports="$nv_ports $nv_port"
         fi

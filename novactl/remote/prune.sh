@@ -38,10 +38,12 @@ nv_is_base() { # name: of a base file of ours
     [ ${#1} -eq 64 ]
 }
 
-nv_prune_named() { # mark instances-path: what files beside _base name. An overlay has it in its first cluster
+nv_prune_named() { # mark instances-path: what files beside _base name. An overlay has it in its first cluster.
+    # The marks stand on lines of their own: the last file may end in hex digits
     {
-        find -L "$2" -path "$2/_base" -prune -o -type f -exec head -q -c 65536 {} + || echo "$1.failed"
-        echo "$1.end"
+        find -L "$2" -path "$2/_base" -prune -o -type f -exec head -q -c 65536 {} + ||
+            printf '\n%s.failed\n' "$1"
+        printf '\n%s.end\n' "$1"
     } | tr '\000' '\n' | grep -aoE "[0-9a-f]{64}|ephemeral_[0-9]+_ext4|swap_[0-9]+|$1\\.(failed|end)" | sort -u
 }
 

@@ -182,6 +182,40 @@ def test_a_hanging_file_is_not_what_runs_later(known: Command, db: SqliteDatabas
     assert enabled(db)["kvm1"] == (False, "chores")
 
 
+@pytest.mark.parametrize("before", ["lock", "unlock"])
+def test_what_was_so_before_is_not_undone(before: str, known: Command, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
+        instances.add(tx, fleet.instance(1, host=None))
+    known.ok(before, "web1")
+    text = """\
+name: locks
+description: x
+steps:
+  - {name: locked, novactl: [lock, web1], undo: [unlock, web1]}
+  - {name: never, check: {that: "false", message: it is not}}
+"""
+    write(known, "locks", text)
+    failed = known("playbook", "run", "locks", "--yes", "-o", "json")
+    assert failed.error["message"] == "playbook of locks: never: it is not"
+    assert known.json("show", "web1")["locked"] is (before == "lock")
+    assert [op["kind"] for op in known.json("op", "list")].count("unlock") == (before == "unlock")
+
+
+def test_a_value_does_not_decide_what_the_run_does(known: Command, db: SqliteDatabase) -> None:
+    more = "  words: {type: list, options: true}\nhosts:"
+    text = EACH.replace("hosts:", more).replace('"{{ reason }}"]', '"{{ reason }}", "{{ words }}"]')
+    write(known, "each", text)
+    for word in ("-otable", "-cname", "-y", "--db=/x", "--no-wait"):
+        ended = known("playbook", "run", "each", "--yes", "-e", f"words={word}", "-o", "json")
+        assert ended.code == 5
+        assert ended.error["message"] == (
+            "playbook each: steps[0] (off): for kvm1 it"
+            f" would give novactl {word!r}, and the run decides that"
+        )
+    known.ok("playbook", "run", "each", "--yes", "-e", "words=--label,o=-o")
+    assert enabled(db)["kvm1"] == (False, "chores")
+
+
 REFUSED = {
     "not-found": (["nightyl"], 4, "playbook 'nightyl' does not exist"),
     "no-file": (["./no/such.yaml"], 4, "there is no such file"),

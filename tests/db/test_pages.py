@@ -95,7 +95,7 @@ def test_filters(db: Database, everyone: list[Instance]) -> None:
         assert right or what in ("case", "part of a value", "like", "everything"), what
         with db.reading() as tx:
             assert [i.uuid for i in pages.page(tx, wanted)] == [i.uuid for i in right], what
-            assert pages.names(tx, wanted) == [i.name for i in right], what
+            assert list(pages.names(tx, wanted).items()) == [(i.uuid, i.name) for i in right], what
             if what != "power":  # which does not choose hosts
                 assert pages.hosts_of(tx, wanted) == sorted({i.host for i in right if i.host}), what
 

@@ -1,6 +1,7 @@
 """cron on simulated fleets: a task is done once, whoever dies with it, and nothing it took is missed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,18 @@ from novactl.actions.cron import TASKS, Cron, Row
 from novactl.actions.cron.task import Context, Report, Task
 from novactl.actions.delete import Delete
 from novactl.actions.power import Start, Stop
-from novactl.db import instances, pruning, settings, tasks
-from novactl.errors import Busy, HostUnreachable, Interrupted, NotFound, Refused
+from novactl.db import hosts, instances, pruning, settings, tasks
+from novactl.errors import (
+    Busy,
+    HostFault,
+    HostRefused,
+    HostUnreachable,
+    HostUntrusted,
+    Interrupted,
+    NotFound,
+    NovactlError,
+    Refused,
+)
 from novactl.objects.host import Host
 from novactl.virt.connection import LibvirtFacts
 from tests.sim.actions import boot
@@ -38,6 +49,8 @@ FACTS = {
     "clock": "0.0",
     "odirect": "yes",
 }
+
+FIRST_LOOK = ("was started anew", "what is known of it changed")
 
 
 class Reach:
@@ -319,6 +332,58 @@ def test_facts_are_kept_and_copies_follow_only_what_changed(fleet: SimFleet) -> 
     with fleet.db.reading() as tx:
         found = tx.one("SELECT * FROM hosts WHERE name = 'kvm1'")
     assert found is not None and (found["vcpus"], found["memory_mib"]) == (8, 8192)
+
+
+def known(fleet: SimFleet) -> dict[str, str]:
+    with fleet.db.reading() as tx:
+        return {host.name: host.state for host in hosts.everything(tx)}
+
+
+def test_when_no_host_answers_the_fault_is_ours(fleet: SimFleet) -> None:
+    for host in fleet.hosts.values():
+        host.up = False
+    (found,) = run(fleet, "facts")
+    assert found.changes == [] and len(found.attention) == 3
+    assert set(known(fleet).values()) == {"up"}
+    fleet.hosts["kvm1"].up = True
+    run(fleet, "facts")
+    assert known(fleet) == {"kvm1": "up", "kvm2": "down", "kvm3": "down"}
+
+
+@pytest.mark.parametrize("error", [HostUntrusted, HostFault, HostRefused])
+def test_a_host_that_refuses_is_told_and_not_down(fleet: SimFleet, error: type[NovactlError]) -> None:
+    class Refusing(Reach):
+        def libvirt_facts(self, host: str) -> LibvirtFacts:
+            if host == "kvm2":
+                raise error("kvm2: no")
+            return super().libvirt_facts(host)
+
+    (found,) = run(fleet, "facts", reach=Refusing(fleet))
+    assert found.attention == ["kvm2: no"] and set(known(fleet).values()) == {"up"}
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_host_that_is_removed_meanwhile_is_no_row(fleet: SimFleet, answers: bool) -> None:
+    class Removing(Reach):
+        def libvirt_facts(self, host: str) -> LibvirtFacts:
+            if host == "kvm2":
+                fleet.db.write(lambda tx: hosts.remove(tx, host))
+                if not answers:
+                    raise HostUnreachable("kvm2: no answer in time")
+            return super().libvirt_facts(host)
+
+    (found,) = run(fleet, "facts", reach=Removing(fleet))
+    assert (found.result, found.attention) == ("done", [])
+    assert found.changes == [f"{name}: {what}" for name in ("kvm1", "kvm3") for what in FIRST_LOOK]
+    assert set(known(fleet)) == {"kvm1", "kvm3"}
+
+
+def test_what_was_measured_of_a_host_that_is_gone(fleet: SimFleet) -> None:
+    """It was removed between the last look at the records and the write."""
+    with fleet.db.writing() as tx:
+        host = hosts.get(tx, "kvm2")
+        hosts.remove(tx, "kvm2")
+        assert hosts.measured(tx, host, replace(host, vcpus=99)) is False
 
 
 def test_a_fenced_host_stays_fenced(fleet: SimFleet) -> None:

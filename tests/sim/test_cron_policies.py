@@ -107,7 +107,7 @@ def test_locked_ones_and_dead_hosts_are_left_alone(fleet: SimFleet) -> None:
 def test_one_that_does_not_stay_on_is_left_off_for_now(fleet: SimFleet) -> None:
     fleet.run(boot("kept", host="kvm1", tags=("keep",)))
     put(fleet, KEEP)
-    for _ in range(5):
+    for _ in range(4):
         power_off(fleet, "kvm1")
         assert len(carry_out(fleet)[0]) == 1
         fleet.clock.sleep(MINUTE)
@@ -116,6 +116,33 @@ def test_one_that_does_not_stay_on_is_left_off_for_now(fleet: SimFleet) -> None:
     assert changes == [] and "went off 5 times within an hour" in attention[0]
     fleet.clock.sleep(60 * MINUTE)
     assert len(carry_out(fleet)[0]) == 1
+
+
+def test_only_going_off_by_itself_counts(fleet: SimFleet) -> None:
+    fleet.run(boot("kept", host="kvm1", tags=("keep",)))
+    put(fleet, KEEP)
+    for _ in range(5):
+        fleet.run(stop("kept", force=True))
+        fleet.run(start("kept"))
+    power_off(fleet, "kvm1")
+    fleet.faults.append(Fault("start", "fails", times=2))
+    for _ in range(2):
+        assert carry_out(fleet) == ([], ["kept: start of kept: kvm1: start failed"])
+    assert carry_out(fleet) == (["keep: kept went off by itself and is started"], [])
+
+
+def test_one_whose_starts_fail_is_left_off_with_the_error(fleet: SimFleet) -> None:
+    fleet.run(boot("kept", host="kvm1", tags=("keep",)))
+    put(fleet, KEEP)
+    power_off(fleet, "kvm1")
+    fleet.faults.append(Fault("start", "fails", times=5))
+    for _ in range(5):
+        assert carry_out(fleet) == ([], ["kept: start of kept: kvm1: start failed"])
+    words = "could not be started 5 times within an hour and is left off for now"
+    assert carry_out(fleet) == ([], [f"kept: {words}: kvm1: start failed"])
+    assert operations(fleet, "start") == 5
+    fleet.clock.sleep(61 * MINUTE)
+    assert carry_out(fleet) == (["keep: kept went off by itself and is started"], [])
 
 
 def test_one_that_cannot_be_started_is_a_concern_until_it_can(fleet: SimFleet) -> None:

@@ -169,6 +169,7 @@ def test_a_guest_that_went_off_is_seen_by_a_verb_that_is_refused(fleet: SimFleet
     assert told(fleet)[-1] == ("power-seen", "shutoff")
     assert fleet.told[-1] == "web1: was active by the record, is shutdown on kvm1"
     assert settled(fleet) == []
+    assert fleet.run(stop()).result == "done"  # from now on it is off because somebody wants it so
     assert fleet.run(stop()).result == "unchanged"
 
 

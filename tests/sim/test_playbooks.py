@@ -4,20 +4,23 @@ and a process that dies at each of its transactions, with the novactl that works
 import contextlib
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from novactl.actions import handover, recover
-from novactl.actions.playbook import Narrow, actions
-from novactl.db import operations
+from novactl.actions.playbook import Narrow, actions, prepare
+from novactl.db import hosts, operations
 from novactl.engine.operation import OpState
 from novactl.errors import Busy, NovactlError
-from tests.sim.actions import HOST_CHORES, boot, furnish, playbook, ready, step, stop
+from novactl.files.playbook import load
+from tests.sim.actions import HOST_CHORES, Scan, bare, boot, furnish, playbook, ready, step, stop
 from tests.sim.stage import ends_of, nth
 from tests.support.life import Turns
-from tests.support.sim import Fault, SimFleet, settled
+from tests.support.sim import Fault, SimFleet, SimNovactl, settled
+from tests.support.source import CHECKOUT
 from tests.support.toys import Died
 
 ALL = {"hosts": {"all": True}, "serial": 1}
@@ -243,6 +246,98 @@ NOVACTL = [
     step("running", novactl=["list"], register="running"),
     step("stop", novactl=["stop", "{{ running }}"], undo=["start", "{{ running }}"]),
 ]
+
+
+FAILS_LATER = [*NOVACTL, step("wrong", novactl=["no", "such"])]
+
+
+@pytest.fixture
+def telling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of `stop` say what came of it, as those of the command do."""
+    plain = SimNovactl._carry_out
+
+    def carry_out(self: SimNovactl, process: Any, words: list[str]) -> tuple[int, Any]:
+        if words[0] != "stop":
+            return plain(self, process, words)
+        outcomes = process.operator.run([stop(name) for name in words[1:]])
+        return 0, [{"target": one.target, "result": one.result} for one in outcomes]
+
+    monkeypatch.setattr(SimNovactl, "_carry_out", carry_out)
+
+
+def vm_states(fleet: SimFleet) -> list[str]:
+    with fleet.db.reading() as tx:
+        return [row["vm_state"] for row in tx.all("SELECT vm_state FROM instances")]
+
+
+@pytest.mark.parametrize("off", [False, True], ids=["ran", "was-off"])
+def test_a_guest_that_was_off_is_not_started(fleet: SimFleet, telling: None, off: bool) -> None:
+    assert fleet.run(boot()).code == 0
+    if off:
+        assert fleet.run(stop()).code == 0
+    (outcome,) = carry_out(fleet, on_hosts(fleet, steps=FAILS_LATER, hosts={"names": ["kvm1"]}))
+    assert (outcome.code, vm_states(fleet)) == (1, ["stopped" if off else "active"])
+    assert settled(fleet) == []
+
+
+def test_what_a_process_that_died_had_changed_is_undone(fleet: SimFleet, telling: None) -> None:
+    """The one that goes on finds it so, and the change is the step's all the same."""
+    assert fleet.run(boot()).code == 0
+    fleet.faults.append(nth("shutdown", 0, "dies-after"))
+    with pytest.raises(Died):
+        carry_out(fleet, on_hosts(fleet, steps=FAILS_LATER, hosts={"names": ["kvm1"]}))
+    error = resume(fleet, fleet.active()[0])
+    assert error is not None and error.code == 1
+    assert vm_states(fleet) == ["active"]
+    assert settled(fleet) == []
+
+
+@pytest.mark.parametrize(
+    "other", [{}, {"port": 23}, {"address": "192.0.2.33"}], ids=["same", "port", "address"]
+)
+def test_a_machine_that_became_a_host_by_another_name_keeps_its_mark(
+    fleet: SimFleet, other: dict[str, Any]
+) -> None:
+    with fleet.db.reading() as tx:
+        kvm3 = hosts.get(tx, "kvm3")
+    bare(fleet)
+    became = {"name": "kvm-three", "address": "192.0.2.3", "port": 22, **other}
+    run = ready(
+        new_host={"name": "kvm3", "address": "192.0.2.3"}, steps=[*HOST_CHORES, step("wrong", run=["false"])]
+    )
+
+    class Meanwhile:
+        def reach(self, point: str, record: Any) -> None:
+            if point == "after-act" and record.name == "put-file":
+                with fleet.db.writing() as tx:
+                    hosts.add(tx, replace(kvm3, **became))
+
+    with fleet.process(failpoints=Meanwhile()) as process:
+        (outcome,) = process.operator.run(actions(process.world, run, Narrow()))
+    assert outcome.code == 1
+    assert (fleet.hosts["kvm3"].fleet is not None) is (not other)
+
+
+@pytest.mark.parametrize("code", [1, 3, 5, 6, 7])
+def test_nightly_looks_at_the_hosts_though_a_cache_is_not_pruned(
+    fleet: SimFleet, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    ran: list[str] = []
+
+    def carry_out(self: SimNovactl, process: Any, words: list[str]) -> tuple[int, Any]:
+        ran.append(" ".join(words[:2]))
+        return code if words[0] == "image" else 0, []
+
+    monkeypatch.setattr(SimNovactl, "_carry_out", carry_out)
+    file = load(CHECKOUT / "playbooks" / "nightly.yaml")
+    with fleet.process() as process:
+        run = prepare(file, {}, "default", Scan(), lambda question: True)
+        (outcome,) = process.operator.run(actions(process.world, run, Narrow()))
+    assert ran == ["image prune", "host check", "audit"]
+    assert outcome.error.message == (
+        "playbook of nightly: the caches were pruned: not every cache was pruned;"
+        " novactl image prune --all says why"
+    )
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["resume", "rollback"])

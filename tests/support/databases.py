@@ -119,6 +119,7 @@ class ServerPlace:
         self.kind = server.KIND
         self._free: list[ServerDatabase] = []
         self._count = 0
+        self._pid = server.pid
 
     def open(self, url: str) -> ServerDatabase:
         """As the command line would."""
@@ -128,6 +129,10 @@ class ServerPlace:
         return found
 
     def fresh(self, directory: Path) -> ServerDatabase:
+        if self._pid != self.server.pid:  # a test has restarted it: connections from before are dead
+            self._pid = self.server.pid
+            for known in self._free:
+                known.close()
         db = self._free.pop() if self._free else self._new()
         fill(
             db,

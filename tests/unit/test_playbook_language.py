@@ -1,6 +1,7 @@
 """The language of playbooks: conditions, names in words, variables, and what a file may say."""
 
 import contextlib
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,13 @@ def test_a_good_one(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "line", ["[list, -l, o=x, --on=kvm1]", "[boot, x, --, -ojson]", '[list, "{{ word }}"]'], ids=str
+)
+def test_what_a_line_of_novactl_may_hold(line: str, tmp_path: Path) -> None:
+    assert load(tmp_path, faulty(f"  - {{name: a, novactl: {line}}}\n")).steps[0].act == "novactl"
+
+
 STEP = '  - name: one\n    run: [echo, "{{ word }}"]\n'
 
 
@@ -340,9 +348,20 @@ BAD = {
         faulty("  - {name: a, novactl: [list, --config=/tmp]}\n"),
         "--config=/tmp: the run decides that",
     ),
+    "letter-and-value": (faulty("  - {name: a, novactl: [list, -ojson]}\n"), "-ojson: the run decides that"),
+    "letter-alone": (faulty("  - {name: a, novactl: [list, -c, name]}\n"), "-c: the run decides that"),
+    "letters": (faulty("  - {name: a, novactl: [list, -yq]}\n"), "-yq: the run decides that"),
+    "letter-in-undo": (
+        faulty("  - {name: a, novactl: [stop, x], undo: [start, x, -cname]}\n"),
+        "steps[0].undo[2]: -cname: the run decides that",
+    ),
     "no-wait": (faulty("  - {name: a, novactl: [stop, x, --no-wait]}\n"), "--no-wait: the run decides that"),
     "recursion": (
         faulty("  - {name: a, novactl: [playbook, run, x]}\n"),
+        "a playbook does not run playbooks",
+    ),
+    "recursion-before-dashes": (
+        faulty("  - {name: a, novactl: [playbook, run, x, --]}\n"),
         "a playbook does not run playbooks",
     ),
     "verb-of-a-value": (faulty('  - {name: a, novactl: ["{{ word }}", x]}\n'), "the verb must be named here"),
@@ -440,3 +459,31 @@ def test_the_shipped_ones_are_good() -> None:
             assert playbook.load(file, _verb_fault).name == file.stem
         except NovactlError as error:
             raise AssertionError(f"{file}: {error}") from error
+
+
+def test_enroll_leaves_the_keys_that_a_user_has(tmp_path: Path) -> None:
+    """What the step does by that user, done here by us: no byte of what was there is lost."""
+    found = playbook.load(CHECKOUT / "playbooks" / "enroll.yaml")
+    (step,) = (one for one in found.steps if one.name == "the user's key is there")
+    new, old = "ssh-ed25519 AAAA+/new= me", "ssh-ed25519 AAAA+/old= them"
+    scope = {"login": "debian", "home": str(tmp_path), "public_key": new}
+
+    def status(templates: list[str] | None) -> int:
+        argv = words.words(templates or [], scope)
+        assert argv[:4] == ["runuser", "-u", "debian", "--"]
+        return subprocess.run(argv[4:], stderr=subprocess.DEVNULL, check=False).returncode
+
+    keys = tmp_path / ".ssh" / "authorized_keys"
+    assert status(step.undo) == 0  # it was begun, and did nothing
+    assert status(step.unless) != 0
+    assert (status(step.run), status(step.unless)) == (0, 0)
+    assert (keys.read_text().split("\n"), keys.stat().st_mode & 0o777) == (["", new, ""], 0o600)
+    keys.write_text(f"{old}, {new}\n{old}")  # the last line does not end, and another one holds the key
+    assert status(step.unless) != 0
+    assert (status(step.run), status(step.unless)) == (0, 0)
+    assert keys.read_text() == f"{old}, {new}\n{old}\n{new}\n"
+    assert status(step.undo) == 0
+    assert keys.read_text() == f"{old}, {new}\n{old}\n"
+    assert [one.name for one in keys.parent.iterdir()] == ["authorized_keys"]
+    keys.write_text(f"{new}\n")
+    assert (status(step.undo), keys.read_text()) == (0, "")

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -153,12 +154,13 @@ def test_a_file_that_is_being_fetched_stays(here: Ground) -> None:
     assert states(here) == {BASE: "removed"}
 
 
-def test_what_cannot_be_read_prunes_nothing(here: Ground, tmp_path: Path) -> None:
-    """A disk that fails to be read may name any of them."""
+@pytest.mark.parametrize("read", ["", "a" * 32])
+def test_what_cannot_be_read_prunes_nothing(here: Ground, tmp_path: Path, read: str) -> None:
+    """A disk that fails to be read may name any of them, whatever of it was read."""
     here.age(OLD)
     tools = tmp_path / "bin"
     tools.mkdir()
-    (tools / "head").write_text("#!/bin/sh\nexit 1\n")
+    (tools / "head").write_text(f"#!/bin/sh\nprintf %s {read}\nexit 1\n")
     (tools / "head").chmod(0o755)
     broken = real(tmp_path / "other")
     assert broken.local is not None
@@ -171,6 +173,28 @@ def test_what_cannot_be_read_prunes_nothing(here: Ground, tmp_path: Path) -> Non
     with pytest.raises(HostFault, match=r"^kvm1: cannot read all files in .*: nothing is pruned$"):
         broken.hypervisor.prune([], WEEK, remove=True)
     assert (broken.path / "_base" / BASE).exists()
+
+
+@pytest.mark.parametrize("digits", [1, 32, 63])
+def test_a_file_that_ends_in_hex_digits(here: Ground, digits: int) -> None:
+    """What says that all was read is told from what was read."""
+    (here.path / "x").mkdir()
+    (here.path / "x" / "disk").write_bytes(b"x\n" + b"a" * digits)
+    here.age(OLD)
+    assert states(here) == {BASE: "removed"}
+
+
+def test_pruned_while_somebody_comes_for_it(here: Ground, tmp_path: Path) -> None:
+    """Who is told that it is ready has made it young before."""
+    here.age(OLD)
+    base, tools = here.path / "_base" / BASE, tmp_path / "bin"
+    tools.mkdir()
+    (tools / "touch").write_text(f'#!/bin/sh\nrm -f {base} {base}.json\nexec {shutil.which("touch")} "$@"\n')
+    (tools / "touch").chmod(0o755)
+    slow = real_with_path(tmp_path, tools)
+    assert slow.path == here.path and base.exists()
+    assert slow.hypervisor.base_state(BASE) == (False, 0)
+    assert not base.exists()
 
 
 def real_with_path(directory: Path, tools: Path) -> Ground:

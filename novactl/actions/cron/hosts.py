@@ -3,11 +3,12 @@
 import concurrent.futures
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from novactl.actions import host_checks, restored, second_copies
 from novactl.actions.cron.task import Context, Report
-from novactl.actions.refresh import refresh
+from novactl.actions.refresh import refresh, taken_for_down
 from novactl.db import hosts, second_copy
 from novactl.errors import HostUnreachable, NovactlError
 from novactl.objects.host import Host
@@ -33,25 +34,39 @@ def each(context: Context, chosen: Iterable[T], work: Callable[[T], None], repor
 
 
 def facts(context: Context) -> Report:
-    """What hosts are and have is measured anew. One that does not answer is down, and somebody's concern."""
-    report = Report()
-    known = context.world.db.read(hosts.everything)
-    each(context, known, lambda host: _look(context, host, report), report)
+    """What hosts are and have is measured anew. One that does not say it is somebody's concern, and down by
+    the same rule as for `list --refresh`; one that was removed meanwhile is nobody's."""
+    report, db = Report(), context.world.db
+    known = db.read(hosts.everything)
+    looks: dict[str, Host | NovactlError] = {}
+
+    def look(host: Host) -> None:
+        try:
+            looks[host.name] = _patiently(context, host)
+        except NovactlError as error:
+            looks[host.name] = error
+
+    each(context, known, look, report)
+    there = {host.name for host in db.read(hosts.everything)}
+    down = taken_for_down({name: seen for name, seen in looks.items() if name in there})
+    for host in known:
+        if host.name in looks and host.name in there:
+            _record(context, host, looks[host.name], host.name in down, report)
     return report
 
 
-def _look(context: Context, host: Host, report: Report) -> None:
+def _record(context: Context, host: Host, seen: Host | NovactlError, down: bool, report: Report) -> None:
     world = context.world
-    try:
-        seen = _patiently(context, host)
-    except NovactlError as error:
-        report.note(host.name, error.message)
+    if isinstance(seen, NovactlError):
+        report.note(host.name, seen.message)
+        if not down:
+            return
         seen = replace(host, state="down", checked_at=world.clock.now())
     if seen.facts.get("boot_id") != host.facts.get("boot_id"):
         report.changes.append(f"{host.name}: was started anew")
     if seen.state != host.state:
         report.changes.append(f"{host.name}: is {seen.state}, was {host.state}")
-    if not context.dry_run and world.db.write(lambda tx: hosts.measured(tx, host, seen)):
+    if not context.dry_run and world.db.write(partial(hosts.measured, before=host, now=seen)):
         report.changes.append(f"{host.name}: what is known of it changed")
 
 

@@ -12,6 +12,7 @@ from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.refresh import refresh
 from novactl.db import health, instances, operations, pages, settings, tasks
 from novactl.db.session import Tx
+from novactl.engine.operation import OpState
 from novactl.errors import Busy
 from novactl.objects.duration import UNITS
 from novactl.objects.instance import Instance
@@ -20,7 +21,7 @@ from novactl.objects.policy import Policy
 from novactl.objects.states import VmState
 
 KEEP = "keep-running"
-OFTEN, SPAN = 5, UNITS["h"]  # starts within so many seconds after which a guest is left off for now
+OFTEN, SPAN = 5, UNITS["h"]  # going off, or failing to start, so often in so many seconds: left off for now
 LAST_TRY = 5 * UNITS["m"]  # seconds before the end of its window in which what was busy is told
 
 Deed = tuple[Callable[[Instance], Action], VmState]
@@ -80,13 +81,10 @@ def _keep_running(context: Context, policy: Policy, report: Report) -> None:
     db = context.world.db
     off = db.read(lambda tx: [one for one in chosen(tx, policy) if _went_off(tx, one)])
     since = before(context.world.clock.now(), SPAN)
-    often = db.read(
-        lambda tx: {one.uuid for one in off if operations.count(tx, one.uuid, "start", since) >= OFTEN}
-    )
+    often = db.read(lambda tx: {one.uuid: why for one in off if (why := _too_often(tx, one, since))})
     for one in off:
         if one.uuid in often:
-            words = f"went off {OFTEN} times within an hour and is left off for now"
-            report.note(one.name, f"{words}: novactl console-log {one.name}")
+            report.note(one.name, often[one.uuid])
     starting = [one for one in off if one.uuid not in often]
     for one, outcome in _carried_out(context, starting, _again, report):
         if outcome is None or outcome.result == "done":
@@ -102,6 +100,19 @@ def _again(instance: Instance) -> Action:
 def _went_off(tx: Tx, instance: Instance) -> bool:
     idle = instance.vm_state is VmState.STOPPED and instance.task_state is None
     return idle and instance.host is not None and instances.went_off(tx, instance.uuid)
+
+
+def _too_often(tx: Tx, instance: Instance, since: str) -> str | None:
+    """Why it is left off for now: what went wrong too often since then, as its events tell."""
+    recent = [event for event in operations.events(tx, instance.uuid) if event["time"] >= since]
+    offs = [one for one in recent if (one["action"], one["result"]) == (instances.SEEN, "shutoff")]
+    failed = [one for one in recent if (one["action"], one["result"]) == ("start", OpState.UNDONE)]
+    words = f"{OFTEN} times within an hour and is left off for now"
+    if len(failed) >= OFTEN:
+        return f"could not be started {words}: {failed[-1]['message']}"
+    if len(offs) >= OFTEN:
+        return f"went off {words}: novactl console-log {instance.name}"
+    return None
 
 
 # --- by the clock ---

@@ -13,6 +13,7 @@ from novactl.db import hosts
 from novactl.engine.operation import StepState
 from novactl.engine.step import Step
 from novactl.errors import HostFault, HostUnreachable, OperationFailed
+from novactl.objects.host import Host
 from novactl.virt.commands import ran
 
 WORDS = 300  # characters of what a command said that are told and journaled
@@ -197,7 +198,11 @@ class MarkHost(OnHost):
         self.reach(ctx).enrol(takeover=False)
 
     def undo(self, ctx: Any) -> None:
-        """The mark is gone, unless the machine has become a host of the fleet."""
-        known = ctx.world.db.read(lambda tx: [host.name for host in hosts.everything(tx)])
-        if self.host not in known:
+        """The mark is gone, unless the machine has become a host of the fleet, by this name or another."""
+        known = ctx.world.db.read(hosts.everything)
+        if not any(host.name == self.host or self._is_at(host) for host in known):
             self.reach(ctx).leave()
+
+    def _is_at(self, host: Host) -> bool:
+        place = self.place or {}
+        return (host.address, host.port) == (place.get("address"), place.get("port"))

@@ -176,11 +176,12 @@ class UnpauseGuest(_Becomes):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class DropDomain(_Becomes):
-    """The guest is off and its domain gone, to be made again; its disks and NVRAM stay."""
+class DropDomain(Step):
+    """The guest's domain and saved memory are gone, to be made again; its disks and NVRAM stay."""
 
     type: ClassVar[str] = "drop-domain"
-    wanted: ClassVar[frozenset[PowerState]] = frozenset({PowerState.NOSTATE})
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
 
     def do(self, ctx: Any) -> None:
         ctx.world.hypervisor(self.host).drop_domain(self.uuid, ctx.epoch)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from novactl.actions.steps.commands import what_stays
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import operations
+from novactl.engine.operation import OpState, StepState
 from novactl.engine.step import Step
 from novactl.errors import Busy, OperationFailed, Refused
 from novactl.files.conditions import Condition, ConditionError
@@ -45,7 +46,9 @@ class RunNovactl(Step):
         return call.carry_out(self.argv, self.accept)
 
     def undo(self, ctx: Any) -> None:
-        """What `undo` does, after what was under way has ended."""
+        """What `undo` does, after what was under way has ended; nothing when it had changed nothing."""
+        if ctx.record.state is StepState.DONE and not ctx.record.result.get("changed"):
+            return
         call = _Call(ctx, self.title, self.seconds)
         call.end_what_was_left("cancel")
         if self.taken_back_by:
@@ -103,7 +106,14 @@ class _Call:
             message, hint = _why(out, err)
             raise OperationFailed(f"{self.title}: {message} (code {code})", hint=hint)
         names = _names(out)
-        return {"changed": True, "code": code, "names": names, "count": len(names)}
+        changed = _changed(out) or self._has_done()
+        return {"changed": changed, "code": code, "names": names, "count": len(names)}
+
+    def _has_done(self) -> bool:
+        """Whether an operation of this step did something: in an earlier process, or at an earlier try."""
+        known = self.ctx.world.db.read(operations.listed)
+        ours = [op for op, _, _ in known if op.request.get("asked_by") == self.mark]
+        return any(op.state is not OpState.UNDONE for op in ours)
 
 
 @REGISTRY.add
@@ -173,6 +183,12 @@ def _items(out: str) -> list[dict[str, Any]]:
     except ValueError:
         return []
     return [item for item in (found if isinstance(found, list) else [found]) if isinstance(item, dict)]
+
+
+def _changed(out: str) -> bool:
+    """False when the answer says of each target that it was so already (docs/cli.md)."""
+    items = _items(out)
+    return not items or any(item.get("result") != "unchanged" for item in items)
 
 
 def _names(out: str) -> list[str]:
