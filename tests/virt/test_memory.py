@@ -207,11 +207,55 @@ def test_libvirtd_that_is_down(host: Ground) -> None:
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Ground]:
     """A host with no network but its own."""
-    script = 'mount -t sysfs sysfs /sys && ip link add up0 type veth peer name far0 && exec "$@"'
+    script = (
+        "mount -t sysfs sysfs /sys && ip link add up0 type veth peer name far0"
+        ' && ip link add own0 type veth peer name own1 && ip addr add 192.0.2.9/24 dev own0 && exec "$@"'
+    )
     made = real(tmp_path, prefix=(*IN_A_NAMESPACE, script, "sh"))
     yield made
     assert made.local
     made.local.close()
+
+
+CUT = r"its save was cut, its memory is lost$"
+
+
+def test_a_save_that_was_cut_is_never_started_from(tmp_path: Path) -> None:
+    """libvirt lists it as a save; a start would drop it and boot from the disk."""
+    ground = real(tmp_path)
+    ground.guest()
+    hypervisor = ground.hypervisor
+    hypervisor.start(UUID, 1)
+    hypervisor.save_path = str(tmp_path / "saves")
+    save(hypervisor)
+    file = Path(hypervisor.save_words(UUID, 1, MIB)[-1])
+    file.parent.mkdir()
+    file.write_bytes(b"LibvirtQemudPart" + bytes(100))
+    for act in (save, restore):
+        with pytest.raises(HostFault, match=CUT):
+            act(hypervisor)
+        assert state(ground) == SAVED
+    unsave(hypervisor)  # nobody asked for a start from the disk: it is off
+    assert state(ground) == OFF
+    assert ground.local
+    ground.local.close()
+
+
+def test_a_whole_save_is_started_from(tmp_path: Path) -> None:
+    ground = real(tmp_path)
+    ground.guest()
+    hypervisor = ground.hypervisor
+    hypervisor.start(UUID, 1)
+    hypervisor.save_path = str(tmp_path / "saves")
+    save(hypervisor)
+    file = Path(hypervisor.save_words(UUID, 1, MIB)[-1])
+    file.parent.mkdir()
+    file.write_bytes(b"LibvirtQemudSave" + bytes(100))
+    save(hypervisor)
+    restore(hypervisor)
+    assert state(ground) == RUNNING
+    assert ground.local
+    ground.local.close()
 
 
 def test_bridges_are_made_again(bare: Ground) -> None:
@@ -224,6 +268,11 @@ def test_bridges_are_made_again(bare: Ground) -> None:
     assert facts["bridge"] == ["br7", "br8", "br9"]
     assert facts["port"] == ["br7 up0", "br9 far0"]
     assert hypervisor.look(UUID, ["br7", "br8"]).missing_bridges == []
+
+
+def test_a_port_with_an_address_stays_what_it_is(bare: Ground) -> None:
+    """The host may be reached by it; `own0` got one since the host was last looked at."""
+    assert bare.hypervisor.ensure_bridges({"br7": ["own0", "far0"]}) == {"br7": ["far0"]}
 
 
 def test_a_bridge_that_cannot_be_made(bare: Ground) -> None:
