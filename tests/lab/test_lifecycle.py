@@ -319,8 +319,15 @@ def test_records_locks_and_what_hosts_say(grounds: Grounds, name):
     host.run(["virsh", "destroy", uuid]).check_returncode()
     refused(novactl, "pause", web, code=5, says="cannot pause an instance that is SHUTOFF")
     assert novactl.json("show", web)["status"] == "SHUTOFF"
-    assert novactl.json("stop", web)[0]["result"] == "unchanged"
     assert novactl.json("start", web, "--interrupted")[0]["result"] == "done"
+    host.run(["virsh", "destroy", uuid]).check_returncode()
+    refused(novactl, "pause", web, code=5, says="cannot pause an instance that is SHUTOFF")
+    assert (
+        novactl.json("stop", web)[0]["result"] == "done"
+    )  # from now on it is off because somebody wants it so
+    assert novactl.json("stop", web)[0]["result"] == "unchanged"
+    assert novactl.json("start", web, "--interrupted")[0]["result"] == "unchanged"
+    assert novactl.json("start", web)[0]["result"] == "done"
     host.run(["virsh", "suspend", uuid]).check_returncode()
     refused(novactl, "stop", web, code=5, says="cannot stop an instance that is PAUSED")
     novactl.ok("unpause", web)
