@@ -322,9 +322,7 @@ def test_records_locks_and_what_hosts_say(grounds: Grounds, name):
     assert novactl.json("start", web, "--interrupted")[0]["result"] == "done"
     host.run(["virsh", "destroy", uuid]).check_returncode()
     refused(novactl, "pause", web, code=5, says="cannot pause an instance that is SHUTOFF")
-    assert (
-        novactl.json("stop", web)[0]["result"] == "done"
-    )  # from now on it is off because somebody wants it so
+    assert novactl.json("stop", web)[0]["result"] == "done"  # now somebody wants it off
     assert novactl.json("stop", web)[0]["result"] == "unchanged"
     assert novactl.json("start", web, "--interrupted")[0]["result"] == "unchanged"
     assert novactl.json("start", web)[0]["result"] == "done"
