@@ -44,7 +44,10 @@ def test_the_man_page_is_one() -> None:
 
 COMMANDS = [(page, at, command) for page in PAGES for at, command in shown_in(page)]
 COMMANDS += [
-    (Path(" ".join(one.path)), 0, example) for one in reference.commands() for example in one.examples
+    (Path(" ".join(one.path)), 0, command)
+    for one in reference.commands()
+    for example in one.examples
+    for command in in_line(example)
 ]
 
 

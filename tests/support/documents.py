@@ -9,7 +9,7 @@ MADE = "commands.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / name / "README.md" for name in ("inventory", "playbooks")]
 
-WORDS = re.compile(r"(?:^|[\s($|;&/])novactl (?P<rest>[^|;&)#]*)")
+WORDS = re.compile(r"(?:^|[\s($|;&/])novactl (?P<rest>[^|;&)#>]*)")
 SYNTAX = re.compile(r"\[OPTIONS\]|COMMAND| …$|\[-")
 
 
