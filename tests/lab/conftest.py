@@ -81,7 +81,10 @@ def _grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
 
 @pytest.fixture
 def grounds(_grounds: Grounds) -> Iterator[Grounds]:
-    """The shared lab; whatever instances a test leaves are deleted, and then nothing may be left."""
+    """The shared lab; whatever instances a test leaves are deleted, and then nothing may be left. A host that
+    an earlier test had down is up again by the record too."""
+    if any(host["state"] != "up" for host in _grounds.novactl.json("host", "list")):
+        _grounds.novactl("host", "check")
     yield _grounds
     for host in _grounds.fleet.hosts:
         if not host.alive():

@@ -34,6 +34,7 @@ BEAT = ["--flavor", "tiny", "--image", "beat"]
 def images(_grounds: Grounds) -> Iterator[None]:
     """Guests that count in their memory, one second a beat, and tell it; `stone` ignores ACPI."""
     tiny, novactl = guests.tiny(), _grounds.novactl
+    novactl("audit", "--heal", "--yes")  # parts and jobs that tests of kills left
     words = [
         "--file",
         str(tiny.disk),
