@@ -3,60 +3,20 @@
 import hashlib
 import os
 import socket
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from novactl import resources
-from novactl.db import connect
 from novactl.db.session import Database
 from novactl.db.sqlite import SqliteDatabase
 from novactl.engine.ports import Failpoints, Interrupt, NoFailpoints, Observer, RandomIds, SystemClock
 from novactl.errors import DatabaseError, NovactlError, UsageError
 from novactl.objects.host import Host
-from novactl.objects.names import check_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the command line and the environment say."""
-
-    config: Path
-    db: str | None = None
-    project: str = "default"
-
-    @classmethod
-    def resolve(cls, config: str | None, db: str | None, project: str | None) -> "Settings":
-        """Options first, then $NOVACTL_CONFIG, $NOVACTL_DB and $NOVACTL_PROJECT, then the XDG directory."""
-        directory = config or os.environ.get("NOVACTL_CONFIG")
-        if directory is None:
-            base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-            directory = str(Path(base) / "novactl")
-        return cls(
-            config=Path(directory).expanduser().absolute(),
-            db=db or os.environ.get("NOVACTL_DB"),
-            project=check_name(project or os.environ.get("NOVACTL_PROJECT") or "default", "project"),
-        )
-
-    def command(self) -> list[str]:
-        """The words that begin a command line of another novactl like this one. -P: nothing is imported from
-        the directory that the command was called in."""
-        words = [
-            sys.executable,
-            "-P",
-            "-m",
-            "novactl",
-            "--config",
-            str(self.config),
-            "--project",
-            self.project,
-        ]
-        return [*words, "--db", self.db] if self.db else words
+from novactl.settings import Settings
 
 
 class Cloud:
@@ -98,7 +58,7 @@ class Cloud:
 
     def database(self) -> Database:
         """The database as the settings name it, there or not."""
-        return connect.database(self.settings.db, self.settings.config / "novactl.db")
+        return self.settings.database()
 
     def init(self) -> tuple[Database, bool]:
         """`db init`: (the database, whether it was made now)."""

@@ -5,8 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from novactl.cloud import Settings
 from novactl.errors import OperationFailed
+from novactl.settings import Settings
 
 READY = "NOVACTL_READY_FD"
 TAKEN = b"taken"

@@ -7,6 +7,7 @@ import typer
 
 from novactl.cli import render, views
 from novactl.cli.options import Properties
+from novactl.cli.prune import prune
 from novactl.errors import UsageError
 
 flavor = typer.Typer(help="Sizes of instances.", no_args_is_help=True, rich_markup_mode=None)
@@ -200,6 +201,9 @@ def image_delete(ctx: typer.Context, name: str) -> None:
     session.confirm(f"delete image {name}?")
     images.delete(session.cloud.world, session.cloud.store, name)
     session.tell(f"image {name} deleted")
+
+
+image.command()(prune)
 
 
 # --- keypair ---

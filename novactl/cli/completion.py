@@ -64,14 +64,14 @@ def completion(
     sys.stdout.write((Path(__file__).parent / "shells" / f"novactl.{shell}").read_text())
 
 
-def answer(root: Any, argv: list[str], opened: Callable[..., Any]) -> int:
+def answer(command: Callable[[list[str]], Any], argv: list[str]) -> int:
     """`novactl __complete WORD…`, the last word being completed, or `--line TEXT` as it is typed: FILES or a
-    line for each word. `opened` makes a session of --db, --config and --project. Always 0."""
+    line for each word. `command` gives the root command that the words before it need. Always 0."""
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     with contextlib.suppress(Exception):
         words = _split(argv[1]) if argv[:1] == ["--line"] else argv
-        found = list(Completer(root, words, opened).words())
+        found = list(Completer(command(words[:-1]), words).words())
         sys.stdout.write("".join(f"{word}\n" for word in found))
     return 0
 
@@ -113,9 +113,8 @@ FIXED: dict[str, Callable[[], Sequence[str]]] = {
 class Completer:
     """One question."""
 
-    def __init__(self, root: Any, words: list[str], opened: Callable[..., Any]) -> None:
+    def __init__(self, root: Any, words: list[str]) -> None:
         *self.before, self.current = words or [""]
-        self.opened = opened
         self.root = self.command = root
         self.path: list[str] = []
         self.arguments: list[str] = []
@@ -200,16 +199,13 @@ class Completer:
         if kind in FIXED:
             return FIXED[kind]()
         from novactl.db import completions
+        from novactl.settings import Settings
 
-        session = self.opened(**{name: self.given.get(name) for name in ("db", "config", "project")})
-        try:
-            database = session.cloud.database()
-            if not database.exists:
-                return ()
-            project = session.settings.project
-            return list(database.read(lambda tx: completions.names(tx, kind, start, project, LIMIT)))
-        finally:
-            session.close()
+        settings = Settings.resolve(*(self.given.get(name) for name in ("config", "db", "project")))
+        database = settings.database()
+        if not database.exists:
+            return ()
+        return database.read(lambda tx: completions.names(tx, kind, start, settings.project, LIMIT))
 
 
 def _takes_value(option: Any) -> bool:

@@ -152,9 +152,9 @@ def _verb_fault(words: list[str]) -> str | None:
     """What is wrong with the command that the first words name."""
     from typer.main import get_command
 
-    from novactl.cli.app import app as root
+    from novactl.cli.app import tree
 
-    command: Any = get_command(root)
+    command: Any = get_command(tree())
     for n, word in enumerate(words):
         commands = getattr(command, "commands", None)
         if commands is None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from novactl.cli import catalogue, render, verbs
+from novactl.cli import render, verbs
 from novactl.cli.options import DryRun
 from novactl.errors import PartlyDone, UsageError
 
@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from novactl.actions.prune import HostPruned
 
 COLUMNS = ("host", "file", "size_bytes", "last_used", "removed", "reason")
-
-
-def register(root: typer.Typer) -> None:
-    catalogue.image.command()(prune)
 
 
 def prune(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from novactl.cli.app import app
+from novactl.cli import app
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def tree() -> Any:
     """The root command as typer builds it."""
     import typer
 
-    return typer.main.get_command(app)
+    return typer.main.get_command(app.tree())
 
 
 def commands() -> list[Command]:

@@ -10,7 +10,8 @@ from novactl.errors import NeedsConfirmation
 
 if TYPE_CHECKING:
     from novactl.cli.progress import Progress
-    from novactl.cloud import Cloud, Settings
+    from novactl.cloud import Cloud
+    from novactl.settings import Settings
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Session:
 
     @cached_property
     def settings(self) -> "Settings":
-        from novactl.cloud import Settings
+        from novactl.settings import Settings
 
         return Settings.resolve(self.config, self.db, self.project)
 

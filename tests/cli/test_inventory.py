@@ -18,12 +18,13 @@ from novactl.actions.inventory_apply import Apply
 from novactl.actions.inventory_export import export
 from novactl.actions.inventory_state import State
 from novactl.cli.inventory import dumped
-from novactl.cloud import Cloud, Settings
+from novactl.cloud import Cloud
 from novactl.db import aggregates, catalogue, hosts, instances
 from novactl.db import settings as kept
 from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.aggregate import Aggregate
 from novactl.objects.keypair import Keypair, parse_public_key
+from novactl.settings import Settings
 from tests.support import fleet, scratch
 from tests.support.command import Command, Ended
 

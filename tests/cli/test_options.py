@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from novactl.cli.app import hoist
+from novactl.cli.app import MODULES, hoist, tree, verb
 from novactl.db.sqlite import SqliteDatabase
 from tests.support import fleet
 from tests.support.command import Command
@@ -348,9 +349,6 @@ def test_debug_shows_where(novactl: Command) -> None:
 
 def commands() -> list[list[str]]:
     """Every command there is."""
-    import typer
-
-    from novactl.cli.app import app
 
     found: list[list[str]] = []
 
@@ -361,7 +359,7 @@ def commands() -> list[list[str]]:
         for name, child in sorted(children.items()):
             walk(child, [*path, name])
 
-    walk(typer.main.get_command(app), [])
+    walk(typer.main.get_command(tree()), [])
     return found
 
 
@@ -421,3 +419,23 @@ def test_json_is_one_document_with_what_it_was_given(novactl: Command, db: Sqlit
     shown = novactl.json("show", "web1")
     assert shown["metadata"] == {"k": "é\u202e\"'<"}
     assert json.loads(novactl.ok("list", "-o", "json").out)[0]["tags"] == ["ü"]
+
+
+# --- the tree ---
+
+
+def test_every_word_is_in_its_module() -> None:
+    """What MODULES says of a word is what `--help` shows, and the same command."""
+    whole = typer.main.get_command(tree()).commands  # type: ignore[attr-defined]
+    said = [word for words in MODULES.values() for word in words]
+    assert sorted(said) == sorted(whole)
+    for word in said:
+        alone = typer.main.get_command(tree(word)).commands  # type: ignore[attr-defined]
+        assert word in alone
+        assert set(getattr(alone[word], "commands", ())) == set(getattr(whole[word], "commands", ()))
+
+
+def test_an_unknown_word_is_compared_with_all() -> None:
+    assert verb(["--project", "list", "-q", "sto", "web1"]) == "sto"
+    assert len(tree("sto").registered_groups) == len(tree().registered_groups)
+    assert not tree("stop").registered_groups

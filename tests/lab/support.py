@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from novactl import lab
-from novactl.cloud import Cloud, Settings
+from novactl.cloud import Cloud
 from novactl.db import catalogue, hosts, instances, operations
 from novactl.objects.names import domain_name
+from novactl.settings import Settings
 from tests.lab.conftest import Grounds
 from tests.support.command import Command, Ended
 from tests.support.sim import CLAIMS

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from novactl.cloud import Cloud, Settings
+from novactl.cloud import Cloud
 from novactl.db import settings
+from novactl.settings import Settings
 from tests.lab.conftest import Grounds
 from tests.lab.support import INSTANCES, unsettled, wait_until
 from tests.support.command import Command

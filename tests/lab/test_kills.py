@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from novactl.actions.steps import REGISTRY
-from novactl.cloud import Cloud, Settings
+from novactl.cloud import Cloud
 from novactl.db import instances
 from novactl.engine.step import RecordStep
+from novactl.settings import Settings
 from tests.lab.conftest import Grounds
 from tests.lab.support import (
     INSTANCES,

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from novactl.actions.power import Stop
-from novactl.cloud import Cloud, Settings
+from novactl.cloud import Cloud
+from novactl.settings import Settings
 from tests.lab.conftest import Grounds
 from tests.lab.support import (
     INSTANCES,

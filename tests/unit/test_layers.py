@@ -27,21 +27,22 @@ BELOW: dict[str, set[str]] = {
     "owner": {"db", "errors"},
     "resources": {"errors"},
     "subcommand": {"owner"},
-    "detach": {"cloud", "errors"},
+    "settings": {"db", "objects", "errors"},
+    "detach": {"settings", "errors"},
     "guest_ssh": {"cloud", "remote", "objects", "errors"},
     "cloud": {
         *("actions", "engine", "scheduler", "db", "virt", "remote", "images", "files", "objects", "errors"),
-        *("owner", "resources", "subcommand"),
+        *("owner", "resources", "settings", "subcommand"),
     },
     "lab": {"errors"},
     "cli": {
         *("cloud", "detach", "guest_ssh", "resources", "actions", "engine", "db", "objects", "errors"),
-        *("version", "lab"),
+        *("version", "lab", "settings"),
     },
     "__main__": {"cli"},
 }
-"""What each layer may import beside itself. The composition root is cloud; guest_ssh, owner, resources and
-subcommand stand beside it; lab stands alone."""
+"""What each layer may import beside itself. The composition root is cloud; guest_ssh, owner, resources,
+settings and subcommand stand beside it; lab stands alone."""
 
 OWNERS = {
     "sqlalchemy": {"db"},

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from novactl.cloud import Settings
 from novactl.errors import HostFault, HostRefused, HostUnreachable, OperationFailed, UsageError
+from novactl.settings import Settings
 from novactl.subcommand import Novactl
 from novactl.virt.commands import ran
 from tests.support.local_shell import LocalHost
