@@ -168,13 +168,15 @@ def _tasks(seen: Seen) -> Iterator[Check]:
     for name in seen.unknown:
         words = f"{name}: is no task, and the settings have one of that name"
         yield Check(check="cron", target=name, result="warn", message=words, hint="novactl cron --list")
-    for task in seen.known:
+    enabled = [task for task in seen.known if task.enabled]
+    if enabled and not seen.tasks:
+        yield Check(check="cron", result="warn", message="never ran", hint="* * * * * root novactl cron")
+        return
+    for task in enabled:
         row = seen.tasks.get(task.name)
-        if not task.enabled:
-            continue
         hint = f"novactl cron --task {task.name}"
         if row is None:
-            words, hint = "never ran", "* * * * * root novactl cron"
+            words = "never ran"
         elif row["result"] == "failed":
             words = f"failed: {row['message']}"
         elif row["runner"] is None and row["now"] - row["due_at"] > LATE:
