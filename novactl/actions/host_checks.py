@@ -45,7 +45,7 @@ def measured(host: Host) -> dict[str, Any]:
     """The columns that a look at the host sets."""
     columns = (
         "virt_type state vcpus memory_mib disk_gib foreign_vcpus foreign_memory_mib foreign_disk_gib"
-        " facts checked_at"
+        " facts arch huge_memory_mib checked_at"
     ).split()
     return {column: getattr(host, column) for column in columns}
 
@@ -245,6 +245,7 @@ def _with_facts(
         foreign_vcpus=sum(guest.vcpus for guest in foreign),
         foreign_memory_mib=sum(guest.memory_mib for guest in foreign),
         facts=facts,
+        arch=seen["arch"],
         checked_at=world.clock.now(),
     )
 

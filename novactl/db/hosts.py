@@ -37,6 +37,10 @@ PLAIN = [
     "cpu_ratio",
     "memory_ratio",
     "disk_ratio",
+    "arch",
+    "huge_memory_mib",
+    "dedicated_cpus",
+    "failed_builds",
     "checked_at",
     "version",
 ]
@@ -137,35 +141,49 @@ def everything(tx: Tx) -> list[Host]:
     return [_host(row) for row in tx.all(f"{SELECT} ORDER BY h.name")]
 
 
-def claim(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role: str = "instance") -> bool:
+ROOM = {
+    "vcpus": "(vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio",
+    "memory_mib": "(memory_mib - reserved_memory_mib - foreign_memory_mib - huge_memory_mib) * memory_ratio",
+    "disk_gib": "(disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio",
+}
+"""What may be claimed in all, as Host.capacity()."""
+
+
+def claim(
+    tx: Tx,
+    host: str,
+    instance_uuid: str,
+    amounts: Resources,
+    role: str = "instance",
+    numa: str | None = None,
+) -> bool:
     """Give the instance these amounts of the host, or False and give nothing. One UPDATE decides, so no
-    two callers can be given the same room."""
-    matched = tx.run(
-        """
-        UPDATE hosts SET vcpus_used = vcpus_used + :vcpus, memory_mib_used = memory_mib_used + :memory,
-                         disk_gib_used = disk_gib_used + :disk, version = version + 1
-        WHERE name = :host AND enabled = 1 AND state = 'up'
-          AND vcpus_used + :vcpus <= (vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio
-          AND memory_mib_used + :memory
-              <= (memory_mib - reserved_memory_mib - foreign_memory_mib) * memory_ratio
-          AND disk_gib_used + :disk <= (disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio
-        """,
-        host=host,
-        vcpus=amounts.vcpus,
-        memory=amounts.memory_mib,
-        disk=amounts.disk_gib,
-    )
+    two callers can be given the same room. `numa`: what of it is the instance's alone, as JSON."""
+    matched = _grow(tx, host, vars(amounts), "enabled = 1", "state = 'up'")
     if matched:
-        tx.insert(
-            "holds",
-            instance_uuid=instance_uuid,
-            host=host,
-            role=role,
-            vcpus=amounts.vcpus,
-            memory_mib=amounts.memory_mib,
-            disk_gib=amounts.disk_gib,
-        )
-    return bool(matched)
+        tx.insert("holds", instance_uuid=instance_uuid, host=host, role=role, numa=numa, **vars(amounts))
+    return matched
+
+
+def change_hold(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role: str = "instance") -> bool:
+    """The hold has these amounts from now on, or False and stays as it is. Only what grows needs room: a
+    change that lowers an overcommit is always allowed."""
+    key = {"uuid": instance_uuid, "host": host, "role": role}
+    where = "instance_uuid = :uuid AND host = :host AND role = :role"
+    held = tx.one(f"SELECT * FROM holds WHERE {where}", **key)
+    if held is None or not _grow(tx, host, {size: n - held[size] for size, n in vars(amounts).items()}):
+        return False
+    sets = ", ".join(f"{size} = :{size}" for size in ROOM)
+    tx.run(f"UPDATE holds SET {sets} WHERE {where}", **key, **vars(amounts))
+    return True
+
+
+def _grow(tx: Tx, host: str, amounts: dict[str, int], *conditions: str) -> bool:
+    """Count these amounts, unless one that grows has no room or a condition does not hold."""
+    tests = [f"{size}_used + :{size} <= {ROOM[size]}" for size, amount in amounts.items() if amount > 0]
+    sets = ", ".join(f"{size}_used = {size}_used + :{size}" for size in ROOM)
+    where = " AND ".join(["name = :host", *conditions, *tests])
+    return bool(tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE {where}", host=host, **amounts))
 
 
 def release(tx: Tx, host: str, instance_uuid: str, role: str = "instance") -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from novactl.db import projects
 from novactl.db.session import Row, Tx, among, dumps, meta, set_meta
 from novactl.errors import NotFound, UsageError
 from novactl.objects.flavor import Flavor
@@ -11,6 +12,7 @@ from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.names import UUID, near
 from novactl.objects.network import Port
+from novactl.objects.placement import Placement
 from novactl.objects.states import PowerState, TaskState, VmState, status
 
 SEEN = "power-seen"
@@ -35,6 +37,7 @@ def add(tx: Tx, instance: Instance) -> None:
         tags=dumps(list(instance.tags)),
         locked=int(instance.locked),
         fault=None,
+        placement=dumps(instance.placement.as_dict()),
         **{
             column: getattr(instance, column)
             for column in [
@@ -48,6 +51,7 @@ def add(tx: Tx, instance: Instance) -> None:
                 "public_key",
                 "user_data",
                 "launch_index",
+                "group_id",
                 "created_at",
                 "launched_at",
                 "deleted_at",
@@ -82,6 +86,11 @@ def update(tx: Tx, uuid: str, **values: Any) -> None:
 
 def bury(tx: Tx, uuid: str, now: str, fault: str | None) -> None:
     """Soft-delete: the name and the addresses are free, the row and its fault remain. Twice is fine."""
+    row = tx.one("SELECT project, flavor FROM instances WHERE uuid = :uuid AND deleted_at IS NULL", uuid=uuid)
+    if row is not None:
+        flavor = json.loads(row["flavor"])
+        cores, memory = flavor["vcpus"], flavor["memory_mib"]
+        projects.give_back(tx, row["project"], instances=1, cores=cores, memory_mib=memory)
     tx.run("DELETE FROM ports WHERE instance_uuid = :uuid", uuid=uuid)
     tx.run("DELETE FROM secrets WHERE owner = :uuid", uuid=uuid)
     note_copy(tx, uuid, behind=False)
@@ -302,6 +311,8 @@ def _instance(row: Row, ports: tuple[Port, ...]) -> Instance:
         tags=tuple(json.loads(row["tags"])),
         user_data=row["user_data"],
         launch_index=row["launch_index"],
+        group_id=row["group_id"],
+        placement=Placement.from_dict(json.loads(row["placement"] or "{}")),
         created_at=row["created_at"],
         launched_at=row["launched_at"],
         deleted_at=row["deleted_at"],

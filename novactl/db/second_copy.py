@@ -6,9 +6,19 @@ from typing import Any
 
 from novactl.db.session import Tx, count_up, dumps, meta
 
-COPIED = ("hosts", "flavors", "images", "keypairs", "networks", "aggregates", "settings")
+COPIED = (
+    "hosts",
+    "flavors",
+    "images",
+    "keypairs",
+    "networks",
+    "aggregates",
+    "settings",
+    "server_groups",
+    "projects",
+)
 """Whole tables without secrets. Instances and their ports are in the domains' metadata."""
-USED = ("vcpus_used", "memory_mib_used", "disk_gib_used")
+USED = ("vcpus_used", "memory_mib_used", "disk_gib_used", "instances_used", "cores_used")
 
 
 def version(tx: Tx) -> int:
@@ -24,8 +34,10 @@ def changed(tx: Tx) -> None:
 def export(tx: Tx) -> tuple[int, bytes]:
     """(version, the copy as JSON)."""
     tables = {table: tx.all(f"SELECT * FROM {table}") for table in COPIED}
-    for row in tables["hosts"]:
-        row.update(dict.fromkeys(USED, 0))  # what is used follows from the instances
+    for row in tables["hosts"] + tables["projects"]:
+        row.update({used: 0 for used in USED if used in row})  # what is used follows from the instances
+    for row in tables["server_groups"]:
+        row["version"] = 0
     content = {"fleet": meta(tx, "fleet"), "version": version(tx), "tables": tables}
     return version(tx), (dumps(content) + "\n").encode()
 

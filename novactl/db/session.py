@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from novactl.errors import DatabaseError, Refused
 
-SCHEMA = 3
+SCHEMA = 4
 """The schema this novactl reads and writes: the newest revision of db/migrations."""
 
 MANY = 500  # values of one IN

@@ -72,6 +72,10 @@ Table(
     Column("memory_ratio", Ratio, nullable=False),
     Column("disk_ratio", Ratio, nullable=False),
     Column("facts", Text, nullable=False),
+    Column("arch", words(16)),
+    Column("huge_memory_mib", Integer, nullable=False, server_default="0"),  # set aside as huge pages
+    Column("dedicated_cpus", Text),  # those that pinned guests have for themselves: 2-7,10
+    Column("failed_builds", Integer, nullable=False, server_default="0"),  # boots that failed there in a row
     Column("checked_at", Time),
     Column("version", Integer, nullable=False),
 )
@@ -131,6 +135,31 @@ Table(
 )
 
 Table(
+    "server_groups",  # instances that belong together, or apart (as Nova's)
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("project", Name, nullable=False),
+    Column("policy", words(24), nullable=False),
+    Column("max_per_host", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    UniqueConstraint("project", "name"),
+)
+
+Table(
+    "projects",  # those that have limits; a project without a row has none
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("limits", Text, nullable=False),  # {resource: number, -1 for none}
+    Column("created_at", Time, nullable=False),
+    *(
+        Column(f"{resource}_used", Integer, CheckConstraint(f"{resource}_used >= 0"), nullable=False)
+        for resource in ("instances", "cores", "memory_mib")
+    ),
+)
+
+Table(
     "settings",  # what the operator decided for the whole fleet: weighers, policies, cron
     metadata,
     Column("id", Id, primary_key=True),
@@ -157,6 +186,8 @@ Table(
     Column("tags", Text, nullable=False),
     Column("user_data", Id),  # names a row of secrets
     Column("launch_index", Integer, nullable=False),
+    Column("group_id", Id),
+    Column("placement", Text),  # what was asked of its host: objects.placement
     Column("created_at", Time, nullable=False),
     Column("launched_at", Time),
     Column("deleted_at", Time),
@@ -165,6 +196,7 @@ Table(
     Column("epoch", Integer, nullable=False),
     Column("version", Integer, nullable=False),
     Index("instances_by_host", "host"),
+    Index("instances_by_group", "group_id"),
     Index("instances_by_created", "created_at"),
     Index("instances_by_project", "project", "deleted_at", "created_at"),
 )
@@ -190,6 +222,8 @@ Table(
     Column("host", Name, primary_key=True),
     Column("role", words(16), primary_key=True),  # instance, move-source, move-target
     *(Column(resource, Integer, nullable=False) for resource in ("vcpus", "memory_mib", "disk_gib")),
+    Column("numa", Text),  # processors and pages of the host that are its alone
+    Index("holds_by_host", "host"),
 )
 
 Table(

@@ -7,7 +7,8 @@ from typing import Any
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """One host. Sizes in MiB and GiB; `*_used` is what our instances have claimed, `foreign_*` what
-    guests that are not ours take."""
+    guests that are not ours take; `huge_memory_mib` is set aside as huge pages, `dedicated_cpus` for pinned
+    guests; `failed_builds`: boots that failed there in a row."""
 
     id: str
     name: str
@@ -39,6 +40,10 @@ class Host:
     memory_ratio: float = 1.0
     disk_ratio: float = 1.0
     facts: dict[str, Any] = field(default_factory=dict)
+    arch: str | None = None
+    huge_memory_mib: int = 0
+    dedicated_cpus: str | None = None
+    failed_builds: int = 0
     instances: int = 0
     checked_at: str | None = None
     version: int = 0
@@ -47,7 +52,9 @@ class Host:
         """What may be claimed in all: (total - reserved - foreign) x ratio (docs/design.md)."""
         return {
             "vcpus": max(0, self.vcpus - self.reserved_vcpus - self.foreign_vcpus) * self.cpu_ratio,
-            "memory_mib": max(0, self.memory_mib - self.reserved_memory_mib - self.foreign_memory_mib)
+            "memory_mib": max(
+                0, self.memory_mib - self.reserved_memory_mib - self.foreign_memory_mib - self.huge_memory_mib
+            )
             * self.memory_ratio,
             "disk_gib": max(0, self.disk_gib - self.reserved_disk_gib - self.foreign_disk_gib)
             * self.disk_ratio,

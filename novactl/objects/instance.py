@@ -7,6 +7,7 @@ from novactl.objects.flavor import Flavor
 from novactl.objects.host import Resources
 from novactl.objects.image import Image
 from novactl.objects.network import Port
+from novactl.objects.placement import Placement
 from novactl.objects.states import PowerState, TaskState, VmState, status
 
 DESCRIPTION_LIMIT = 128
@@ -33,6 +34,8 @@ class Instance:
     tags: tuple[str, ...] = ()
     user_data: str | None = None
     launch_index: int = 0
+    group_id: str | None = None
+    placement: Placement = field(default_factory=Placement)
     created_at: str = ""
     launched_at: str | None = None
     deleted_at: str | None = None

@@ -163,6 +163,8 @@ def record(instance: Instance) -> dict[str, Any]:
         "tags": list(instance.tags),
         "created_at": instance.created_at,
         "launch_index": instance.launch_index,
+        "group_id": instance.group_id,
+        "placement": instance.placement.as_dict(),
         "launched_at": instance.launched_at,
         "locked": instance.locked,
     }
