@@ -157,7 +157,7 @@ def _policy_asked(flavor: "Flavor", image: "Image | None") -> object | None:
     ours, theirs = _of_flavor("cpu_policy", flavor), _of_image("cpu_policy", image)
     if image is not None and (ours, theirs) == ("shared", "dedicated"):
         raise Refused(
-            f"image {image.name} asks for dedicated processors, flavor {flavor.name} has hw:cpu_policy=shared",
+            f"image {image.name} asks for dedicated processors, flavor {flavor.name} for shared ones",
             hint="choose another flavor",
         )
     return ours or theirs

@@ -35,7 +35,7 @@ LIMITS = {
 
 
 def check_flavor(flavor: Flavor) -> Flavor:
-    """`flavor` when its sizes are within reason and what it asks of the hardware is known, else UsageError."""
+    """`flavor` when its sizes are within reason and its extra specs are known, else UsageError."""
     check_name(flavor.name, "flavor name")
     for size, (low, high) in LIMITS.items():
         if not low <= getattr(flavor, size) <= high:
