@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from novactl.actions import acting, guest
 from novactl.actions.acting import Seen, plan_of, still
+from novactl.actions.hardware import check_cells
 from novactl.actions.steps.domains import (
     OFF,
     DefineAnew,
@@ -169,6 +170,7 @@ class Reboot:
 
 def _prepared(tx: Tx, instance: Instance) -> Iterator[Step]:
     """All that a guest needs of its host besides its domain, made again while nothing was done to it yet."""
+    check_cells(instance)
     host = hosts.get(tx, str(instance.host))
     yield from guest.bridge_steps(tx, instance, host)
     yield from guest.base_steps(instance, host.name)

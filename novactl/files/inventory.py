@@ -20,7 +20,9 @@ from novactl.files.inventory_models import (
     PolicyPart,
     RatiosPart,
 )
+from novactl.objects import cpuset
 from novactl.objects.duration import parse_duration
+from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.keypair import parse_public_key
 from novactl.objects.names import check_name
 from novactl.objects.network import Network, check_network, overlap
@@ -50,6 +52,7 @@ STATED = (
         "cpu_ratio",
         "memory_ratio",
         "disk_ratio",
+        "dedicated_cpus",
     ),
 )
 """What is left as it is when a host does not state it."""
@@ -229,6 +232,8 @@ def _host(context: _Context, ratios: Mapping[str, float]) -> Made:
         del fields["virt_type"]
     if fields.get("fingerprint", "") is None:
         del fields["fingerprint"]
+    if "dedicated_cpus" in fields:
+        fields["dedicated_cpus"] = cpuset.render(cpuset.parse(part.dedicated_cpus)) or None
     if part.disabled_reason is not None and part.enabled:
         raise UsageError("disabled_reason goes with enabled: false")
     if "enabled" in fields:
@@ -247,6 +252,7 @@ def _aggregate(context: _Context) -> Made:
 
 def _flavor(context: _Context) -> Made:
     part: FlavorPart = context.part
+    check_flavor(Flavor(id="", name=context.name, **part.model_dump()))
     return part.model_dump(), {}
 
 
