@@ -90,7 +90,7 @@ def _made(request: NumaRequest, cells: Sequence[Left], page: int) -> Fit:
             FitCell(
                 cell=cell.id,
                 vcpus=vcpus,
-                cpus=dict(zip(vcpus, sorted(cpus), strict=False)),
+                cpus=dict(zip(vcpus, cpus, strict=False)),
                 memory_mib=request.memory_mib,
                 page_kib=page,
             )
