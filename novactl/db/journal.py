@@ -74,6 +74,7 @@ class DbJournal:
             project=plan.project,
             request=plan.request | ({"asked_by": self.owner.asked_by} if self.owner.asked_by else {}),
             state=state,
+            attempt=0 if plan.deferred else 1,
             epoch=plan.epoch,
             parent=parent,
             owner=self.owner.words,
@@ -285,14 +286,15 @@ class DbJournal:
         number, now = op.attempt + 1, self.clock.now()
         held = {(row["kind"], row["id"]) for row in self._locks_of(tx, op)}
         self._lock(tx, op, frozenset(lock for lock in attempt.locks if (lock.kind, lock.id) not in held))
+        numbered = [(0, step) for step in attempt.common] + [(number, step) for step in attempt.steps]
         records = [
             Record(
                 n=n,
-                attempt=number,
+                attempt=at,
                 step=step,
                 state=StepState.DONE if step.type in attempt.applied else StepState.PENDING,
             )
-            for n, step in enumerate(attempt.steps, start=len(op.records) + 1)
+            for n, (at, step) in enumerate(numbered, start=len(op.records) + 1)
         ]
         for record in records:
             self._insert_record(tx, op, record, now)

@@ -100,6 +100,9 @@ class ServerTx:
         row = self._execute(sql, values).mappings().first()
         return None if row is None else dict(row)
 
+    def tuples(self, sql: str, **values: Any) -> list[Any]:
+        return [tuple(row) for row in self._execute(sql, values)]
+
     def run(self, sql: str, **values: Any) -> int:
         return int(self._execute(sql, values).rowcount)
 

@@ -33,6 +33,11 @@ class SqliteTx:
         row: Row | None = self._connection.execute(sql, values).fetchone()
         return row
 
+    def tuples(self, sql: str, **values: Any) -> list[Any]:
+        cursor = self._connection.cursor()
+        cursor.row_factory = None
+        return cursor.execute(sql, values).fetchall()
+
     def run(self, sql: str, **values: Any) -> int:
         return self._connection.execute(sql, values).rowcount
 
