@@ -84,11 +84,13 @@ class Boot:
         instance, networks = self._instance(world, tx)
         projects.take(tx, instance.project, **_use(instance))
         try:
-            chosen, alternates = placement.claim(tx, instance, host=request.host, like=self._like)
+            claimed = placement.claim(
+                tx, instance, host=request.host, like=self._like, explaining=request.explain
+            )
         except NoValidHost:
             projects.give_back(tx, instance.project, **_use(instance))
             raise
-        instance = replace(instance, host=chosen)
+        instance = replace(instance, host=claimed.host)
         instances.add(tx, replace(instance, ports=()))
         for port, network in zip(instance.ports, networks, strict=True):
             instances.add_port(tx, instance.uuid, network.id, port)
@@ -96,7 +98,7 @@ class Boot:
             reference = world.secrets.seal(tx, world.ids.uuid(), instance.uuid, request.user_data)
             instances.update(tx, instance.uuid, user_data=reference)
             instance = replace(instance, user_data=reference)
-        return self._journaled(world, tx, op_id, instance, networks, alternates)
+        return self._journaled(world, tx, op_id, instance, networks, claimed)
 
     @property
     def _like(self) -> object:
@@ -110,7 +112,7 @@ class Boot:
         op_id: str,
         instance: Instance,
         networks: Sequence[Network],
-        alternates: Sequence[str],
+        claimed: placement.Claimed,
     ) -> Plan:
         """The plan of what was just claimed; of many, the steps are written when it is their turn."""
         assert instance.image and instance.host
@@ -120,6 +122,7 @@ class Boot:
             Lock("host", instance.host, Mode.SHARED),
             *(Lock("network", network.id, Mode.SHARED) for network in networks),
         }
+        why = {"placement": claimed.explained} if claimed.explained else {}
         later = self.request.count > AT_ONCE and not world.rehearsal
         host = None if later else hosts.get(tx, instance.host)
         return Plan(
@@ -127,7 +130,7 @@ class Boot:
             target=self.name,
             target_uuid=instance.uuid,
             project=instance.project,
-            request={"host": self.request.host},
+            request={"host": self.request.host} | why,
             locks=frozenset(locks),
             common=() if host is None else (_recorded(instance),),
             attempt=() if host is None else tuple(_steps(world, op_id, instance, host)),
@@ -135,9 +138,10 @@ class Boot:
             deferred=later,
             epoch=instance.epoch,
             host=instance.host,
-            alternates=tuple(alternates),
+            alternates=tuple(claimed.alternates),
             changes={"addresses": {port.network: port.ip for port in instance.ports}}
-            | vars(instance.resources),
+            | vars(instance.resources)
+            | why,
         )
 
     def _instance(self, world: World, tx: Tx) -> tuple[Instance, list[Network]]:
@@ -182,8 +186,8 @@ def _wanted(tx: Tx, request: BootRequest) -> Wanted:
     memo = f"request {id(request)}"
     if memo not in tx.memo:
         image = catalogue.image(tx, request.image)
-        flavor = _sized(catalogue.flavor(tx, request.flavor), request)
-        _check_fit(flavor, image)
+        flavor = sized(catalogue.flavor(tx, request.flavor), request)
+        check_fit(flavor, image)
         wishes, group = placement.resolve(tx, request, request.project)
         tx.memo[memo] = Wanted(
             image=image,
@@ -197,7 +201,8 @@ def _wanted(tx: Tx, request: BootRequest) -> Wanted:
     return found
 
 
-def _sized(flavor: Flavor, request: BootRequest) -> Flavor:
+def sized(flavor: Flavor, request: BootRequest) -> Flavor:
+    """With the sizes that the request gives itself. Raises UsageError."""
     if request.ephemeral_gib is not None:
         flavor = replace(flavor, ephemeral_gib=request.ephemeral_gib)
     if request.swap_mib is not None:
@@ -214,7 +219,7 @@ def _recorded(instance: Instance) -> Step:
     return RecordInstance(uuid=instance.uuid, name=instance.name)
 
 
-def _check_fit(flavor: Flavor, image: Image) -> None:
+def check_fit(flavor: Flavor, image: Image) -> None:
     """Raises Refused when the flavor is too small for the image (Nova's FlavorDiskSmallerThanImage)."""
     check_properties(image.properties)
     if image.status != "active":
@@ -271,7 +276,7 @@ def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt |
     if op.attempt >= ATTEMPTS or op.request["host"] is not None:
         return None
     try:
-        name, _ = placement.claim(tx, instance, tried=frozenset(failed))
+        name = placement.claim(tx, instance, tried=frozenset(failed)).host
     except NoValidHost:
         return None
     instances.update(tx, instance.uuid, host=name)

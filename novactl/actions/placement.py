@@ -7,7 +7,7 @@ from typing import Any
 
 from novactl.db import aggregates, groups, hosts, instances, placement, settings
 from novactl.db.session import Tx
-from novactl.errors import Refused, UsageError
+from novactl.errors import NoValidHost, Refused, UsageError
 from novactl.objects.candidate import Candidate
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.instance import Instance
@@ -71,10 +71,9 @@ def _check_contradictions(wishes: Wishes, apart: Sequence[Instance], together: S
         raise Refused(f"cannot be together with all of them: {names}")
     if clash := next((one for one in apart if one.host in places), None):
         raise Refused(f"{clash.name} is on {places[0]} too: cannot be apart from it there")
-    if both_labels := [
-        key for key, value in wishes.required.items() if wishes.forbidden.get(key, "") == value
-    ]:
-        raise UsageError(f"label {both_labels[0]}: both required and forbidden")
+    for key, value in wishes.required.items():
+        if key in wishes.forbidden and wishes.forbidden[key] in (None, value):
+            raise UsageError(f"label {key}: both required and forbidden")
 
 
 # --- what is asked of a host ---
@@ -134,6 +133,7 @@ class Board:
     hosts: list[Candidate]
     rules: Rules
     selections: dict[object, Selection] = field(default_factory=dict)
+    refused: dict[object, NoValidHost] = field(default_factory=dict)
     locked: set[str] = field(default_factory=set)  # groups whose members this transaction places
 
     @classmethod
@@ -157,8 +157,27 @@ class Board:
             self.selections[like] = made
         return made
 
+    def refusal(self, name: str, spec: Spec, like: object = None) -> NoValidHost:
+        """Why nobody can take it; looked for once for all who ask alike."""
+        if like is None:
+            return no_valid_host(name, self.hosts, spec, aggregates=self.has_aggregates)
+        if like not in self.refused:
+            self.refused[like] = no_valid_host(name, self.hosts, spec, aggregates=self.has_aggregates)
+            return self.refused[like]
+        first = self.refused[like]
+        return NoValidHost(f"{name}: no host can take it either", hint=first.hint)
+
     def explain(self, spec: Spec) -> list[dict[str, Any]]:
         return explain(self.hosts, spec, aggregates=self.has_aggregates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """The host whose share the instance holds, the next best, and with --explain why (explained())."""
+
+    host: str
+    alternates: list[str]
+    explained: dict[str, Any] | None = None
 
 
 def claim(
@@ -168,9 +187,10 @@ def claim(
     host: str | None = None,
     tried: frozenset[str] = frozenset(),
     like: object = None,
-) -> tuple[str, list[str]]:
-    """(the best host, whose share the instance now holds; the next best). `like`: a key that those who ask
-    the same in this transaction have in common. Raises NoValidHost with every host's reasons."""
+    explaining: bool = False,
+) -> Claimed:
+    """The best host holds its share for the instance. `like`: a key that those who ask the same in this
+    transaction have in common. Raises NoValidHost with every host's reasons."""
     board = Board.of(tx)
     if instance.group_id is not None and instance.group_id not in board.locked:
         groups.lock(tx, instance.group_id)
@@ -178,14 +198,24 @@ def claim(
     selection = board.selections.get(like) if like is not None else None
     if selection is None:
         selection = board.select(spec_of(tx, instance, host=host, tried=tried), like)
+    rows = board.explain(selection.spec) if explaining else None
     pick = uuids.UUID(instance.uuid).int
     while (best := selection.best(pick)) is not None:
         if hosts.claim(tx, best.name, instance.uuid, instance.resources):
             others = [] if like else [one.name for one in selection.ordered(ALTERNATES + 1)]
+            others = [name for name in others if name != best.name][:ALTERNATES]
             selection.take(best)
-            return best.name, [name for name in others if name != best.name][:ALTERNATES]
+            told = explained(best.name, others, rows, []) if rows is not None else None
+            return Claimed(host=best.name, alternates=others, explained=told)
         selection.drop(best)
-    raise no_valid_host(instance.name, board.hosts, selection.spec, aggregates=board.has_aggregates)
+    raise board.refusal(instance.name, selection.spec, like)
+
+
+def explained(
+    chosen: str | None, alternates: Sequence[str], rows: Sequence[dict[str, Any]], fixes: Sequence[str]
+) -> dict[str, Any]:
+    """A decision for people and scripts (docs/cli.md)."""
+    return {"chosen": chosen, "alternates": list(alternates), "hosts": list(rows), "fixes": list(fixes)}
 
 
 def labels(words: Sequence[str], option: str) -> Mapping[str, str | None]:

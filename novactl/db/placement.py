@@ -4,6 +4,7 @@ import json
 
 from novactl.db.session import Tx
 from novactl.objects.candidate import COLUMNS, Candidate
+from novactl.objects.host import Resources
 
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
 LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
@@ -47,6 +48,15 @@ def group_hosts(tx: Tx, group_id: str, but: str | None = None) -> dict[str, int]
         but=but or "",
     )
     return {row[0]: row[1] for row in rows}
+
+
+def held(tx: Tx) -> dict[str, list[Resources]]:
+    """What the instances of each host hold of it."""
+    found: dict[str, list[Resources]] = {}
+    sql = "SELECT host, vcpus, memory_mib, disk_gib FROM holds WHERE role = 'instance'"
+    for host, vcpus, memory, disk in tx.tuples(sql):
+        found.setdefault(host, []).append(Resources(vcpus=vcpus, memory_mib=memory, disk_gib=disk))
+    return found
 
 
 def zones(tx: Tx) -> list[str]:

@@ -43,3 +43,4 @@ class BootRequest(Wishes):
     ephemeral_gib: int | None = None
     swap_mib: int | None = None
     if_not_exists: bool = False
+    explain: bool = False
