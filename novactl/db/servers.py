@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any
 
@@ -20,7 +20,19 @@ import tenacity
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine
 
-from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, meta, not_ours
+from novactl.db.session import (
+    ADMISSION,
+    SCHEMA,
+    Database,
+    Rollback,
+    Row,
+    T,
+    Tx,
+    admit,
+    insertion,
+    meta,
+    not_ours,
+)
 from novactl.errors import DatabaseError, UsageError
 
 logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())  # it says what we say better
@@ -107,19 +119,26 @@ class ServerTx:
         return int(self._execute(sql, values).rowcount)
 
     def insert(self, table: str, **values: Any) -> None:
-        columns = ", ".join(f'"{column}"' for column in values)
-        marks = ", ".join(f":{column}" for column in values)
-        self._execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", values)
+        self._execute(insertion(table, tuple(values)), values)
+
+    def insert_many(self, table: str, rows: Sequence[Row]) -> None:
+        if rows:
+            self._execute(insertion(table, tuple(rows[0])), list(rows))
 
     def now(self) -> float:
         """The server's clock, in seconds."""
         return float((self.one(f"SELECT {NOW[self._family]} AS now") or {})["now"])
 
-    def _execute(self, sql: str, values: dict[str, Any]) -> Any:
-        plain = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
+    def _execute(self, sql: str, values: Row | list[Row]) -> Any:
+        plain = [_plain(row) for row in values] if isinstance(values, list) else _plain(values)
         if self._family == "mysql":
             sql = sql.replace('"', "`")  # quotes stand only around names: values are always bound
         return self._connection.execute(sqlalchemy.text(sql), plain)
+
+
+def _plain(values: Row) -> Row:
+    """As a driver takes them."""
+    return {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
 
 
 class ServerDatabase(Database):
