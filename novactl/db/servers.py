@@ -6,6 +6,7 @@ has to be trusted with it.
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 import re
@@ -93,6 +94,7 @@ LOST_NUMBERS = {
     2055,
 }
 """The same of MariaDB and its client library."""
+NAMED = re.compile(r"(?<![:\w]):(\w+)")
 NO_TABLES = re.compile(r"relation \"meta\" does not exist|\.meta' doesn't exist")
 HOPELESS = ("password", "authentication", "does not exist", "no pg_hba", "access denied", "unknown database")
 
@@ -131,9 +133,15 @@ class ServerTx:
 
     def _execute(self, sql: str, values: Row | list[Row]) -> Any:
         plain = [_plain(row) for row in values] if isinstance(values, list) else _plain(values)
-        if self._family == "mysql":
-            sql = sql.replace('"', "`")  # quotes stand only around names: values are always bound
-        return self._connection.execute(sqlalchemy.text(sql), plain)
+        return self._connection.exec_driver_sql(_driver_words(sql, self._family), plain)
+
+
+@functools.lru_cache(maxsize=1024)
+def _driver_words(sql: str, family: str) -> str:
+    """As both drivers take it: SQLAlchemy's own text() costs half as much again for each statement."""
+    if family == "mysql":
+        sql = sql.replace('"', "`")  # quotes stand only around names: values are always bound
+    return NAMED.sub(r"%(\1)s", sql.replace("%", "%%"))
 
 
 def _plain(values: Row) -> Row:
