@@ -1,8 +1,9 @@
 """A NIC for each network that is asked for, with the first free address."""
 
 from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address
 
-from novactl.db import instances
+from novactl.db import addresses, instances
 from novactl.db.session import Tx
 from novactl.errors import Refused
 from novactl.objects.names import mac_address, port_id, tap_name
@@ -33,27 +34,27 @@ def ports(tx: Tx, uuid: str, wanted: Sequence[NetworkRequest], networks: Sequenc
 
 
 def _address(tx: Tx, network: Network, wanted: str | None) -> str:
-    """The address asked for, or the lowest that is free; those of this transaction count as taken."""
-    taken = _taken(tx, network)
+    """The address asked for, or the lowest that is free; those that this transaction has chosen are not."""
+    given: set[str] = tx.memo.setdefault(f"given {network.id}", set())
     if wanted is not None:
-        ip = next(free_addresses(network, taken, _elsewhere(tx), wanted), None)
+        taken = {*given, wanted} if addresses.is_taken(tx, network.id, wanted) else given
+        free = free_addresses(network, taken, _elsewhere(tx), wanted)
     else:
-        key = f"free {network.id}"
-        if key not in tx.memo:
-            tx.memo[key] = free_addresses(network, taken, _elsewhere(tx), None)
-        ip = next(tx.memo[key], None)
-    if ip is None:
+        free = tx.memo.setdefault(f"free {network.id}", _free(tx, network, given))
+    if (ip := next(free, None)) is None:
         raise Refused(f"network {network.name} ({network.cidr}) has no free address")
-    taken.add(ip)
+    given.add(ip)
     return ip
 
 
-def _taken(tx: Tx, network: Network) -> set[str]:
-    key = f"taken {network.id}"
-    if key not in tx.memo:
-        tx.memo[key] = set(instances.taken_addresses(tx, network.id))
-    found: set[str] = tx.memo[key]
-    return found
+def _free(tx: Tx, network: Network, given: set[str]) -> Iterator[str]:
+    """Addresses that nobody has, lowest first. Those that only a host or a name server had are found by the
+    second look, from the beginning."""
+    for since in dict.fromkeys((addresses.lowest(tx, network.id), 0)):
+        for ip in free_addresses(network, given, _elsewhere(tx), None, since=since):
+            if not addresses.is_taken(tx, network.id, ip):
+                addresses.mark(tx, network.id, int(IPv4Address(ip)) + 1)
+                yield ip
 
 
 def _elsewhere(tx: Tx) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from novactl.actions import addresses, guest, placement
 from novactl.actions.steps.domains import DefineDomain, StartDomain
@@ -27,6 +28,7 @@ from novactl.objects.request import BootRequest
 from novactl.objects.states import TaskState, VmState
 from novactl.virt.domain import Marks, check_properties
 
+NOBODY = "00000000-0000-4000-8000-000000000000"  # the uuid of what is not made yet
 ATTEMPTS = 3  # as Nova's scheduler max_attempts
 USER_DATA_LIMIT = 65535  # bytes, as Nova's (before base64)
 COUNT_LIMIT = 10_000  # one transaction claims for all: it keeps everybody else waiting
@@ -52,8 +54,9 @@ class Boot:
     def project(self) -> str:
         return self.request.project
 
-    def check(self, world: World) -> None:
-        """What needs no database: names, values, sizes. Raises UsageError or Refused."""
+    def check(self, world: World) -> dict[str, Any]:
+        """Names, values, sizes; and for one alone what its names mean and the hosts as they are now, so that
+        the transaction that claims has less to do. Raises UsageError, Refused, NotFound."""
         request = self.request
         check_name(self.name, "instance name")
         if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT:
@@ -65,13 +68,21 @@ class Boot:
             raise Refused(f"more than {DESCRIPTION_LIMIT} metadata items or tags")
         for tag in request.tags:
             check_text(tag, "tag", limit=60)
+        return world.db.read(self._prepared) if request.count == 1 else {}
+
+    def _prepared(self, tx: Tx) -> dict[str, Any]:
+        if self.existing(tx) is None:
+            draft = self._draft(_wanted(tx, self.request), NOBODY, "")
+            spec = placement.spec_of(tx, draft, host=self.request.host)
+            placement.Board.of(tx).prepare(spec, id(self.request))
+        return tx.memo
 
     def existing(self, tx: Tx) -> Instance | None:
         """The instance of that name, when there is one."""
         uuid = instances.named(tx, self.name, self.request.project)
         return instances.get(tx, uuid) if uuid else None
 
-    def plan(self, world: World, tx: Tx, op_id: str, _: None) -> Plan | None:
+    def plan(self, world: World, tx: Tx, op_id: str, found_before: dict[str, Any]) -> Plan | None:
         """Resolve the names, give it name, addresses and a host, and decide every step: all in the
         transaction that journals it. None when it exists and `--if-not-exists` was given."""
         request = self.request
@@ -81,11 +92,18 @@ class Boot:
             raise Refused(
                 f"instance {self.name} exists already", hint=f"novactl show {found.uuid}; or --if-not-exists"
             )
+        for key, value in found_before.items():
+            tx.memo.setdefault(key, value)
         instance, networks = self._instance(world, tx)
         projects.take(tx, instance.project, **_use(instance))
         try:
             claimed = placement.claim(
-                tx, instance, host=request.host, like=self._like, explaining=request.explain
+                tx,
+                instance,
+                host=request.host,
+                like=id(request),
+                many=request.count > 1,
+                explaining=request.explain,
             )
         except NoValidHost:
             projects.give_back(tx, instance.project, **_use(instance))
@@ -99,11 +117,6 @@ class Boot:
             instances.update(tx, instance.uuid, user_data=reference)
             instance = replace(instance, user_data=reference)
         return self._journaled(world, tx, op_id, instance, networks, claimed)
-
-    @property
-    def _like(self) -> object:
-        """What those of one --count have in common."""
-        return id(self.request) if self.request.count > 1 else None
 
     def _journaled(
         self,
@@ -145,9 +158,16 @@ class Boot:
         )
 
     def _instance(self, world: World, tx: Tx) -> tuple[Instance, list[Network]]:
+        wanted = _wanted(tx, self.request)
+        if catalogue.image_id(tx, wanted.image.id) is None:
+            raise Refused(f"image {wanted.image.name} was deleted just now")
+        draft = self._draft(wanted, world.ids.uuid(), world.clock.now())
+        ports = addresses.ports(tx, draft.uuid, self.request.networks, wanted.networks)
+        return replace(draft, ports=tuple(ports)), wanted.networks
+
+    def _draft(self, wanted: "Wanted", uuid: str, now: str) -> Instance:
+        """The instance without its addresses."""
         request = self.request
-        wanted = _wanted(tx, request)
-        uuid = world.ids.uuid()
         return Instance(
             uuid=uuid,
             name=self.name,
@@ -156,7 +176,6 @@ class Boot:
             task_state=TaskState.SPAWNING,
             flavor=wanted.flavor,
             image=wanted.image,
-            ports=tuple(addresses.ports(tx, uuid, request.networks, wanted.networks)),
             key_name=wanted.key.name if wanted.key else None,
             public_key=wanted.key.public_key if wanted.key else None,
             metadata=request.metadata,
@@ -164,9 +183,9 @@ class Boot:
             launch_index=self.index,
             group_id=wanted.group.id if wanted.group else None,
             placement=wanted.placement,
-            created_at=world.clock.now(),
+            created_at=now,
             epoch=1,
-        ), wanted.networks
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

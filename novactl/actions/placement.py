@@ -141,25 +141,27 @@ class Board:
     hosts: list[Candidate]
     rules: Rules
     selections: dict[object, Selection] = field(default_factory=dict)
+    prepared: dict[object, Selection] = field(default_factory=dict)  # of an earlier look
     refused: dict[object, NoValidHost] = field(default_factory=dict)
     locked: set[str] = field(default_factory=set)  # groups whose members this transaction places
-    knows_cells: bool = False
+    cells_of: Tx | None = None  # the transaction that read what is held of the hosts' cells
 
     @classmethod
     def of(cls, tx: Tx) -> "Board":
         """Read once in a transaction."""
         if "board" not in tx.memo:
             rules = Rules(**settings.get(tx, "scheduler"), multipliers=settings.get(tx, "weighers"))
-            found = placement.candidates(tx, counted=True)
-            tx.memo["board"] = cls(found, rules)
+            counted = bool(rules.max_instances_per_host or rules.multipliers.get("instances"))
+            tx.memo["board"] = cls(placement.candidates(tx, counted=counted), rules)
         board: Board = tx.memo["board"]
         return board
 
     def know_cells(self, tx: Tx) -> None:
-        """What instances have of the hosts' cells is read, once: only few ask for it."""
-        if not self.knows_cells:
+        """What instances have of the hosts' cells is read, for only few ask for it; once, but anew by the
+        transaction that decides, which alone knows that it is still so."""
+        if self.cells_of is not tx:
             placement.load_numa_holds(tx, self.hosts)
-            self.knows_cells = True
+            self.cells_of = tx
 
     @property
     def has_aggregates(self) -> bool:
@@ -171,6 +173,12 @@ class Board:
         if like is not None:
             self.selections[like] = made
         return made
+
+    def prepare(self, spec: Spec, like: object) -> None:
+        """Look at all hosts before the transaction that decides: it keeps everybody else waiting. It uses
+        what was found if the instance still asks the same then; the claim itself looks at the host as it
+        is."""
+        self.prepared[like] = Selection(self.hosts, spec, aggregates=self.has_aggregates)
 
     def refusal(self, name: str, spec: Spec, like: object = None) -> NoValidHost:
         """Why nobody can take it; looked for once for all who ask alike."""
@@ -204,24 +212,28 @@ def claim(
     host: str | None = None,
     tried: frozenset[str] = frozenset(),
     like: object = None,
+    many: bool = False,
     explaining: bool = False,
 ) -> Claimed:
     """The best host holds its share for the instance. `like`: a key that those who ask the same in this
-    transaction have in common. Raises NoValidHost with every host's reasons."""
+    transaction have in common (`many`: there are several). Raises NoValidHost with every host's reasons."""
     board = Board.of(tx)
     if instance.group_id is not None and instance.group_id not in board.locked:
         groups.lock(tx, instance.group_id)
         board.locked.add(instance.group_id)
     selection = board.selections.get(like) if like is not None else None
     if selection is None:
-        selection = board.select(spec_of(tx, instance, host=host, tried=tried), like)
+        spec = spec_of(tx, instance, host=host, tried=tried)
+        selection = board.prepared.get(like)
+        if selection is None or selection.spec != spec:
+            selection = board.select(spec, like)
     rows = board.explain(selection.spec) if explaining else None
     pick = uuids.UUID(instance.uuid).int
     while (best := selection.best(pick)) is not None:
         numa = hardware.cells(best, selection.spec)
         kept = dumps(numa) if numa is not None else None
         if hosts.claim(tx, best.name, instance.uuid, instance.resources, numa=kept):
-            others = [] if like else [one.name for one in selection.ordered(ALTERNATES + 1)]
+            others = [] if many else [one.name for one in selection.ordered(ALTERNATES + 1)]
             others = [name for name in others if name != best.name][:ALTERNATES]
             selection.take(best)
             told = explained(best.name, others, rows, []) if rows is not None else None

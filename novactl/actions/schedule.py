@@ -16,8 +16,6 @@ from novactl.objects.states import VmState
 from novactl.scheduler.select import ALTERNATES, Selection
 from novactl.scheduler.spec import Spec
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
-
 
 def schedule(world: World, request: BootRequest) -> tuple[dict[str, Any], NoValidHost | None]:
     """(the decision, the refusal when nobody passes or not so many): `{chosen, alternates, hosts, fixes}`,
@@ -57,7 +55,7 @@ def spec_for(tx: Tx, request: BootRequest) -> Spec:
         boot.check_fit(flavor, image)
     wishes, group = placement.resolve(tx, request, request.project)
     draft = Instance(
-        uuid=NOBODY,
+        uuid=boot.NOBODY,
         name=request.name,
         project=request.project,
         vm_state=VmState.BUILDING,

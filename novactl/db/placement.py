@@ -11,12 +11,19 @@ LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
 
 
 def candidates(tx: Tx, *, counted: bool) -> list[Candidate]:
-    """All hosts, by name. `counted`: with the number of their instances."""
+    """All hosts, by name. `counted`: with the number of their instances, which an aggregate may ask for
+    too."""
     found = [Candidate(*row) for row in tx.tuples(f"{SELECT} ORDER BY name")]
     by_name = {host.name: host for host in found}
     for name, count in tx.tuples("SELECT id, COUNT(*) FROM op_locks WHERE kind = 'host' GROUP BY id"):
         if name in by_name:
             by_name[name].busy = count
+    for name, hosts, metadata in tx.tuples("SELECT name, hosts, metadata FROM aggregates"):
+        words = json.loads(metadata)
+        counted |= "max_instances_per_host" in words
+        for host in json.loads(hosts):
+            if host in by_name:
+                by_name[host].aggregates = {**by_name[host].aggregates, name: words}
     if counted:
         sql = (
             "SELECT host, COUNT(*) FROM instances WHERE deleted_at IS NULL AND host IS NOT NULL GROUP BY host"
@@ -24,17 +31,17 @@ def candidates(tx: Tx, *, counted: bool) -> list[Candidate]:
         for name, count in tx.tuples(sql):
             if name in by_name:
                 by_name[name].instances = count
-    for name, hosts, metadata in tx.tuples("SELECT name, hosts, metadata FROM aggregates"):
-        words = json.loads(metadata)
-        for host in json.loads(hosts):
-            if host in by_name:
-                by_name[host].aggregates = {**by_name[host].aggregates, name: words}
     return found
 
 
 def load_numa_holds(tx: Tx, hosts: list[Candidate]) -> None:
-    """What of each host is guests' alone."""
+    """What of each host is set aside, and what of it guests have for themselves, as it is now."""
     by_name = {host.name: host for host in hosts}
+    for host in hosts:
+        host.dedicated_cpus, host.numa_holds = None, ()
+    for name, cpus in tx.tuples("SELECT name, dedicated_cpus FROM hosts WHERE dedicated_cpus IS NOT NULL"):
+        if name in by_name:
+            by_name[name].dedicated_cpus = cpus
     for name, numa in tx.tuples("SELECT host, numa FROM holds WHERE numa IS NOT NULL"):
         if name in by_name:
             by_name[name].numa_holds = (*by_name[name].numa_holds, json.loads(numa))

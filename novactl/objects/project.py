@@ -1,6 +1,6 @@
 """Projects that have limits."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 UNLIMITED = -1
@@ -39,4 +39,4 @@ class Project:
         return self.limits.get(resource, UNLIMITED)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
