@@ -1,16 +1,21 @@
 """What of a host is set aside, what of its cells instances hold, and what is left for the others."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from novactl.actions import placement
+from novactl.actions.capacity import capacity
 from novactl.actions.hardware import cells_for, check_cells, dedicated
-from novactl.db import adopted, health, hosts, instances
+from novactl.db import adopted, catalogue, health, hosts, instances
 from novactl.db.session import Database, dumps
-from novactl.errors import Refused, UsageError
+from novactl.errors import NoValidHost, Refused, UsageError
 from novactl.objects.host import Resources
 from novactl.objects.instance import Instance
+from novactl.objects.numa import Fit
+from novactl.objects.request import BootRequest
 from novactl.objects.states import PowerState
 from novactl.virt.domain import record
 from tests.support import fleet
@@ -141,3 +146,53 @@ def test_a_record_with_cells_that_a_host_made_up(db: Database, numa: Any) -> Non
         adopted.instance_of(told, host="kvm1", power=PowerState.RUNNING, epoch=1)
     plain = {**told, "flavor": fleet.flavor().as_dict()}
     assert adopted.instance_of(plain, host="kvm1", power=PowerState.RUNNING, epoch=1).numa is None
+
+
+def test_a_claim_holds_the_cells_and_says_which(db: Database) -> None:
+    aside(db, "2-3")
+    made = fleet.instance(1, flavor=PINNED)
+    with db.writing() as tx:
+        claimed = placement.claim(tx, made)
+        assert claimed.numa is not None and Fit.from_dict(claimed.numa).pinned == {2, 3}
+        assert hosts.numa_holds(tx, "kvm1") == [(made.uuid, claimed.numa)]
+        plain = placement.claim(tx, fleet.instance(2))
+        assert (plain.host, plain.numa) == ("kvm1", None)
+        with pytest.raises(
+            NoValidHost, match=r"dedicated cpus: 2 wanted, 0 free .* \(2 of 2 held\)"
+        ) as caught:
+            placement.claim(tx, fleet.instance(3, flavor=PINNED))
+    assert caught.value.code == 5
+
+
+def test_a_decision_sees_the_cells_that_were_taken_since_it_looked(db: Database) -> None:
+    """Hosts are looked at before the transaction that decides."""
+    aside(db, "2-3")
+    late = fleet.instance(1, flavor=PINNED)
+    with db.reading() as tx:
+        placement.Board.of(tx).prepare(placement.spec_of(tx, late), "late")
+        seen_before = tx.memo
+    pinned(db, 2)
+    with db.writing() as tx:
+        tx.memo.update(seen_before)
+        with pytest.raises(NoValidHost, match=r"dedicated cpus: 2 wanted, 0 free"):
+            placement.claim(tx, late, like="late")
+        hosts.release(tx, "kvm1", fleet.uuid(2))
+    with db.writing() as tx:
+        assert placement.claim(tx, late).host == "kvm1"
+
+
+def test_as_many_fit_as_there_are_cells_for(db: Database) -> None:
+    aside(db, "1-3")
+    world = SimpleNamespace(db=db)
+    with db.writing() as tx:
+        catalogue.add_flavor(
+            tx, fleet.flavor("one", memory_mib=64, extra_specs={"hw:cpu_policy": "dedicated"})
+        )
+        pages = {"hw:mem_page_size": "2MB"}
+        catalogue.add_flavor(tx, fleet.flavor("pages", memory_mib=256, extra_specs=pages))
+    for name, fits in (("one", 3), ("pages", 0)):
+        request = BootRequest(name="x", flavor=name, image="tiny")
+        found = capacity(world, request)  # type: ignore[arg-type]
+        assert (found["fits"], found["hosts"][0]["fits"]) == (fits, fits)
+    aside(db, "2")
+    assert capacity(world, BootRequest(name="x", flavor="pages", image="tiny"))["fits"] == 3  # type: ignore[arg-type]
