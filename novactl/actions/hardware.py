@@ -1,5 +1,6 @@
 """What of a host's NUMA cells is set aside, and whose it is."""
 
+from dataclasses import replace
 from typing import Any
 
 from novactl.db import hosts
@@ -27,13 +28,20 @@ def cells_for(tx: Tx, host: Host, instance: Instance) -> dict[str, Any] | None:
     return found.as_dict()
 
 
-def check_cells(instance: Instance) -> None:
-    """Raises Refused for a guest that must not be started: it asks for cells of its host and has none."""
-    if instance.numa is None and numa_request(instance.flavor, instance.image) is not None:
+def with_cells(tx: Tx, instance: Instance) -> Instance:
+    """The instance, to be started: one that asks for cells of its host and has none yet (its flavor was made
+    when nobody minded) holds them from now on. Raises Refused when there are none for it."""
+    if instance.numa is not None or numa_request(instance.flavor, instance.image) is None:
+        return instance
+    host = hosts.get(tx, str(instance.host))
+    numa = cells_for(tx, host, instance)
+    if not hosts.change_hold(tx, host.name, instance.uuid, instance.resources):
         raise Refused(
-            f"{instance.name}: which cells of {instance.host} it has is not in its claim",
-            hint="novactl audit tells what is wrong with its claim",
+            f"{instance.name}: has no claim on {host.name} that its cells could stand in",
+            hint="novactl audit --heal claims its share anew",
         )
+    hosts.hold_cells(tx, host.name, instance.uuid, numa)
+    return replace(instance, numa=numa)
 
 
 def dedicated(tx: Tx, host: Host, text: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from novactl.actions import acting, guest
 from novactl.actions.acting import Seen, plan_of, still
-from novactl.actions.hardware import check_cells
+from novactl.actions.hardware import with_cells
 from novactl.actions.steps.domains import (
     OFF,
     DefineAnew,
@@ -92,6 +92,7 @@ class Start:
             return None
         if self.interrupted and not self._was_interrupted(tx, instance):
             return None
+        instance = with_cells(tx, instance)
         epoch = instances.raise_epoch(tx, instance.uuid)
         steps = (
             SetTask(uuid=instance.uuid, task=TaskState.POWERING_ON),
@@ -138,7 +139,7 @@ class Reboot:
         return seen
 
     def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
-        instance = still(tx, seen.instance)
+        instance = with_cells(tx, still(tx, seen.instance))
         epoch = instances.raise_epoch(tx, instance.uuid)
         soft = not self.hard and seen.power is PowerState.RUNNING
         xml = acting.domain_xml(world, tx, op_id, instance, epoch)
@@ -170,7 +171,6 @@ class Reboot:
 
 def _prepared(tx: Tx, instance: Instance) -> Iterator[Step]:
     """All that a guest needs of its host besides its domain, made again while nothing was done to it yet."""
-    check_cells(instance)
     host = hosts.get(tx, str(instance.host))
     yield from guest.bridge_steps(tx, instance, host)
     yield from guest.base_steps(instance, host.name)

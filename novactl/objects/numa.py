@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from novactl.objects.cpuset import render
 
 LARGE = 0
 """As a page size: the largest huge pages that there are enough of."""
@@ -125,16 +124,6 @@ class Fit:
         if not fit.cells or any(cell.cpus and set(cell.cpus) != set(cell.vcpus) for cell in fit.cells):
             raise ValueError("its pinning makes no sense")
         return fit
-
-    def summary(self) -> str:
-        """In words, for people: `cell 0: cpus 2-3, 512 MiB of 2048 KiB pages`."""
-        return "; ".join(
-            f"cell {cell.cell}: "
-            + (f"cpus {render(cell.cpus.values())}, " if cell.cpus else "")
-            + f"{cell.memory_mib} MiB"
-            + (f" of {cell.page_kib} KiB pages" if cell.page_kib else "")
-            for cell in self.cells
-        )
 
 
 def _number(value: Any) -> int:

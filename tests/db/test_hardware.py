@@ -8,7 +8,7 @@ import pytest
 
 from novactl.actions import placement
 from novactl.actions.capacity import capacity
-from novactl.actions.hardware import cells_for, check_cells, dedicated
+from novactl.actions.hardware import cells_for, dedicated, with_cells
 from novactl.db import adopted, catalogue, health, hosts, instances
 from novactl.db.session import Database, dumps
 from novactl.errors import NoValidHost, Refused, UsageError
@@ -110,11 +110,21 @@ def test_an_instance_knows_its_cells_from_its_hold(db: Database) -> None:
         hosts.release(tx, "kvm1", made.uuid)
         assert cells_for(tx, hosts.get(tx, "kvm1"), other) == made.numa
         found = instances.get(tx, made.uuid)
-    assert found.numa is None
-    with pytest.raises(Refused, match=r"^web1: which cells of kvm1 it has is not in its claim$"):
-        check_cells(found)
-    check_cells(made)
-    check_cells(fleet.instance())
+        assert found.numa is None
+        with pytest.raises(Refused, match=r"^web1: has no claim on kvm1 that its cells could stand in$"):
+            with_cells(tx, found)
+
+
+def test_one_that_has_no_cells_yet_gets_them_when_it_starts(db: Database) -> None:
+    aside(db, "2-3")
+    old = fleet.add_instance(db, fleet.instance(1, flavor=PINNED, host="kvm1"))
+    with db.writing() as tx:
+        assert hosts.claim(tx, "kvm1", old.uuid, Resources(vcpus=2, memory_mib=512, disk_gib=1))
+        assert with_cells(tx, fleet.instance(2)) == fleet.instance(2)
+        now = with_cells(tx, old)
+        assert now.numa is not None and Fit.from_dict(now.numa).pinned == {2, 3}
+        assert instances.get(tx, old.uuid) == now == with_cells(tx, now)
+        assert hosts.get(tx, "kvm1").used() == {"vcpus": 0, "memory_mib": 512, "disk_gib": 1}
 
 
 def test_no_question_is_asked_about_those_that_have_none(db: Database, monkeypatch: Any) -> None:
