@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-
 LARGE = 0
 """As a page size: the largest huge pages that there are enough of."""
 
