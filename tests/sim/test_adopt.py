@@ -385,10 +385,13 @@ def test_what_makes_no_sense_is_named_and_left(fleet: Telling) -> None:
         ("host_keys", '["ssh-ed25519 AAAA\\nevil ssh-rsa B"]'),
         ("instances_path", "/var/$(x)"),
         ("name", "../kvm4"),
+        ("dedicated_cpus", "0-99999"),
+        ("dedicated_vcpus", 3),
+        ("facts", '{"topology": [{"id": 0}]}'),
         ('name" FROM meta; --', "x"),
     ],
 )
-def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value: str) -> None:
+def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value: Any) -> None:
     with fleet.db.writing() as tx:
         hosts.add(tx, records.host("kvm4"))
     fleet.hosts["kvm4"] = SimHost("kvm4", FLEET)
