@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from novactl.errors import UsageError
 
@@ -10,6 +11,7 @@ HIGHEST = 4095
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str | None) -> frozenset[int]:
     """The numbers of "2-7,10"; none of "" and None. Raises UsageError."""
     found: set[int] = set()

@@ -132,6 +132,8 @@ def check_image_properties(properties: Mapping[str, str]) -> None:
 def numa_request(flavor: "Flavor", image: "Image | None") -> NumaRequest | None:
     """What they ask of the host's processors and memory; None when any will do. Raises Refused where image
     and flavor contradict each other, UsageError for values that make no sense."""
+    if not flavor.extra_specs and not (image and image.properties):
+        return None  # as most: it is asked of thousands
     pages = _pages_asked(flavor, image)
     dedicated = _policy_asked(flavor, image) == "dedicated"
     nodes = _agreed("numa_nodes", flavor, image)

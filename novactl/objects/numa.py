@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 LARGE = 0
@@ -36,7 +37,7 @@ class HostCell:
     memory_mib: int
     pages: Mapping[int, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def cpus(self) -> frozenset[int]:
         return frozenset(cpu for core in self.cores for cpu in core)
 
@@ -55,12 +56,15 @@ class HostCell:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> "HostCell":
-        return cls(
-            id=int(found["id"]),
-            cores=tuple(tuple(int(cpu) for cpu in core.split(",")) for core in found["cores"].split()),
-            memory_mib=int(found["memory_mib"]),
-            pages={int(size): int(count) for size, count in found["pages"].items()},
-        )
+        pages = tuple((int(size), int(count)) for size, count in found["pages"].items())
+        return _cell(int(found["id"]), found["cores"], int(found["memory_mib"]), pages)
+
+
+@lru_cache(maxsize=4096)
+def _cell(id_: int, cores: str, memory_mib: int, pages: tuple[tuple[int, int], ...]) -> HostCell:
+    """Read once: hosts that were bought together have the same."""
+    read = tuple(tuple(int(cpu) for cpu in core.split(",")) for core in cores.split())
+    return HostCell(id=id_, cores=read, memory_mib=memory_mib, pages=dict(pages))
 
 
 def topology_of(facts: Mapping[str, Any]) -> tuple[HostCell, ...]:

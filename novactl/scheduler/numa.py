@@ -19,7 +19,8 @@ class Left:
         self.id, self.sizes = cell.id, sorted(cell.pages, reverse=True)
         self.shared = len(cell.cpus - dedicated)
         self.dedicated = len(cell.cpus & dedicated)
-        self.cores = [[cpu for cpu in core if cpu in dedicated - taken] for core in cell.cores]
+        free = (cell.cpus & dedicated) - taken
+        self.cores = [[cpu for cpu in core if cpu in free] for core in cell.cores] if free else []
         self.free = sum(map(len, self.cores))
         used: Counter[int] = Counter()
         for one in mine:
