@@ -94,6 +94,8 @@ def host(found: "Host", aggregates: Sequence[str] = ()) -> dict[str, Any]:
         "jump": found.jump,
         "instances_path": found.instances_path,
         "host_keys": list(found.host_keys),
+        "arch": found.arch,
+        "failed_builds": found.failed_builds,
         "checked_at": time(found.checked_at),
     }
 
