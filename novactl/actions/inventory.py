@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from novactl.actions.cron.registry import TASKS
-from novactl.actions.inventory_state import Fields, State, key_fingerprint
+from novactl.actions.inventory_state import Fields, State, key_fingerprint, split_project
+from novactl.db import projects
 from novactl.errors import NovactlError
 from novactl.files.inventory import Inventory, Item, load_inventory, refusal
 from novactl.objects.network import overlap
@@ -14,8 +15,8 @@ from novactl.scheduler.select import WEIGHERS
 from novactl.virt.domain import check_properties
 
 ORDER = (
-    *("flavor", "image", "keypair", "network", "host", "aggregate"),
-    *("weigher", "policy", "cron", "setting"),
+    *("flavor", "image", "project", "keypair", "network", "group", "host", "aggregate"),
+    *("weigher", "scheduler", "policy", "cron", "setting"),
 )
 CONTENT = ("sha256", "kernel_sha256", "initrd_sha256", "format")
 """Of an image: what makes it another one."""
@@ -159,6 +160,10 @@ def _why_not(
         case "image", "remove":
             image = state.images[change.name]
             return _in_use(state.images_used.get(image.id, 0), state.lock("image", image.id))
+        case "project", "remove":
+            return _project_cannot_go(change, state, inventory)
+        case "group", "remove" | "update":
+            return _group_is_used(change, state)
         case "flavor", "remove":
             return _in_use(state.flavors_used.get(state.flavor_ids[change.name], 0), None)
     return None
@@ -223,6 +228,27 @@ def _network_cannot_be(change: Change, state: State, inventory: Inventory, optio
         stays = other.name not in inventory.items["network"] and not options.prune
         if stays and overlap(made, other):
             return f"network {other.name} ({other.cidr}) has some of these addresses on {other.bridge}"
+    return None
+
+
+def _project_cannot_go(change: Change, state: State, inventory: Inventory) -> str | None:
+    """What leaves with it is not in it any more."""
+    held = projects.contents(state.tx, change.name)
+    for what, kind in (("keypairs", "keypair"), ("groups", "group"), ("networks", "network")):
+        stay = inventory.items.get(kind)
+        if stay is None or what not in held:
+            continue
+        for name, fields in state.of(kind).items():
+            project = fields["project"] if kind == "network" else split_project(name)[0]
+            held[what] -= project == change.name and name not in stay  # a project only goes with --prune
+    told = ", ".join(f"{count} {what}" for what, count in held.items() if count)
+    return f"has {told}" if told else None
+
+
+def _group_is_used(change: Change, state: State) -> str | None:
+    if used := state.members.get(state.groups[change.name].id, 0):
+        what = "is" if change.change == "remove" else f"its {next(iter(change.fields))} cannot change: it is"
+        return f"{what} the group of {used} instances"
     return None
 
 

@@ -105,12 +105,16 @@ def force(tx: Tx, name: str, *, instances: int = 0, cores: int = 0, memory_mib: 
 
 
 def give_back(tx: Tx, name: str, *, instances: int = 0, cores: int = 0, memory_mib: int = 0) -> None:
-    """The opposite of take()."""
+    """The opposite of take(). Never below 0: a count that is wrong keeps nobody from deleting."""
     force(tx, name, instances=-instances, cores=-cores, memory_mib=-memory_mib)
 
 
 def _add(tx: Tx, name: str, amounts: Mapping[str, int], tests: Sequence[str] = ()) -> int:
-    sets = ", ".join(f"{resource}_used = {resource}_used + :{resource}" for resource in COUNTED)
+    sets = ", ".join(
+        f"{used} = CASE WHEN {used} + :{resource} < 0 THEN 0 ELSE {used} + :{resource} END"
+        for resource in COUNTED
+        for used in [f"{resource}_used"]
+    )
     where = " AND ".join(["name = :name", *tests])
     return tx.run(f"UPDATE projects SET {sets} WHERE {where}", name=name, **amounts)
 

@@ -8,6 +8,7 @@ from novactl.db.session import Tx, dumps
 
 DEFAULTS: dict[str, Any] = {
     "weighers": {},  # {name: multiplier}; what is not there: as scheduler.select has it
+    "scheduler": {},  # {name: number}, of objects.policy.SCHEDULER
     "policies": [],  # [objects.policy.Policy.as_dict()]
     "cron": {},  # {task: objects.policy.CronTask.as_dict()}
     "default_network": None,  # name of the network that `boot` takes when none is given

@@ -9,6 +9,7 @@ from novactl.errors import NovactlError
 from novactl.objects import names
 from novactl.objects.duration import parse_duration
 from novactl.objects.flavor import LIMITS
+from novactl.objects.group import GroupPolicy
 from novactl.objects.policy import AT, DAYS, DEEDS
 
 
@@ -136,6 +137,18 @@ class KeypairPart(Part):
     file: File | None = None
 
 
+class ProjectPart(Part):
+    """Limits that are not stated are Nova's."""
+
+    description: Words = ""
+    limits: dict[str, int | Literal["unlimited"]] = {}
+
+
+class GroupPart(Part):
+    policy: Literal[tuple(GroupPolicy)]  # type: ignore[valid-type]
+    max_per_host: int = 1
+
+
 class PolicyPart(Part):
     do: Literal[DEEDS]  # type: ignore[valid-type]
     selector: list[Words] = []
@@ -163,7 +176,10 @@ class FilePart(Part):
     networks: dict[str, NetworkPart] = {}
     images: dict[str, ImagePart] = {}
     keypairs: dict[str, KeypairPart] = {}
+    projects: dict[str, ProjectPart] = {}
+    groups: dict[str, GroupPart] = {}
     weighers: dict[str, Multiplier] = {}
+    scheduler: dict[str, int] = {}
     policies: dict[str, PolicyPart] = {}
     cron: dict[str, CronPart] = {}
     default_network: Name | None = None
