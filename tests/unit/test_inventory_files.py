@@ -36,6 +36,7 @@ def test_the_shipped_example_is_good() -> None:
     found = load_inventory(ROOT / "inventory" / "example")
     assert {*found.items} == {
         *("host", "aggregate", "flavor", "network", "image", "keypair"),
+        *("project", "group", "scheduler"),
         *("weigher", "policy", "cron", "setting"),
     }
     addresses = [item.fields["address"] for item in found.items["host"].values()]
