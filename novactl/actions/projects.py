@@ -70,13 +70,13 @@ def delete(world: World, name: str) -> None:
 
 
 def quota(tx: Tx, name: str) -> list[dict[str, Any]]:
-    """{project, resource, limit, used, free} of each resource, -1 for no limit, also of a project that was
+    """{resource, project, limit, used, free} of each resource, -1 for no limit, also of a project that was
     never created."""
     limits = (projects.get(tx, check_name(name, "project name")) or Project(name=name)).limit
     return [
         {
-            "project": name,
             "resource": resource,
+            "project": name,
             "limit": limits(resource),
             "used": used,
             "free": UNLIMITED if limits(resource) == UNLIMITED else max(0, limits(resource) - used),
