@@ -27,6 +27,7 @@ ALIVE = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 EXPECTED_LOST: dict[str, tuple[str, ...]] = {
     "meta": ("serial", "catalogue"),
     "hosts": ("version",),
+    "server_groups": ("version",),
     "instances": ("version", "fault", "task_state"),
     "operations": ("*",),
     "steps": ("*",),
