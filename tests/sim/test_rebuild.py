@@ -286,6 +286,7 @@ def test_life_goes_on_with_what_was_rebuilt(lost: Lost) -> None:
             outcome = fleet.run(action)
             assert outcome.code == 0, (one.name, outcome)
     assert fleet.run(boot("new", host="kvm1")).result == "done"
+    counted(fleet)
     assert settled(fleet) == []
 
 
