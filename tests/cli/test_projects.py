@@ -1,5 +1,6 @@
 """project, quota and group as a user runs them: what is shown, what is refused, how it ends."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.project import NOVA_LIMITS
 from tests.support import fleet
 from tests.support.command import Command, Ended
+from tests.support.documents import ROOT, shown_in
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ4Kx1nV0mUu9a3Y3qkG6mO9m0a5vV2w7yJ3eXoP0qRs me@here"
 
@@ -36,6 +38,19 @@ def quota(novactl: Command, *words: str) -> dict[str, tuple[int, int, int]]:
     """{resource: (limit, used, free)}"""
     rows = novactl.json("quota", "show", *words)
     return {row["resource"]: (row["limit"], row["used"], row["free"]) for row in rows}
+
+
+def test_as_the_operations_guide_shows(stocked: Command) -> None:
+    shown = [
+        command
+        for _, command in shown_in(ROOT / "docs" / "operations.md")
+        if command.split()[1] in ("project", "quota", "group")
+    ]
+    assert len(shown) == 6
+    for command in shown:
+        stocked.ok(*shlex.split(command)[1:])
+    assert quota(stocked, "shop")["memory_mib"] == (204800, 0, 204800)
+    assert stocked.json("group", "show", "front")["policy"] == "anti-affinity"
 
 
 # --- project ---
