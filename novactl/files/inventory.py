@@ -27,7 +27,7 @@ from novactl.objects.keypair import parse_public_key
 from novactl.objects.names import check_name
 from novactl.objects.network import Network, check_network, overlap
 from novactl.objects.policy import CronTask, Policy, check_cron, check_policy, check_scheduler
-from novactl.objects.project import NOVA_LIMITS, UNLIMITED, check_limits
+from novactl.objects.project import NOVA_LIMITS, check_limits
 
 KINDS = {
     "flavors": "flavor",
@@ -182,6 +182,7 @@ def _merged(parts: list[tuple[Document, FilePart]], items: Items) -> Iterator[Fa
 def _told(kind: str, name: str, error: NovactlError) -> str:
     """Without the name, which the place has."""
     text = error.message.removeprefix(f"{kind} {name}: ").removeprefix(f"cron task {name}: ")
+    text = text.removeprefix(f"{kind}: ")
     return "; ".join(filter(None, (text, error.hint)))
 
 
@@ -292,8 +293,7 @@ def _keypair(context: _Context) -> Made:
 
 def _project(context: _Context) -> Made:
     part: ProjectPart = context.part
-    given = {key: UNLIMITED if limit == "unlimited" else limit for key, limit in part.limits.items()}
-    return {"description": part.description, "limits": {**NOVA_LIMITS, **check_limits(given)}}, {}
+    return {"description": part.description, "limits": {**NOVA_LIMITS, **check_limits(part.limits)}}, {}
 
 
 def _group(context: _Context) -> Made:
