@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from novactl.actions.cron.registry import TASKS
-from novactl.actions.inventory_state import Fields, State, key_fingerprint, split_project
+from novactl.actions.inventory_state import Fields, State, key_fingerprint, name_in_files
 from novactl.db import projects
 from novactl.errors import NovactlError
 from novactl.files.inventory import Inventory, Item, load_inventory, refusal
@@ -232,17 +232,15 @@ def _network_cannot_be(change: Change, state: State, inventory: Inventory, optio
 
 
 def _project_cannot_go(change: Change, state: State, inventory: Inventory) -> str | None:
-    """What leaves with it is not in it any more."""
+    """What leaves with it is not in it any more; a project only goes with --prune."""
     held = projects.contents(state.tx, change.name)
     for what, kind in (("keypairs", "keypair"), ("groups", "group"), ("networks", "network")):
         stay = inventory.items.get(kind)
-        if stay is None or what not in held:
-            continue
-        for name, fields in state.of(kind).items():
-            project = fields["project"] if kind == "network" else split_project(name)[0]
-            held[what] -= project == change.name and name not in stay  # a project only goes with --prune
-    told = ", ".join(f"{count} {what}" for what, count in held.items() if count)
-    return f"has {told}" if told else None
+        if stay is not None and what in held:
+            of = "default" if kind == "network" else change.name
+            held[what] = [name for name in held[what] if name_in_files(of, name) in stay]
+    left = {what: names for what, names in held.items() if names}
+    return f"has {projects.in_words(left)}" if left else None
 
 
 def _group_is_used(change: Change, state: State) -> str | None:

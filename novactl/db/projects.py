@@ -18,6 +18,7 @@ CONTENTS = {
     "groups": "server_groups",
 }
 """What a project must be without to be deleted, and the table of each."""
+SHOWN = 8  # names in a message
 
 
 def create(tx: Tx, project: Project) -> None:
@@ -43,16 +44,26 @@ def update(tx: Tx, project: Project) -> None:
 def delete(tx: Tx, name: str) -> None:
     """It has no limits any more. Raises Refused, naming what, while anything is in it."""
     if held := contents(tx, name):
-        told = ", ".join(f"{count} {what}" for what, count in held.items())
-        raise Refused(f"project {name} has {told}", hint="delete those first")
+        raise Refused(f"project {name} has {in_words(held)}", hint="delete those first")
     tx.run("DELETE FROM projects WHERE name = :name", name=name)
     second_copy.changed(tx)
 
 
-def contents(tx: Tx, name: str) -> dict[str, int]:
-    """How many of each there are in the project, without what there is none of."""
-    counts = {what: _count(tx, table, name) for what, table in CONTENTS.items()}
-    return {what: count for what, count in counts.items() if count}
+def contents(tx: Tx, name: str) -> dict[str, list[str]]:
+    """The names of what is in the project, by what they are; without what there is none of."""
+    found = {
+        what: [row["name"] for row in tx.all(f"SELECT name {_of(table)} ORDER BY name", name=name)]
+        for what, table in CONTENTS.items()
+    }
+    return {what: names for what, names in found.items() if names}
+
+
+def in_words(held: Mapping[str, Sequence[str]]) -> str:
+    """contents() for a message."""
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:SHOWN])}{', …' if names[SHOWN:] else ''})"
+        for what, names in held.items()
+    )
 
 
 def get(tx: Tx, name: str) -> Project | None:
@@ -164,9 +175,13 @@ def recount(tx: Tx, name: str) -> None:
 
 
 def _count(tx: Tx, table: str, name: str) -> int:
-    living = " AND deleted_at IS NULL" if table == "instances" else ""
-    row: Any = tx.one(f"SELECT COUNT(*) AS n FROM {table} WHERE project = :name{living}", name=name)
+    row: Any = tx.one(f"SELECT COUNT(*) AS n {_of(table)}", name=name)
     return int(row["n"])
+
+
+def _of(table: str) -> str:
+    living = " AND deleted_at IS NULL" if table == "instances" else ""
+    return f"FROM {table} WHERE project = :name{living}"
 
 
 def _short(project: Project, resource: str, used: int, wanted: int) -> bool:

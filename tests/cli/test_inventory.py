@@ -347,10 +347,10 @@ def test_a_project_goes_with_what_leaves_beside_it(
     stocked.ok("inventory", "apply")
     words = ("inventory", "apply", "--prune", "--yes")
     write({"projects": {}, "groups": {}})
-    refused(stocked, *words, code=5, says="project shop: has 1 keypairs")
+    refused(stocked, *words, code=5, says="project shop: has 1 keypairs (me)")
     fleet.add_instance(db, fleet.instance(2, project="shop"))
     write({"projects": {}, "groups": {}, "keypairs": {}})
-    refused(stocked, *words, code=5, says="project shop: has 1 instances")
+    refused(stocked, *words, code=5, says="project shop: has 1 instances (web2)")
     with db.writing() as tx:
         instances.bury(tx, fleet.uuid(2), fleet.WHEN, None)
     rows = stocked.json(*words)

@@ -123,13 +123,13 @@ def test_a_project_that_has_something_stays(stocked: Command, db: SqliteDatabase
     stocked.ok("group", "create", "web", "--policy", "affinity", *dev)
     stocked.ok("network", "create", "net", "--cidr", "198.51.100.0/24", "--bridge", "br1", *dev)
     fleet.add_instance(db, fleet.instance(1, project="dev"))
-    says = "project dev has 1 instances, 1 keypairs, 1 networks, 1 groups"
+    says = "project dev has 1 instances (web1); 1 keypairs (me); 1 networks (net); 1 groups (web)"
     refused(stocked, "project", "delete", "dev", code=5, says=says, hint="delete those first")
     with db.writing() as tx:
         instances.bury(tx, fleet.uuid(1), fleet.WHEN, None)
     stocked.ok("keypair", "delete", "me", *dev)
     stocked.ok("group", "delete", "web", *dev)
-    refused(stocked, "project", "delete", "dev", code=5, says="project dev has 1 networks")
+    refused(stocked, "project", "delete", "dev", code=5, says="project dev has 1 networks (net)")
     stocked.ok("network", "delete", "net", "-y")
     stocked.ok("project", "delete", "dev")
 

@@ -1,9 +1,5 @@
 """Limits of projects: never passed, whoever asks at once; what does not grow is never refused."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,7 +12,8 @@ from novactl.errors import NotFound, QuotaExceeded, Refused
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.keypair import Keypair
 from novactl.objects.project import COUNTED, NOVA_LIMITS, UNLIMITED, Project
-from tests.support import fleet, scratch
+from tests.db.test_claims import temporary
+from tests.support import fleet
 from tests.support.databases import Place, in_processes
 
 PROCESSES = 8
@@ -103,14 +100,6 @@ AMOUNTS = st.tuples(*[st.integers(0, 4)] * 3)
 ACTS = st.tuples(
     st.sampled_from(["take", "take", "take", "give back", "limit"]), AMOUNTS, st.tuples(*[LIMITS] * 3)
 )
-
-
-@contextmanager
-def temporary(where: Place) -> Iterator[Database]:
-    with TemporaryDirectory(prefix="novactl-test-", dir=scratch.quick_directory()) as directory:
-        db = where.fresh(Path(directory))
-        yield db
-        where.release(db)
 
 
 def test_no_sequence_passes_a_limit(everywhere: Place) -> None:
@@ -258,7 +247,10 @@ def test_a_project_goes_when_nothing_is_in_it(db: Database) -> None:
         inhabited(tx)
         with pytest.raises(Refused) as caught:
             projects.delete(tx, "default")
-        assert caught.value.message == "project default has 2 instances, 1 keypairs, 1 networks, 1 groups"
+        assert caught.value.message == (
+            "project default has 2 instances (web1, web2); 1 keypairs (me); 1 networks (lan);"
+            " 1 groups (group1)"
+        )
         projects.create(tx, project("empty"))
         projects.delete(tx, "empty")
         with pytest.raises(NotFound) as missing:
