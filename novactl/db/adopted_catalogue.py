@@ -51,8 +51,8 @@ def restore_catalogue(tx: Tx, copy: Mapping[str, Any]) -> list[str]:
 
 
 def _is_there(tx: Tx, table: str, row: Row) -> bool:
-    values = {key: row[key] for key in ("id", "project") if key in WHICH.get(table, OTHERS)}
     where = WHICH.get(table, OTHERS)
+    values = {key: row[key] for key in ("id", "project") if f":{key}" in where}
     return tx.one(f"SELECT 1 AS yes FROM {table} WHERE {where}", name=row["name"], **values) is not None
 
 
@@ -118,7 +118,7 @@ def _check_host(row: Row) -> None:
 
 
 def _check_unused(row: Row) -> None:
-    if any(row[used] for used in second_copy.USED if used in row):
+    if any(row[used] != 0 for used in second_copy.USED if used in row):
         raise ValueError("it counts what is used")
 
 

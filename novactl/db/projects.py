@@ -78,7 +78,9 @@ def find(tx: Tx, name: str) -> Project:
         close = near(name, [one.name for one in everything(tx)])
         raise NotFound(
             f"project {name!r} does not exist",
-            hint=f"did you mean {', '.join(close)}?" if close else "novactl project list shows what exists",
+            hint=f"did you mean {', '.join(close)}?"
+            if close
+            else "novactl project list shows those that have limits",
             candidates=close,
         )
     return found
