@@ -76,11 +76,10 @@ def find(tx: Tx, name: str) -> Project:
     found = get(tx, name)
     if found is None:
         close = near(name, [one.name for one in everything(tx)])
+        known = "novactl project list shows those that have limits"
         raise NotFound(
             f"project {name!r} does not exist",
-            hint=f"did you mean {', '.join(close)}?"
-            if close
-            else "novactl project list shows those that have limits",
+            hint=f"did you mean {', '.join(close)}?" if close else known,
             candidates=close,
         )
     return found
