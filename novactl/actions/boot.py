@@ -2,32 +2,39 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from novactl.actions import guest
+from novactl.actions import addresses, guest, placement
 from novactl.actions.steps.domains import DefineDomain, StartDomain
 from novactl.actions.steps.files import CheckHost, MakeDirectory
 from novactl.actions.steps.records import ClaimHost, MarkActive, RecordInstance
 from novactl.actions.world import World
-from novactl.db import catalogue, hosts, instances, settings
+from novactl.db import catalogue, hosts, instances, projects
+from novactl.db import placement as fleet
 from novactl.db.session import Tx
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
 from novactl.errors import NoValidHost, Refused, UsageError
 from novactl.objects.flavor import Flavor, check_flavor
+from novactl.objects.group import ServerGroup
 from novactl.objects.host import Host
 from novactl.objects.image import Image
 from novactl.objects.instance import DESCRIPTION_LIMIT, Instance
-from novactl.objects.names import check_name, check_text, mac_address, port_id, tap_name
-from novactl.objects.network import Network, Port, free_addresses
-from novactl.objects.request import BootRequest, NetworkRequest
+from novactl.objects.keypair import Keypair
+from novactl.objects.names import check_name, check_text
+from novactl.objects.network import Network
+from novactl.objects.placement import Placement
+from novactl.objects.request import BootRequest
 from novactl.objects.states import TaskState, VmState
-from novactl.scheduler.filters import Spec
-from novactl.scheduler.select import candidates, no_valid_host
 from novactl.virt.domain import Marks, check_properties
 
+NOBODY = "00000000-0000-4000-8000-000000000000"  # the uuid of what is not made yet
 ATTEMPTS = 3  # as Nova's scheduler max_attempts
 USER_DATA_LIMIT = 65535  # bytes, as Nova's (before base64)
-COUNT_LIMIT = 1000  # one transaction claims for all: it keeps everybody else waiting
+COUNT_LIMIT = 10_000  # one transaction claims for all: it keeps everybody else waiting
+AT_ONCE = 16  # so many have their steps written at once; of more, each when it starts
+APPLIED = frozenset({RecordInstance.type, ClaimHost.type})
+"""What the transaction that claims has done itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +54,9 @@ class Boot:
     def project(self) -> str:
         return self.request.project
 
-    def check(self, world: World) -> None:
-        """What needs no database: names, values, sizes. Raises UsageError or Refused."""
+    def check(self, world: World) -> dict[str, Any]:
+        """Names, values, sizes; and for one alone what its names mean and the hosts as they are now, so that
+        the transaction that claims has less to do. Raises UsageError, Refused, NotFound."""
         request = self.request
         check_name(self.name, "instance name")
         if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT:
@@ -60,13 +68,21 @@ class Boot:
             raise Refused(f"more than {DESCRIPTION_LIMIT} metadata items or tags")
         for tag in request.tags:
             check_text(tag, "tag", limit=60)
+        return world.db.read(self._prepared) if request.count == 1 else {}
+
+    def _prepared(self, tx: Tx) -> dict[str, Any]:
+        if self.existing(tx) is None:
+            draft = self._draft(_wanted(tx, self.request), NOBODY, "")
+            spec = placement.spec_of(tx, draft, host=self.request.host)
+            placement.Board.of(tx).prepare(spec, id(self.request))
+        return tx.memo
 
     def existing(self, tx: Tx) -> Instance | None:
         """The instance of that name, when there is one."""
         uuid = instances.named(tx, self.name, self.request.project)
         return instances.get(tx, uuid) if uuid else None
 
-    def plan(self, world: World, tx: Tx, op_id: str, _: None) -> Plan | None:
+    def plan(self, world: World, tx: Tx, op_id: str, found_before: dict[str, Any]) -> Plan | None:
         """Resolve the names, give it name, addresses and a host, and decide every step: all in the
         transaction that journals it. None when it exists and `--if-not-exists` was given."""
         request = self.request
@@ -76,12 +92,23 @@ class Boot:
             raise Refused(
                 f"instance {self.name} exists already", hint=f"novactl show {found.uuid}; or --if-not-exists"
             )
-        instance, networks = self._instance(world, tx, op_id)
-        spec = _spec(instance, request.host, request.zone)
-        if request.host:
-            hosts.get(tx, request.host)
-        chosen, alternates = _claim(tx, instance, spec)
-        instance = replace(instance, host=chosen.name)
+        for key, value in found_before.items():
+            tx.memo.setdefault(key, value)
+        instance, networks = self._instance(world, tx)
+        projects.take(tx, instance.project, **_use(instance))
+        try:
+            claimed = placement.claim(
+                tx,
+                instance,
+                host=request.host,
+                like=id(request),
+                many=request.count > 1,
+                explaining=request.explain,
+            )
+        except NoValidHost:
+            projects.give_back(tx, instance.project, **_use(instance))
+            raise
+        instance = replace(instance, host=claimed.host)
         instances.add(tx, replace(instance, ports=()))
         for port, network in zip(instance.ports, networks, strict=True):
             instances.add_port(tx, instance.uuid, network.id, port)
@@ -89,78 +116,129 @@ class Boot:
             reference = world.secrets.seal(tx, world.ids.uuid(), instance.uuid, request.user_data)
             instances.update(tx, instance.uuid, user_data=reference)
             instance = replace(instance, user_data=reference)
-        return self._journaled(world, op_id, instance, networks, chosen, alternates)
+        return self._journaled(world, tx, op_id, instance, networks, claimed)
 
     def _journaled(
         self,
         world: World,
+        tx: Tx,
         op_id: str,
         instance: Instance,
         networks: Sequence[Network],
-        chosen: Host,
-        alternates: Sequence[Host],
+        claimed: placement.Claimed,
     ) -> Plan:
-        """The plan of what was just claimed. Pure."""
-        assert instance.image
+        """The plan of what was just claimed; of many, the steps are written when it is their turn."""
+        assert instance.image and instance.host
         locks = {
             Lock("instance", instance.uuid, Mode.EXCLUSIVE),
             Lock("image", instance.image.id, Mode.SHARED),
-            Lock("host", chosen.name, Mode.SHARED),
+            Lock("host", instance.host, Mode.SHARED),
             *(Lock("network", network.id, Mode.SHARED) for network in networks),
         }
+        why = {"placement": claimed.explained} if claimed.explained else {}
+        later = self.request.count > AT_ONCE and not world.rehearsal
+        host = None if later else hosts.get(tx, instance.host)
         return Plan(
             kind=self.kind,
             target=self.name,
             target_uuid=instance.uuid,
             project=instance.project,
-            request={"host": self.request.host, "zone": self.request.zone},
+            request={"host": self.request.host} | why,
             locks=frozenset(locks),
-            common=(RecordInstance(uuid=instance.uuid, name=self.name),),
-            attempt=tuple(_steps(world, op_id, instance, chosen)),
-            applied=frozenset({RecordInstance.type, ClaimHost.type}),
+            common=() if host is None else (_recorded(instance),),
+            attempt=() if host is None else tuple(_steps(world, op_id, instance, host)),
+            applied=APPLIED,
+            deferred=later,
             epoch=instance.epoch,
-            host=chosen.name,
-            alternates=tuple(host.name for host in alternates),
+            host=instance.host,
+            alternates=tuple(claimed.alternates),
             changes={"addresses": {port.network: port.ip for port in instance.ports}}
-            | vars(instance.resources),
+            | vars(instance.resources)
+            | why,
         )
 
-    def _instance(self, world: World, tx: Tx, op_id: str) -> tuple[Instance, list[Network]]:
+    def _instance(self, world: World, tx: Tx) -> tuple[Instance, list[Network]]:
+        wanted = _wanted(tx, self.request)
+        if catalogue.image_id(tx, wanted.image.id) is None:
+            raise Refused(f"image {wanted.image.name} was deleted just now")
+        draft = self._draft(wanted, world.ids.uuid(), world.clock.now())
+        ports = addresses.ports(tx, draft.uuid, self.request.networks, wanted.networks)
+        return replace(draft, ports=tuple(ports)), wanted.networks
+
+    def _draft(self, wanted: "Wanted", uuid: str, now: str) -> Instance:
+        """The instance without its addresses."""
         request = self.request
-        image = catalogue.image(tx, request.image)
-        flavor = self._flavor(catalogue.flavor(tx, request.flavor))
-        _check_fit(flavor, image)
-        key = catalogue.keypair(tx, request.project, request.key) if request.key else None
-        uuid = world.ids.uuid()
-        networks = [catalogue.network(tx, wanted.network) for wanted in request.networks]
         return Instance(
             uuid=uuid,
             name=self.name,
             project=request.project,
             vm_state=VmState.BUILDING,
             task_state=TaskState.SPAWNING,
-            flavor=flavor,
-            image=image,
-            ports=tuple(_ports(tx, uuid, request.networks, networks)),
-            key_name=key.name if key else None,
-            public_key=key.public_key if key else None,
+            flavor=wanted.flavor,
+            image=wanted.image,
+            key_name=wanted.key.name if wanted.key else None,
+            public_key=wanted.key.public_key if wanted.key else None,
             metadata=request.metadata,
             tags=tuple(sorted(set(request.tags))),
             launch_index=self.index,
-            created_at=world.clock.now(),
+            group_id=wanted.group.id if wanted.group else None,
+            placement=wanted.placement,
+            created_at=now,
             epoch=1,
-        ), networks
-
-    def _flavor(self, flavor: Flavor) -> Flavor:
-        request = self.request
-        if request.ephemeral_gib is not None:
-            flavor = replace(flavor, ephemeral_gib=request.ephemeral_gib)
-        if request.swap_mib is not None:
-            flavor = replace(flavor, swap_mib=request.swap_mib)
-        return check_flavor(flavor)
+        )
 
 
-def _check_fit(flavor: Flavor, image: Image) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the names of a request mean."""
+
+    image: Image
+    flavor: Flavor
+    key: Keypair | None
+    networks: list[Network]
+    placement: Placement
+    group: ServerGroup | None
+
+
+def _wanted(tx: Tx, request: BootRequest) -> Wanted:
+    """Looked up once for all of one --count."""
+    memo = f"request {id(request)}"
+    if memo not in tx.memo:
+        image = catalogue.image(tx, request.image)
+        flavor = sized(catalogue.flavor(tx, request.flavor), request)
+        check_fit(flavor, image)
+        wishes, group = placement.resolve(tx, request, request.project)
+        tx.memo[memo] = Wanted(
+            image=image,
+            flavor=flavor,
+            key=catalogue.keypair(tx, request.project, request.key) if request.key else None,
+            networks=[catalogue.network(tx, wanted.network) for wanted in request.networks],
+            placement=wishes,
+            group=group,
+        )
+    found: Wanted = tx.memo[memo]
+    return found
+
+
+def sized(flavor: Flavor, request: BootRequest) -> Flavor:
+    """With the sizes that the request gives itself. Raises UsageError."""
+    if request.ephemeral_gib is not None:
+        flavor = replace(flavor, ephemeral_gib=request.ephemeral_gib)
+    if request.swap_mib is not None:
+        flavor = replace(flavor, swap_mib=request.swap_mib)
+    return check_flavor(flavor)
+
+
+def _use(instance: Instance) -> dict[str, int]:
+    """What counts against the quota of its project."""
+    return {"instances": 1, "cores": instance.flavor.vcpus, "memory_mib": instance.flavor.memory_mib}
+
+
+def _recorded(instance: Instance) -> Step:
+    return RecordInstance(uuid=instance.uuid, name=instance.name)
+
+
+def check_fit(flavor: Flavor, image: Image) -> None:
     """Raises Refused when the flavor is too small for the image (Nova's FlavorDiskSmallerThanImage)."""
     check_properties(image.properties)
     if image.status != "active":
@@ -176,78 +254,6 @@ def _check_fit(flavor: Flavor, image: Image) -> None:
             f"flavor {flavor.name} has {flavor.memory_mib} MiB of memory, image {image.name} needs"
             f" {image.min_memory_mib}"
         )
-
-
-def _ports(
-    tx: Tx, uuid: str, wanted: Sequence[NetworkRequest], networks: Sequence[Network]
-) -> Iterator[Port]:
-    """A port for each network asked for, with the first free address. Raises Refused."""
-    elsewhere = [host.address for host in _hosts(tx).values()]
-    for index, (request, network) in enumerate(zip(wanted, networks, strict=True)):
-        taken = _taken(tx, network)
-        ip = next(free_addresses(network, taken, elsewhere, request.ip), None)
-        if ip is None:
-            raise Refused(f"network {network.name} ({network.cidr}) has no free address")
-        taken.add(ip)
-        port = port_id(uuid, index)
-        yield Port(
-            id=port,
-            index=index,
-            network=network.name,
-            bridge=network.bridge,
-            mac=next(
-                mac for salt in range(64) if not instances.mac_is_taken(tx, mac := mac_address(port, salt))
-            ),
-            ip=ip,
-            prefix=int(network.cidr.rpartition("/")[2]),
-            gateway=network.gateway,
-            dns=network.dns,
-            mtu=network.mtu,
-            tap=tap_name(port),
-        )
-
-
-def _spec(
-    instance: Instance, host: str | None, zone: str | None, tried: frozenset[str] = frozenset()
-) -> Spec:
-    assert instance.image
-    arch = instance.image.properties.get("hw_architecture", "x86_64")
-    return Spec(resources=instance.resources, arch=arch, zone=zone, host=host, not_hosts=tried)
-
-
-def _claim(tx: Tx, instance: Instance, spec: Spec) -> tuple[Host, list[Host]]:
-    """(the best host, whose share is now held; the others that pass). Raises NoValidHost with every
-    host's reasons."""
-    known = _hosts(tx)
-    passed, explained = candidates(list(known.values()), spec, _weighers(tx))
-    for host in passed:
-        if hosts.claim(tx, host.name, instance.uuid, instance.resources):
-            known[host.name] = hosts.get(tx, host.name)
-            return host, [other for other in passed if other is not host]
-    raise no_valid_host(instance.name, explained)
-
-
-def _taken(tx: Tx, network: Network) -> set[str]:
-    """The network's addresses that are given, those of this transaction too."""
-    found: set[str] = tx.memo.get(network.id) or set(instances.taken_addresses(tx, network.id))
-    tx.memo[network.id] = found
-    return found
-
-
-def _hosts(tx: Tx) -> dict[str, Host]:
-    """All hosts by name, read once in a transaction that decides on many instances."""
-    if "hosts" not in tx.memo:
-        tx.memo["hosts"] = {host.name: host for host in hosts.everything(tx)}
-    found: dict[str, Host] = tx.memo["hosts"]
-    return found
-
-
-def _weighers(tx: Tx) -> dict[str, float]:
-    """The operator's multipliers, read once likewise."""
-    if "weighers" not in tx.memo:
-        tx.memo["weighers"] = settings.get(tx, "weighers")
-    found: dict[str, float] = tx.memo["weighers"]
-    return found
 
 
 def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator[Step]:
@@ -278,23 +284,36 @@ def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator
 
 
 def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt | None:
-    """Claim another host for a boot whose host failed, and its steps; None when none is left."""
-    tried = frozenset(r.step.host for r in op.records if isinstance(r.step, ClaimHost) and r.step.host)
-    if op.attempt >= ATTEMPTS or op.request["host"] is not None:
-        return None
+    """The steps of one whose turn has come; or another host claimed for a boot whose host failed, and its
+    steps. None when none is left."""
     assert op.target_uuid
     instance = instances.get(tx, op.target_uuid)
-    spec = _spec(instance, None, op.request["zone"], tried)
+    if op.attempt == 0:
+        return _first_attempt(world, tx, op, instance)
+    failed = [r.step.host for r in op.records if isinstance(r.step, ClaimHost) and r.step.host]
+    fleet.failed(tx, failed[-1])
+    if op.attempt >= ATTEMPTS or op.request["host"] is not None:
+        return None
     try:
-        host, _ = _claim(tx, instance, spec)
+        name = placement.claim(tx, instance, tried=frozenset(failed)).host
     except NoValidHost:
         return None
-    instances.update(tx, instance.uuid, host=host.name)
-    world.tell(f"{op.target}: {failure}; trying {host.name}")
+    instances.update(tx, instance.uuid, host=name)
+    world.tell(f"{op.target}: {failure}; trying {name}")
     return Attempt(
-        steps=tuple(_steps(world, op.id, replace(instance, host=host.name), host)),
-        applied=frozenset({ClaimHost.type}),
-        locks=frozenset({Lock("host", host.name, Mode.SHARED)}),
+        steps=tuple(_steps(world, op.id, replace(instance, host=name), hosts.get(tx, name))),
+        applied=APPLIED,
+        locks=frozenset({Lock("host", name, Mode.SHARED)}),
+    )
+
+
+def _first_attempt(world: World, tx: Tx, op: Operation, instance: Instance) -> Attempt:
+    """On the host that was claimed when it was journaled."""
+    assert instance.host
+    return Attempt(
+        common=(_recorded(instance),),
+        steps=tuple(_steps(world, op.id, instance, hosts.get(tx, instance.host))),
+        applied=APPLIED,
     )
 
 

@@ -34,14 +34,16 @@ class Handed:
     ops: list[Operation | None]
 
 
-def journal(operator: Operator, actions: Sequence[Action], *, together: bool) -> Handed:
+def journal(
+    operator: Operator, actions: Sequence[Action], *, together: bool, partial: bool = False
+) -> Handed:
     """Check, claim and journal, as Operator.run() does, and run nothing: what is refused is refused
     here."""
     outcomes = [Outcome(target=action.target) for action in actions]
     with operator.working():
         parent = operator.parent(actions)
         try:
-            ops = _submitted(operator, actions, outcomes, parent, together=together)
+            ops = _submitted(operator, actions, outcomes, parent, together=together, partial=partial)
         except BaseException:
             operator.end(parent)
             raise
@@ -63,9 +65,10 @@ def _submitted(
     parent: Operation | None,
     *,
     together: bool,
+    partial: bool,
 ) -> list[Operation | None]:
     if together:
-        return operator.submit_all(actions, parent, OpState.PLANNED)
+        return operator.submit_all(actions, parent, OpState.PLANNED, outcomes if partial else None)
     ops: list[Operation | None] = [None] * len(actions)
 
     def one(index: int) -> None:

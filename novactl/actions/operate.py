@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from novactl.actions import batches, boot, recover, second_copies
+from novactl.actions import batches, boot, plans, recover, second_copies
 from novactl.actions.delete import Delete
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
@@ -80,37 +80,55 @@ class Operator:
 
     # --- showing ---
 
-    def show(self, actions: Sequence[Action]) -> list[dict[str, Any]]:
+    def show(self, actions: Sequence[Action], *, partial: bool = False) -> list[dict[str, Any]]:
         """The plans as `--dry-run` prints them (docs/cli.md): made like the real ones, each seeing those
-        before it, then rolled back. Nothing is sealed and no key is made for it."""
-        world = replace(self.world, secrets=Unsealed(), rehearsal=True)
+        before it, then rolled back. Nothing is sealed and no key is made for it. `partial` as in run(): one
+        that is refused says `refused`."""
+        world = replace(self.world, secrets=plans.Unsealed(), rehearsal=True)
         facts = [action.check(world) for action in actions]
 
         def work(tx: Tx) -> list[dict[str, Any]]:
             shown: list[dict[str, Any]] = []
             for action, fact in zip(actions, facts, strict=True):
-                op_id = self.world.ids.operation()
-                plan = action.plan(world, tx, op_id, fact)
-                shown.append(
-                    nothing(action) if plan is None else describe(self.journal.insert(tx, op_id, plan), plan)
-                )
+                try:
+                    with plans.apart(tx, partial):
+                        shown.append(self._shown(world, tx, action, fact))
+                except Refused as error:
+                    if not partial:
+                        raise
+                    shown.append({**plans.nothing(action), "refused": error.message})
             return shown
 
         return self.world.db.rehearse(work)
 
+    def _shown(self, world: World, tx: Tx, action: Action, fact: Any) -> dict[str, Any]:
+        op_id = self.world.ids.operation()
+        plan = action.plan(world, tx, op_id, fact)
+        return (
+            plans.nothing(action)
+            if plan is None
+            else plans.describe(self.journal.insert(tx, op_id, plan), plan)
+        )
+
     # --- doing ---
 
-    def run(self, actions: Sequence[Action], *, together: bool = False) -> list[Outcome]:
+    def run(
+        self, actions: Sequence[Action], *, together: bool = False, partial: bool = False
+    ) -> list[Outcome]:
         """Each action's outcome, in order. `together`: all are journaled in one transaction or none is
-        (then the refusal is raised); else each for itself. Several get a parent operation."""
+        (then the refusal is raised), with `partial` those that are not refused; else each for itself.
+        Several get a parent operation."""
         outcomes = [Outcome(target=action.target) for action in actions]
         with self.working():
             parent = self.parent(actions)
             try:
                 state = batches.first_state(parent)
-                ops = self.submit_all(actions, parent, state) if together else None
+                refused = outcomes if partial else None
+                ops = self.submit_all(actions, parent, state, refused) if together else None
 
                 def carry_out(index: int) -> None:
+                    if outcomes[index].error is not None:
+                        return
                     if ops is not None:
                         self.settle(outcomes[index], ops[index], actions[index].project)
                     else:
@@ -173,18 +191,31 @@ class Operator:
         return self._patiently(once)
 
     def submit_all(
-        self, actions: Sequence[Action], parent: Operation | None, state: OpState
+        self,
+        actions: Sequence[Action],
+        parent: Operation | None,
+        state: OpState,
+        refused: Sequence[Outcome] | None = None,
     ) -> list[Operation | None]:
-        """All in one transaction, or none of them."""
+        """All in one transaction, or none of them; given outcomes, those that are refused fail alone."""
 
         def once() -> list[Operation | None]:
             facts = [action.check(self.world) for action in actions]
-            return self.world.db.write(
-                lambda tx: [
-                    self._submit(tx, action, fact, parent, state)
-                    for action, fact in zip(actions, facts, strict=True)
-                ]
-            )
+
+            def work(tx: Tx) -> list[Operation | None]:
+                ops: list[Operation | None] = []
+                for index, (action, fact) in enumerate(zip(actions, facts, strict=True)):
+                    try:
+                        with plans.apart(tx, refused is not None):
+                            ops.append(self._submit(tx, action, fact, parent, state))
+                    except Refused as error:
+                        if refused is None:
+                            raise
+                        refused[index].fail(error)
+                        ops.append(None)
+                return ops
+
+            return self.world.db.write(work)
 
         return self._patiently(once)
 
@@ -327,46 +358,3 @@ class Operator:
         return op.state is OpState.INCOMPLETE or not self.alive(
             key, expired=expired, shared=self.world.db.shared
         )
-
-
-class Unsealed:
-    """Stands for Secrets in a dry run."""
-
-    def seal(self, tx: Any, secret_id: str, owner: str, content: bytes) -> str:
-        return f"secret:{secret_id}"
-
-    def open(self, tx: Any, reference: str) -> bytes:
-        raise Refused(f"{reference}: a dry run opens no secrets")
-
-
-def nothing(action: Action) -> dict[str, Any]:
-    """The plan of an action whose target state holds already."""
-    return {
-        "kind": action.kind,
-        "target": action.target,
-        "host": None,
-        "alternates": [],
-        "steps": [],
-        "changes": {},
-    }
-
-
-def describe(op: Operation, plan: Plan) -> dict[str, Any]:
-    """A plan for people and scripts: the very steps that are journaled."""
-    return {
-        "kind": plan.kind,
-        "target": plan.target,
-        "host": plan.host,
-        "alternates": list(plan.alternates),
-        "steps": [
-            {
-                "n": record.n,
-                "name": record.name,
-                "kind": record.kind,
-                "host": record.step.host,
-                "summary": record.step.summary(),
-            }
-            for record in op.records
-        ],
-        "changes": plan.changes,
-    }

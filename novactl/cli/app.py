@@ -19,6 +19,7 @@ from novactl.version import __version__
 MODULES = {
     "completion": ("completion",),
     "boot": ("boot",),
+    "placement": ("schedule",),
     "instances": ("list", "show", "wait"),
     "lifecycle": (
         "start",

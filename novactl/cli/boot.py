@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import render, verbs, views
+from novactl.cli import placement, render, verbs, views
 from novactl.cli.instances import SHOW_COLUMNS
 from novactl.cli.options import DryRun, LockWait, NoWait, Timeout
 from novactl.errors import UsageError
@@ -28,8 +28,15 @@ def boot(
     user_data: Annotated[
         Path | None, typer.Option("--user-data", metavar="FILE", help="For cloud-init; - is stdin.")
     ] = None,
-    host: Annotated[str | None, typer.Option("--host", metavar="H", help="This host or none.")] = None,
-    zone: Annotated[str | None, typer.Option("--zone", metavar="Z", help="A host of this zone.")] = None,
+    host: placement.Host = None,
+    zone: placement.Zone = None,
+    aggregate: placement.Aggregate = None,
+    group: placement.Group = None,
+    apart_from: placement.ApartFrom = None,
+    together_with: placement.With = None,
+    hint: placement.Hint = None,
+    require: placement.Require = None,
+    forbid: placement.Forbid = None,
     meta: Annotated[
         list[str] | None, typer.Option("--meta", metavar="K=V", help="Metadata; repeatable.")
     ] = None,
@@ -45,6 +52,9 @@ def boot(
         str, typer.Option("--wait-for", metavar="active|ssh|cloud-init", help="When it counts as up.")
     ] = "active",
     timeout: Annotated[float, typer.Option("--wait-timeout", metavar="SEC", help="For --wait-for.")] = 300,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of every host why it was chosen, or why not.")
+    ] = False,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
     deadline: Timeout = None,
@@ -72,8 +82,7 @@ def boot(
         networks=networks,
         key=key,
         user_data=_content(user_data),
-        host=host,
-        zone=zone,
+        explain=explain,
         metadata=key_values(meta or (), "--meta"),
         tags=tuple(tag or ()),
         count=count,
@@ -81,23 +90,56 @@ def boot(
         ephemeral_gib=ephemeral,
         swap_mib=swap,
         if_not_exists=if_not_exists,
+        **placement.wishes(
+            host=host,
+            zone=zone,
+            aggregate=aggregate,
+            group=group,
+            apart_from=apart_from,
+            together_with=together_with,
+            hint=hint,
+            require=require,
+            forbid=forbid,
+        ),
     )
     actions = [Boot(request=request, name=each, index=index) for index, each in enumerate(names_of(request))]
     many = count > 1
     if dry_run:
-        verbs.dry_run(session, actions, many=many)
+        plans = verbs.dry_run(session, actions, many=many, partial=partial)
+        _say_why(session, [plan["changes"].get("placement") for plan in plans])
         return
     outcomes = verbs.run(
         session,
         actions,
         many=many,
-        together=many and not partial,
+        together=many,
+        partial=partial,
         waiting=verbs.Waiting(no_wait, deadline, lock_wait),
     )
+    why = _explained(session, outcomes) if explain else []
+    _say_why(session, why)
     _wait_for(session, outcomes, wait_for, timeout)
     if not many and not no_wait:
-        fresh = verbs.find(session, outcomes[0].uuid)
-        render.show(session, views.instance(fresh), SHOW_COLUMNS)
+        item = views.instance(verbs.find(session, outcomes[0].uuid))
+        render.show(session, {**item, **({"explain": why[0]} if why else {})}, SHOW_COLUMNS)
+
+
+def _explained(session: Any, outcomes: list[Any]) -> list[Any]:
+    """What was journaled of each decision."""
+    from novactl.db import operations
+
+    ids = [outcome.operation for outcome in outcomes if outcome.operation]
+    found = session.cloud.db.read(lambda tx: [operations.one(tx, id_)[0].request for id_ in ids])
+    return [request["placement"] for request in found if "placement" in request]
+
+
+def _say_why(session: Any, decisions: list[Any]) -> None:
+    """To people, on stderr; scripts find it in the document."""
+    for decision in decisions:
+        if decision is not None and session.output == "table":
+            for row in placement.rows(decision):
+                words = row["why"] or row["weights"]
+                session.tell(f"{row['host']}: {row['result']} {row['weight']} {words}".rstrip())
 
 
 def _networks(session: Any, given: list[str]) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import render, views
+from novactl.cli import placement, render, views
 from novactl.errors import UsageError
 
 LIST_COLUMNS = (
@@ -101,6 +101,41 @@ def _show(session: Any, name: str) -> None:
     from novactl.db import hosts
 
     render.show(session, session.cloud.db.read(lambda tx: _views(tx, [hosts.get(tx, name)]))[0])
+
+
+@app.command()
+def capacity(
+    ctx: typer.Context,
+    flavor: Annotated[str, typer.Option("--flavor", metavar="F", help="Instances of this flavor.")],
+    image: Annotated[str | None, typer.Option("--image", metavar="I", help="Made from this image.")] = None,
+    zone: placement.Zone = None,
+    aggregate: placement.Aggregate = None,
+) -> None:
+    """Count how many more instances fit, on each host and when any one host is lost.
+
+    novactl host capacity --flavor small
+    """
+    from novactl.actions import capacity as actions
+    from novactl.objects.request import BootRequest
+
+    session = ctx.obj
+    request = BootRequest(
+        name="it",
+        flavor=flavor,
+        image=image or "",
+        project=session.settings.project,
+        zone=zone,
+        aggregate=aggregate,
+    )
+    found = actions.capacity(session.cloud.world, request)
+    if session.output != "table":
+        render.show(session, found, ("flavor", "fits", "fits_after_any_host_lost", "lost_host"))
+        return
+    render.listing(session, found["hosts"], ("host", "fits", "reason"))
+    worst, left = found["lost_host"], found["fits_after_any_host_lost"]
+    after = f"; after the loss of {worst}, the worst: {max(0, left)}" if worst else ""
+    homeless = f", and {-left} of its instances find no place" if left < 0 else ""
+    session.tell(f"{found['fits']} of {flavor} fit{after}{homeless}")
 
 
 @app.command("list")

@@ -32,10 +32,15 @@ def check_host(session: Any, host: str | None) -> None:
 
 
 def dry_run(
-    session: Any, actions: Sequence[Any], *, many: bool, shown: Mapping[str, str] = NO_NAMES
+    session: Any,
+    actions: Sequence[Any],
+    *,
+    many: bool,
+    partial: bool = False,
+    shown: Mapping[str, str] = NO_NAMES,
 ) -> list[dict[str, Any]]:
     """Print what would be done; returns it. `shown`: targets that have another name for people."""
-    plans: list[dict[str, Any]] = session.cloud.operator.show(actions)
+    plans: list[dict[str, Any]] = session.cloud.operator.show(actions, partial=partial)
     for plan in plans:
         plan["target"] = shown.get(plan["target"], plan["target"])
     if session.output != "table":
@@ -50,6 +55,8 @@ def dry_run(
         session.tell(f"{plan['kind']} {plan['target']}{where}{others}:")
         if plan["steps"]:
             render.listing(session, plan["steps"], PLAN_COLUMNS)
+        elif "refused" in plan:
+            session.tell(f"refused: {plan['refused']}")
         else:
             session.tell("nothing to do")
     return plans
@@ -77,6 +84,7 @@ def run(
     *,
     many: bool,
     together: bool = False,
+    partial: bool = False,
     waiting: Waiting = Waiting(),
     shown: Mapping[str, str] = NO_NAMES,
 ) -> list[Any]:
@@ -84,7 +92,7 @@ def run(
     ended alike give that code, mixed ones 3. With --no-wait the list is empty. `shown` as in dry_run()."""
     waiting.check()
     try:
-        outcomes = _outcomes(session, actions, together, waiting) if actions else []
+        outcomes = _outcomes(session, actions, together, partial, waiting) if actions else []
         for outcome in outcomes:
             outcome.target = shown.get(outcome.target, outcome.target)
         if waiting.no_wait:
@@ -101,17 +109,19 @@ def run(
     return list(outcomes)
 
 
-def _outcomes(session: Any, actions: Sequence[Any], together: bool, waiting: Waiting) -> list[Any]:
+def _outcomes(
+    session: Any, actions: Sequence[Any], together: bool, partial: bool, waiting: Waiting
+) -> list[Any]:
     operator = session.cloud.operator
     operator.lock_wait = waiting.lock_wait
     if not waiting.no_wait and waiting.timeout is None:
-        return list(operator.run(actions, together=together))
+        return list(operator.run(actions, together=together, partial=partial))
     from novactl import detach
     from novactl.actions import handover
 
     interrupt = session.cloud.interrupt
     with operator.working():
-        handed = handover.journal(operator, actions, together=together)
+        handed = handover.journal(operator, actions, together=together, partial=partial)
         if handed.head is None:
             return list(handed.outcomes)
         try:

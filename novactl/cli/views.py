@@ -50,6 +50,8 @@ def instance(found: "Instance") -> dict[str, Any]:
         "security_groups": [],
         "locked": found.locked,
         "fault": found.fault,
+        "group_id": found.group_id,
+        "placement": found.placement.as_dict(),
         "deleted_at": time(found.deleted_at),
     }
 

@@ -142,8 +142,9 @@ def _placement(told: Any) -> Placement:
         for label, value in dict(told.get(key, {})).items():
             names.check_pattern(label, names.KEY, "label")
             _text(value)
-    if told.get("zone") is not None:
-        names.check_name(told["zone"], "zone")
+    for key in ("zone", "aggregate"):
+        if told.get(key) is not None:
+            names.check_name(told[key], key)
     found = Placement.from_dict(told)
     for uuid in (*found.apart_from, *found.together_with):
         names.check_pattern(uuid, names.UUID, "uuid")

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from novactl.db import projects, second_copy
+from novactl.db import addresses, projects, second_copy
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NotFound, Refused
 from novactl.objects.flavor import Flavor
@@ -156,6 +156,12 @@ def remove_keypair(tx: Tx, project: str, name: str) -> None:
     second_copy.changed(tx)
 
 
+def image_id(tx: Tx, id_: str) -> str | None:
+    """The id, while there is such an image."""
+    row = tx.one("SELECT id FROM images WHERE id = :id", id=id_)
+    return row["id"] if row else None
+
+
 def add_network(tx: Tx, network: Network) -> None:
     refuse_taken(tx, "network", network.name)
     for other in networks(tx):
@@ -172,6 +178,7 @@ def update_network(tx: Tx, network: Network) -> None:
     columns = _columns(network)
     sets = ", ".join(f"{column} = :{column}" for column in columns if column != "id")
     tx.run(f"UPDATE networks SET {sets} WHERE id = :id", **columns)
+    addresses.forget(tx, network.id)
     second_copy.changed(tx)
 
 
@@ -201,6 +208,7 @@ def remove_network(tx: Tx, name: str) -> None:
     if used := addresses_used(tx, found.id):
         raise Refused(f"network {name}: {used} addresses are in use", hint="delete those instances first")
     tx.run("DELETE FROM networks WHERE id = :id", id=found.id)
+    addresses.forget(tx, found.id)
     second_copy.changed(tx)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from novactl.db import projects
+from novactl.db import addresses, projects
 from novactl.db.session import Row, Tx, among, dumps, meta, set_meta
 from novactl.errors import NotFound, UsageError
 from novactl.objects.flavor import Flavor
@@ -31,8 +31,8 @@ def add(tx: Tx, instance: Instance) -> None:
         "instances",
         uuid=instance.uuid,
         live_name=f"{instance.project}/{instance.name}",
-        image=dumps(instance.image.as_dict()) if instance.image else None,
-        flavor=dumps(instance.flavor.as_dict()),
+        image=_text(tx, instance.image) if instance.image else None,
+        flavor=_text(tx, instance.flavor),
         metadata=dumps(instance.metadata),
         tags=dumps(list(instance.tags)),
         locked=int(instance.locked),
@@ -60,6 +60,14 @@ def add(tx: Tx, instance: Instance) -> None:
             ]
         },
     )
+
+
+def _text(tx: Tx, part: Flavor | Image) -> str:
+    """As JSON; made once for all instances of a transaction that share it."""
+    known: dict[int, tuple[Flavor | Image, str]] = tx.memo.setdefault("texts", {})
+    if id(part) not in known:
+        known[id(part)] = part, dumps(part.as_dict())
+    return known[id(part)][1]
 
 
 def add_port(tx: Tx, instance_uuid: str, network_id: str, port: Port) -> None:
@@ -91,6 +99,8 @@ def bury(tx: Tx, uuid: str, now: str, fault: str | None) -> None:
         flavor = json.loads(row["flavor"])
         cores, memory = flavor["vcpus"], flavor["memory_mib"]
         projects.give_back(tx, row["project"], instances=1, cores=cores, memory_mib=memory)
+    for port in tx.all("SELECT network_id, ip FROM ports WHERE instance_uuid = :uuid", uuid=uuid):
+        addresses.freed(tx, port["network_id"], port["ip"])
     tx.run("DELETE FROM ports WHERE instance_uuid = :uuid", uuid=uuid)
     tx.run("DELETE FROM secrets WHERE owner = :uuid", uuid=uuid)
     note_copy(tx, uuid, behind=False)

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -74,6 +74,7 @@ class DbJournal:
             project=plan.project,
             request=plan.request | ({"asked_by": self.owner.asked_by} if self.owner.asked_by else {}),
             state=state,
+            attempt=0 if plan.deferred else 1,
             epoch=plan.epoch,
             parent=parent,
             owner=self.owner.words,
@@ -95,30 +96,34 @@ class DbJournal:
             **{column: getattr(op, column) for column in operations.COLUMNS},
         )
         self._lock(tx, op, plan.locks)
-        for record in op.records:
-            self._insert_record(tx, op, record, now)
+        self._insert_records(tx, op, op.records, now)
         return op
 
     def _lock(self, tx: Tx, op: Operation, locks: frozenset[Lock]) -> None:
         self._refuse_held(tx, locks)
-        for lock in sorted(locks):
-            tx.insert(
-                "op_locks",
-                kind=lock.kind,
-                id=lock.id,
-                operation=op.id,
-                mode=lock.mode,
-                exclusive=f"{lock.kind}/{lock.id}" if lock.mode is Mode.EXCLUSIVE else None,
-            )
+        tx.insert_many(
+            "op_locks",
+            [
+                {
+                    "kind": lock.kind,
+                    "id": lock.id,
+                    "operation": op.id,
+                    "mode": lock.mode,
+                    "exclusive": f"{lock.kind}/{lock.id}" if lock.mode is Mode.EXCLUSIVE else None,
+                }
+                for lock in sorted(locks)
+            ],
+        )
 
     def _refuse_held(self, tx: Tx, locks: frozenset[Lock]) -> None:
+        """One that is shared is only in the way of one who wants it alone: thousands may share it."""
         for lock in sorted(locks):
+            sharing = lock.mode is Mode.SHARED
+            where = "l.exclusive = :name" if sharing else "l.kind = :kind AND l.id = :id"
+            values = {"name": f"{lock.kind}/{lock.id}"} if sharing else {"kind": lock.kind, "id": lock.id}
             holder = tx.one(
-                "SELECT o.* FROM op_locks l JOIN operations o ON o.id = l.operation"
-                " WHERE l.kind = :kind AND l.id = :id AND (l.mode = 'X' OR :mode = 'X')",
-                kind=lock.kind,
-                id=lock.id,
-                mode=str(lock.mode),
+                f"SELECT o.* FROM op_locks l JOIN operations o ON o.id = l.operation WHERE {where} LIMIT 1",
+                **values,
             )
             if holder is not None:
                 raise self._busy(lock, holder)
@@ -133,20 +138,26 @@ class DbJournal:
             operation=holder["id"],
         )
 
-    def _insert_record(self, tx: Tx, op: Operation, record: Record, now: str) -> None:
-        if record.state is StepState.DONE:
-            record.started_at = record.finished_at = now
-        tx.insert(
+    def _insert_records(self, tx: Tx, op: Operation, records: Sequence[Record], now: str) -> None:
+        for record in records:
+            if record.state is StepState.DONE:
+                record.started_at = record.finished_at = now
+        tx.insert_many(
             "steps",
-            operation=op.id,
-            n=record.n,
-            attempt=record.attempt,
-            step=dumps(self.registry.dump(record.step)),
-            state=record.state,
-            started_at=record.started_at,
-            finished_at=record.finished_at,
-            error=None,
-            result=dumps(record.result),
+            [
+                {
+                    "operation": op.id,
+                    "n": record.n,
+                    "attempt": record.attempt,
+                    "step": dumps(self.registry.dump(record.step)),
+                    "state": record.state,
+                    "started_at": record.started_at,
+                    "finished_at": record.finished_at,
+                    "error": None,
+                    "result": dumps(record.result),
+                }
+                for record in records
+            ],
         )
 
     def _mark(self, tx: Tx, op_id: str) -> str:
@@ -285,17 +296,17 @@ class DbJournal:
         number, now = op.attempt + 1, self.clock.now()
         held = {(row["kind"], row["id"]) for row in self._locks_of(tx, op)}
         self._lock(tx, op, frozenset(lock for lock in attempt.locks if (lock.kind, lock.id) not in held))
+        numbered = [(0, step) for step in attempt.common] + [(number, step) for step in attempt.steps]
         records = [
             Record(
                 n=n,
-                attempt=number,
+                attempt=at,
                 step=step,
                 state=StepState.DONE if step.type in attempt.applied else StepState.PENDING,
             )
-            for n, step in enumerate(attempt.steps, start=len(op.records) + 1)
+            for n, (at, step) in enumerate(numbered, start=len(op.records) + 1)
         ]
-        for record in records:
-            self._insert_record(tx, op, record, now)
+        self._insert_records(tx, op, records, now)
         tx.run(
             "UPDATE operations SET attempt = :attempt, state = :state WHERE id = :id",
             attempt=number,

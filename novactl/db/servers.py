@@ -6,12 +6,13 @@ has to be trusted with it.
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any
 
@@ -20,7 +21,19 @@ import tenacity
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine
 
-from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, meta, not_ours
+from novactl.db.session import (
+    ADMISSION,
+    SCHEMA,
+    Database,
+    Rollback,
+    Row,
+    T,
+    Tx,
+    admit,
+    insertion,
+    meta,
+    not_ours,
+)
 from novactl.errors import DatabaseError, UsageError
 
 logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())  # it says what we say better
@@ -81,6 +94,7 @@ LOST_NUMBERS = {
     2055,
 }
 """The same of MariaDB and its client library."""
+NAMED = re.compile(r"(?<![:\w]):(\w+)")
 NO_TABLES = re.compile(r"relation \"meta\" does not exist|\.meta' doesn't exist")
 HOPELESS = ("password", "authentication", "does not exist", "no pg_hba", "access denied", "unknown database")
 
@@ -100,23 +114,39 @@ class ServerTx:
         row = self._execute(sql, values).mappings().first()
         return None if row is None else dict(row)
 
+    def tuples(self, sql: str, **values: Any) -> list[Any]:
+        return [tuple(row) for row in self._execute(sql, values)]
+
     def run(self, sql: str, **values: Any) -> int:
         return int(self._execute(sql, values).rowcount)
 
     def insert(self, table: str, **values: Any) -> None:
-        columns = ", ".join(f'"{column}"' for column in values)
-        marks = ", ".join(f":{column}" for column in values)
-        self._execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", values)
+        self._execute(insertion(table, tuple(values)), values)
+
+    def insert_many(self, table: str, rows: Sequence[Row]) -> None:
+        if rows:
+            self._execute(insertion(table, tuple(rows[0])), list(rows))
 
     def now(self) -> float:
         """The server's clock, in seconds."""
         return float((self.one(f"SELECT {NOW[self._family]} AS now") or {})["now"])
 
-    def _execute(self, sql: str, values: dict[str, Any]) -> Any:
-        plain = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
-        if self._family == "mysql":
-            sql = sql.replace('"', "`")  # quotes stand only around names: values are always bound
-        return self._connection.execute(sqlalchemy.text(sql), plain)
+    def _execute(self, sql: str, values: Row | list[Row]) -> Any:
+        plain = [_plain(row) for row in values] if isinstance(values, list) else _plain(values)
+        return self._connection.exec_driver_sql(_driver_words(sql, self._family), plain)
+
+
+@functools.lru_cache(maxsize=1024)
+def _driver_words(sql: str, family: str) -> str:
+    """As both drivers take it: SQLAlchemy's own text() costs half as much again for each statement."""
+    if family == "mysql":
+        sql = sql.replace('"', "`")  # quotes stand only around names: values are always bound
+    return NAMED.sub(r"%(\1)s", sql.replace("%", "%%"))
+
+
+def _plain(values: Row) -> Row:
+    """As a driver takes them."""
+    return {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
 
 
 class ServerDatabase(Database):

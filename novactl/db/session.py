@@ -4,6 +4,7 @@ A unit of work is a function of one transaction. It may be called again when the
 transactions met, so it changes nothing but the database (and objects that it made itself).
 """
 
+import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -28,11 +29,19 @@ class Tx(Protocol):
 
     def all(self, sql: str, **values: Any) -> list[Row]: ...
     def one(self, sql: str, **values: Any) -> Row | None: ...
+    def tuples(self, sql: str, **values: Any) -> list[Any]:
+        """The rows as tuples in the order of the columns: half the time, for thousands."""
+        ...
+
     def run(self, sql: str, **values: Any) -> int:
         """Number of rows it matched."""
         ...
 
     def insert(self, table: str, **values: Any) -> None: ...
+    def insert_many(self, table: str, rows: Sequence[Row]) -> None:
+        """Rows with the same columns; none is fine."""
+        ...
+
     def now(self) -> float:
         """Seconds on the clock that leases are measured by: the same for all who use the database."""
         ...
@@ -111,6 +120,13 @@ class Database(ABC):
         if value is None:
             raise DatabaseError(f"{self.where}: has no fleet uuid")
         return value
+
+
+@functools.lru_cache(maxsize=256)
+def insertion(table: str, columns: tuple[str, ...]) -> str:
+    """The statement of Tx.insert."""
+    quoted = ", ".join(f'"{column}"' for column in columns)
+    return f"INSERT INTO {table} ({quoted}) VALUES ({', '.join(f':{column}' for column in columns)})"
 
 
 def among(tx: Tx, sql: str, values: Sequence[str], rest: str = "", **named: Any) -> list[Row]:

@@ -5,11 +5,11 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit
+from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, insertion
 from novactl.errors import DatabaseError, NovactlError
 
 BUSY_SECONDS = 30
@@ -33,13 +33,20 @@ class SqliteTx:
         row: Row | None = self._connection.execute(sql, values).fetchone()
         return row
 
+    def tuples(self, sql: str, **values: Any) -> list[Any]:
+        cursor = self._connection.cursor()
+        cursor.row_factory = None
+        return cursor.execute(sql, values).fetchall()
+
     def run(self, sql: str, **values: Any) -> int:
         return self._connection.execute(sql, values).rowcount
 
     def insert(self, table: str, **values: Any) -> None:
-        columns = ", ".join(f'"{column}"' for column in values)
-        marks = ", ".join(f":{column}" for column in values)
-        self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", values)
+        self._connection.execute(insertion(table, tuple(values)), values)
+
+    def insert_many(self, table: str, rows: Sequence[Row]) -> None:
+        if rows:
+            self._connection.executemany(insertion(table, tuple(rows[0])), rows)
 
     def now(self) -> float:
         """Seconds since this machine's boot, those of its sleep included (clock_gettime(2))."""

@@ -111,9 +111,10 @@ class Operation:
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """What the next attempt will do on its host, and what it holds besides what the operation does.
-    `applied` as in Plan."""
+    `common` (of the first one of a deferred plan) and `applied` as in Plan."""
 
     steps: tuple[Step, ...]
+    common: tuple[Step, ...] = ()
     applied: frozenset[str] = frozenset()
     locks: frozenset[Lock] = frozenset()
 
@@ -122,7 +123,8 @@ class Attempt:
 class Plan:
     """What one operation will do. `common` steps are done once for all attempts; `attempt` steps belong
     to the chosen host. `applied` record steps were carried out in the very transaction that journals
-    the plan (the claim): they are written down as done."""
+    the plan (the claim): they are written down as done. `deferred`: the steps are planned, by the runner's
+    next_attempt, when it is the operation's turn."""
 
     kind: str
     target: str
@@ -133,6 +135,7 @@ class Plan:
     common: tuple[Step, ...] = ()
     attempt: tuple[Step, ...] = ()
     applied: frozenset[str] = frozenset()
+    deferred: bool = False
     epoch: int = 0
     host: str | None = None
     alternates: tuple[str, ...] = ()

@@ -100,6 +100,7 @@ class Runner:
         """Go on from wherever the journal ends: forward, or back when it was being undone. Returns the
         operation when it is done; raises OperationFailed or Interrupted when it was undone,
         OperationIncomplete when it was left."""
+        self._begin(op)
         failure = _left_undoing(op)
         if failure is None:
             self.journal.turn(op, OpState.RUNNING)
@@ -116,12 +117,18 @@ class Runner:
     def roll_back(self, op: Operation) -> Operation:
         """Undo all that was ever started. Raises Refused past the pivot, OperationIncomplete when
         something cannot be undone."""
+        self._begin(op)
         self._refuse_past_pivot(op)
         reason = OperationFailed("rolled back")
         for attempt in range(op.attempt, -1, -1):
             self._undo(op, attempt, reason)
         self.journal.turn(op, OpState.UNDONE, op.error or "rolled back")
         return op
+
+    def _begin(self, op: Operation) -> None:
+        """The steps of a deferred plan are written before anything else, also before they are undone."""
+        if op.attempt == 0:
+            self.journal.append_attempt(op, lambda tx: self.next_attempt(tx, op, ""))
 
     def _refuse_past_pivot(self, op: Operation) -> None:
         refused = Refused(

@@ -117,7 +117,7 @@ class Candidate:
         self._facts: dict[str, Any] | None = None
         self.instances = 0
         self.busy = 0  # operations that work on it now
-        self.aggregates: tuple[Mapping[str, str], ...] = ()  # their metadata
+        self.aggregates: Mapping[str, Mapping[str, str]] = {}  # the metadata of those it is in, by name
         self.numa_holds: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -133,8 +133,17 @@ class Candidate:
         return self._facts
 
     def take(self, vcpus: int, memory_mib: int, disk_gib: int) -> None:
-        """Count a claim that is made in memory (negative: one that is given back)."""
+        """Count a claim that is made in memory."""
         self.vcpus_used += vcpus
         self.memory_used += memory_mib
         self.disk_used += disk_gib
-        self.instances += 1 if vcpus >= 0 else -1
+        self.instances += 1
+        self.busy += 1
+
+    def give_back(self, vcpus: int, memory_mib: int, disk_gib: int) -> None:
+        """The opposite of take()."""
+        self.vcpus_used -= vcpus
+        self.memory_used -= memory_mib
+        self.disk_used -= disk_gib
+        self.instances -= 1
+        self.busy -= 1

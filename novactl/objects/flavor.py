@@ -1,6 +1,6 @@
 """How big an instance is."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from novactl.errors import UsageError
@@ -21,7 +21,7 @@ class Flavor:
     extra_specs: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 LIMITS = {

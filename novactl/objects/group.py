@@ -1,6 +1,6 @@
 """Server groups: instances that belong together, or apart."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -29,7 +29,7 @@ class ServerGroup:
     version: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 def check_group(group: ServerGroup) -> ServerGroup:

@@ -1,6 +1,6 @@
 """What an instance's root disk is made from."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 GIB = 1 << 30
@@ -31,7 +31,7 @@ class Image:
     created_at: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "locations": list(self.locations)}
+        return {**vars(self), "locations": list(self.locations)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Image":

@@ -100,10 +100,10 @@ def pool_of(network: Network) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Addr
 
 
 def free_addresses(
-    network: Network, taken: Iterable[str], elsewhere: Iterable[str], wanted: str | None
+    network: Network, taken: Iterable[str], elsewhere: Iterable[str], wanted: str | None, *, since: int = 0
 ) -> Iterator[str]:
     """Addresses to try, lowest first; only `wanted` when one is asked for. `elsewhere` are addresses that
-    something else has (hosts, name servers): never given.
+    something else has (hosts, name servers): never given. `since`: a number below which none is tried.
 
     Raises Refused for a wanted address that is outside, reserved or taken.
     """
@@ -119,7 +119,7 @@ def free_addresses(
         yield str(ip)
         return
     first, last = pool_of(network)
-    for number in range(int(first), int(last) + 1):
+    for number in range(max(int(first), since), int(last) + 1):
         text = str(ipaddress.IPv4Address(number))
         if text not in kept and text not in used:
             yield text

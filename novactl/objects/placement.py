@@ -11,6 +11,7 @@ class Placement:
     a value of None means any."""
 
     zone: str | None = None
+    aggregate: str | None = None
     apart_from: tuple[str, ...] = ()
     together_with: tuple[str, ...] = ()
     required: dict[str, str | None] = field(default_factory=dict)
@@ -24,6 +25,7 @@ class Placement:
     def from_dict(cls, found: dict[str, Any]) -> "Placement":
         return cls(
             zone=found.get("zone"),
+            aggregate=found.get("aggregate"),
             apart_from=tuple(found.get("apart_from", ())),
             together_with=tuple(found.get("together_with", ())),
             required=dict(found.get("required", {})),

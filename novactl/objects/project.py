@@ -1,7 +1,7 @@
 """Projects that have limits."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from novactl.errors import UsageError
@@ -44,7 +44,7 @@ class Project:
         return self.limits.get(resource, UNLIMITED)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 def check_limits(limits: Mapping[str, Any]) -> dict[str, int]:

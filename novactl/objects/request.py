@@ -12,7 +12,21 @@ class NetworkRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BootRequest:
+class Wishes:
+    """What is asked of the host, with names as typed. Labels: None for any value."""
+
+    host: str | None = None
+    zone: str | None = None
+    aggregate: str | None = None
+    group: str | None = None
+    apart_from: tuple[str, ...] = ()
+    together_with: tuple[str, ...] = ()
+    required: dict[str, str | None] = field(default_factory=dict)
+    forbidden: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootRequest(Wishes):
     """`novactl boot`, with names as typed; user_data is the file's content."""
 
     name: str
@@ -22,8 +36,6 @@ class BootRequest:
     networks: tuple[NetworkRequest, ...] = ()
     key: str | None = None
     user_data: bytes | None = None
-    host: str | None = None
-    zone: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     count: int = 1
@@ -31,3 +43,4 @@ class BootRequest:
     ephemeral_gib: int | None = None
     swap_mib: int | None = None
     if_not_exists: bool = False
+    explain: bool = False

@@ -1,64 +1,111 @@
-"""Filter, weigh, order; and the reasons when nobody is left."""
+"""Filter, weigh, order: for one instance or for thousands alike; and the reasons when nobody is left."""
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from novactl.errors import NoValidHost
-from novactl.objects.host import Host
-from novactl.scheduler.filters import Spec, rejections
+from novactl.objects.candidate import Candidate
+from novactl.scheduler import fixes
+from novactl.scheduler.filters import Filter, active, rejections
+from novactl.scheduler.spec import Spec
+from novactl.scheduler.weighers import WEIGHERS, Scale
+
+__all__ = ["ALTERNATES", "WEIGHERS", "Selection", "explain", "no_valid_host"]
+
+ALTERNATES = 10  # hosts that are named beside the chosen one
 
 
-def _share(host: Host, spec: Spec, resource: str) -> float:
-    """Which share of it is left after the claim."""
-    limit = host.capacity()[resource]
-    wanted: int = getattr(spec.resources, resource)
-    return (limit - host.used()[resource] - wanted) / limit if limit else 0.0
+class Selection:
+    """Hosts for instances that all ask the same. Scored once; then each claim changes only the host that it
+    is made on, so the next best is found without looking at the others again."""
+
+    def __init__(self, hosts: Iterable[Candidate], spec: Spec, *, aggregates: bool = False) -> None:
+        self.spec = spec
+        self.filters = active(spec, aggregates=aggregates)
+        passed = [host for host in hosts if _passes(host, spec, self.filters)]
+        self.scale = Scale(passed, spec)
+        self._now = dict(zip((host.name for host in passed), self.scale.initial, strict=True))
+        self._heap = [(-self._now[host.name], host.name, host) for host in passed]
+        heapq.heapify(self._heap)
+
+    def best(self, pick: int = 0) -> Candidate | None:
+        """The best host that still passes, or None. With host_subset_size n the one of the n best that `pick`
+        falls on: any large number, so that those who decide at the same time do not all take the same."""
+        size = self.spec.rules.host_subset_size
+        if size <= 1:
+            self._settle()
+            return self._heap[0][2] if self._heap else None
+        some = list(self.ordered(size))
+        return some[pick % len(some)] if some else None
+
+    def ordered(self, most: int) -> Iterator[Candidate]:
+        """Those that still pass, best first, at most so many."""
+        kept: list[tuple[float, str, Candidate]] = []
+        while self._heap and len(kept) < most:
+            self._settle()
+            if self._heap:
+                kept.append(heapq.heappop(self._heap))
+        for entry in kept:
+            heapq.heappush(self._heap, entry)
+        return iter([host for _, _, host in kept])
+
+    def take(self, host: Candidate) -> None:
+        """The instance goes there: the next decision sees it."""
+        wanted = self.spec.resources
+        host.take(wanted.vcpus, wanted.memory_mib, wanted.disk_gib)
+        if (group := self.spec.group) is not None:
+            group.on[host.name] = group.on.get(host.name, 0) + 1
+        if (weight := self.scale.weight(host)) != self._now.get(host.name):
+            self._now[host.name] = weight
+            heapq.heappush(self._heap, (-weight, host.name, host))
+
+    def drop(self, host: Candidate) -> None:
+        """It is none of the candidates any more."""
+        self._now.pop(host.name, None)
+
+    def _settle(self) -> None:
+        """The first entry of the heap is of a host that still passes, and as it is now."""
+        heap, now = self._heap, self._now
+        while heap and (
+            now.get(heap[0][1]) != -heap[0][0] or not _passes(heap[0][2], self.spec, self.filters)
+        ):
+            heapq.heappop(heap)
 
 
-WEIGHERS: dict[str, Callable[[Host, Spec], float]] = {
-    "memory": lambda host, spec: _share(host, spec, "memory_mib"),
-    "vcpus": lambda host, spec: _share(host, spec, "vcpus"),
-}
-"""What speaks for a host, by the names that operators multiply them by."""
+def _passes(host: Candidate, spec: Spec, filters: tuple[Filter, ...]) -> bool:
+    for test in filters:  # noqa: SIM110 - a generator costs half as much again, for each host
+        if test(host, spec) is not None:
+            return False
+    return True
 
 
-def weights(host: Host, spec: Spec, multipliers: Mapping[str, float]) -> dict[str, float]:
-    """Each weigher's word times its multiplier (1 unless given: spreads; below 0 packs, 0 ignores it)."""
-    return {
-        name: round(weigher(host, spec) * multipliers.get(name, 1.0), 6) for name, weigher in WEIGHERS.items()
-    }
+def explain(hosts: Sequence[Candidate], spec: Spec, *, aggregates: bool = False) -> list[dict[str, Any]]:
+    """Every host with its rejections, and the weights of those that pass: `{host, passed, rejections,
+    weights, weight}` (docs/cli.md), in the order given."""
+    filters = active(spec, aggregates=aggregates)
+    found = [(host, rejections(host, spec, filters)) for host in hosts]
+    scale = Scale([host for host, reasons in found if not reasons], spec)
+    return [
+        {
+            "host": host.name,
+            "passed": not reasons,
+            "rejections": reasons,
+            "weights": {} if reasons else scale.weights(host),
+            "weight": None if reasons else round(scale.weight(host), 6),
+        }
+        for host, reasons in found
+    ]
 
 
-def candidates(
-    hosts: Sequence[Host], spec: Spec, multipliers: Mapping[str, float] = MappingProxyType({})
-) -> tuple[list[Host], list[dict[str, Any]]]:
-    """(hosts that pass, best first; every host with its rejections, weights and their sum)."""
-    explained = []
-    passed = []
-    for host in hosts:
-        reasons = rejections(host, spec)
-        weighed = {} if reasons else weights(host, spec, multipliers)
-        weight = None if reasons else round(sum(weighed.values()), 6)
-        if weight is not None:
-            passed.append((weight, host))
-        explained.append(
-            {
-                "host": host.name,
-                "passed": not reasons,
-                "rejections": reasons,
-                "weights": weighed,
-                "weight": weight,
-            }
-        )
-    ordered = [host for _, host in sorted(passed, key=lambda pair: (-pair[0], pair[1].name))]
-    return ordered, explained
-
-
-def no_valid_host(name: str, explained: Sequence[dict[str, Any]]) -> NoValidHost:
-    """The refusal, with each host's first reasons."""
-    if not explained:
+def no_valid_host(
+    name: str, hosts: Sequence[Candidate], spec: Spec, *, aggregates: bool = False
+) -> NoValidHost:
+    """The refusal, with each host's reasons and what would help."""
+    if not hosts:
         return NoValidHost(f"{name}: there are no hosts yet", hint="novactl host add NAME --address ADDR")
+    explained = explain(hosts, spec, aggregates=aggregates)
+    nearest = fixes.nearest(hosts, spec, explained)
     lines = [
         f"{row['host']}: " + "; ".join(rejection["reason"] for rejection in row["rejections"])
         for row in explained
@@ -67,6 +114,6 @@ def no_valid_host(name: str, explained: Sequence[dict[str, Any]]) -> NoValidHost
     more = f"\n  … and {len(lines) - 10} more" if len(lines) > 10 else ""
     return NoValidHost(
         f"{name}: no host can take it\n  " + "\n  ".join(lines[:10]) + more,
-        hint="novactl host list shows capacity; novactl host set changes reservations and ratios",
-        targets=list(explained),
+        hint="; or ".join(nearest) or "novactl host list shows capacity",
+        targets=explained,
     )

@@ -54,3 +54,18 @@ BULK_OF_SLOWEST = 1.3
 """Stopping BULK_GUESTS on three hosts: at most so many times what the slowest of them takes."""
 
 BULK_GUESTS = 50
+
+DECISION_SECONDS = 0.05
+"""One decision over 10,000 hosts in process: all default filters, an anti-affinity group of 50."""
+
+SCHEDULE_SECONDS = 1.0
+"""The same as a command."""
+
+BATCH_SECONDS = 5.0
+"""10,000 instances onto 10,000 hosts, with the commit, on SQLite."""
+
+CLAIMERS = 8
+"""Processes that claim at once."""
+
+CLAIMS_PER_SECOND = 1000
+"""Full claims of CLAIMERS processes in all."""

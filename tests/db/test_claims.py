@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from novactl.actions.boot import _ports
-from novactl.db import catalogue, hosts, instances
+from novactl.actions.addresses import ports as _ports
+from novactl.db import catalogue, hosts, instances, placement
 from novactl.db.session import Database, Tx
 from novactl.errors import DatabaseError, NotFound, Refused
 from novactl.objects.host import Resources
 from novactl.objects.network import Network, Port
 from novactl.objects.request import NetworkRequest
-from novactl.scheduler.filters import Spec
-from novactl.scheduler.select import candidates
+from novactl.scheduler.select import Selection
+from novactl.scheduler.spec import Spec
 from tests.support import fleet, scratch
 from tests.support.databases import Place, in_processes
 
@@ -148,8 +148,8 @@ def test_the_scheduler_and_the_claim_agree(db: Database, everywhere: Place, rati
             tx.run("DELETE FROM hosts")
             hosts.add(tx, fleet.host(**values))
             amounts = Resources(**dict(zip(RESOURCES, wanted, strict=True)))
-            passed, _ = candidates(hosts.everything(tx), Spec(resources=amounts))
-            assert hosts.claim(tx, "kvm1", fleet.uuid(1), amounts) == bool(passed)
+            best = Selection(placement.candidates(tx, counted=False), Spec(resources=amounts)).best()
+            assert hosts.claim(tx, "kvm1", fleet.uuid(1), amounts) == bool(best)
 
     agree()
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from novactl.actions.steps.domains import OFF
 from novactl.actions.steps.registry import REGISTRY
-from novactl.db import hosts, instances, projects
+from novactl.db import addresses, hosts, instances, projects
 from novactl.engine.operation import ACTIVE
 from novactl.engine.step import RecordStep, Step
 from novactl.errors import HostFault, NotFound, Refused
@@ -270,8 +270,9 @@ def _unheld(tx: Any, step: HealRecord, ctx: Any) -> None:
 
 
 def _address(tx: Any, step: HealRecord, ctx: Any) -> None:
-    row = tx.one("SELECT instance_uuid FROM ports WHERE id = :id", id=step.subject)
+    row = tx.one("SELECT instance_uuid, network_id, ip FROM ports WHERE id = :id", id=step.subject)
     if row is not None and _living(tx, row["instance_uuid"]) is None:
+        addresses.freed(tx, row["network_id"], row["ip"])
         tx.run("DELETE FROM ports WHERE id = :id", id=step.subject)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from novactl.actions.steps.registry import REGISTRY
-from novactl.db import hosts, instances
+from novactl.db import hosts, instances, placement
 from novactl.engine.step import Kind, RecordStep
 from novactl.objects.states import PowerState, TaskState, VmState
 
@@ -88,6 +88,7 @@ class MarkActive(RecordStep):
             power_state=PowerState.RUNNING,
             launched_at=ctx.result("define-domain").get("launched_at") or ctx.world.clock.now(),
         )
+        placement.succeeded(tx, self.uuid)
 
 
 @REGISTRY.add

@@ -1,0 +1,117 @@
+"""host capacity: how many more instances of a flavor fit, also when any one host is lost."""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from novactl.actions.placement import Board
+from novactl.actions.schedule import spec_for
+from novactl.actions.world import World
+from novactl.db import placement
+from novactl.db.session import Tx
+from novactl.objects.candidate import Candidate
+from novactl.objects.host import Resources
+from novactl.objects.request import BootRequest
+from novactl.scheduler.spec import Spec
+
+MOST = 1_000_000  # of a flavor that takes nothing
+Free = tuple[float, float, float]  # memory first: MiB, vcpus, GiB
+
+
+def capacity(world: World, request: BootRequest) -> dict[str, Any]:
+    """`{flavor, fits, fits_after_any_host_lost, lost_host, hosts}`. `hosts`: of each how many more, and why
+    none. After a loss: so many more fit when `lost_host`, the worst to lose, is gone and its instances have
+    been given to the others; below 0: so many of them could not be."""
+
+    def work(tx: Tx) -> dict[str, Any]:
+        board, spec = Board.of(tx), spec_for(tx, request)
+        rows = board.explain(spec)
+        more = {
+            host.name: _more(_free(host), host, spec) if row["passed"] else 0
+            for host, row in zip(board.hosts, rows, strict=True)
+        }
+        worst, left = _after_loss(board.hosts, spec, more, placement.held(tx))
+        return {
+            "flavor": request.flavor,
+            "fits": sum(more.values()),
+            "fits_after_any_host_lost": left,
+            "lost_host": worst,
+            "hosts": [
+                {
+                    "host": row["host"],
+                    "fits": more[row["host"]],
+                    "reason": "; ".join(one["reason"] for one in row["rejections"]) or None,
+                }
+                for row in rows
+            ],
+        }
+
+    return world.db.read(work)
+
+
+def _free(host: Candidate) -> Free:
+    return (
+        host.memory_limit - host.memory_used,
+        host.vcpus_limit - host.vcpus_used,
+        host.disk_limit - host.disk_used,
+    )
+
+
+def _wants(amounts: Resources) -> tuple[int, int, int]:
+    return amounts.memory_mib, amounts.vcpus, amounts.disk_gib
+
+
+def _more(free: Free, host: Candidate, spec: Spec) -> int:
+    """How many alike fit into what is free of a host that takes one."""
+    counts = [int(have / want) for have, want in zip(free, _wants(spec.resources), strict=True) if want > 0]
+    if most := spec.rules.max_instances_per_host:
+        counts.append(most - host.instances)
+    return max(0, min(counts, default=MOST))
+
+
+def _after_loss(
+    hosts: Sequence[Candidate], spec: Spec, more: Mapping[str, int], held: Mapping[str, Sequence[Resources]]
+) -> tuple[str | None, int]:
+    """(the host whose loss leaves least, how many still fit then)."""
+    usable = [host for host in hosts if host.enabled and host.state == "up"]
+    usable.sort(key=_free, reverse=True)
+    total = sum(more.values())
+    worst: tuple[str | None, int] = (None, 0)
+    for lost in usable:
+        amounts = sorted(held.get(lost.name, ()), key=_wants, reverse=True)
+        others = [host for host in usable[: 4 * len(amounts) + 33] if host is not lost]
+        now, homeless = _given_to(others, amounts)
+        left = total - more[lost.name]
+        for host in others:
+            if host.name in now and more[host.name]:
+                left += _more(now[host.name], host, spec) - more[host.name]
+        if homeless:
+            left = -homeless
+        if worst[0] is None or left < worst[1]:
+            worst = (lost.name, left)
+    return worst
+
+
+def _given_to(others: Sequence[Candidate], amounts: Sequence[Resources]) -> tuple[dict[str, Free], int]:
+    """(what is free then of the hosts that got some, how many found no place): the largest first, each to the
+    host with the most memory left."""
+    heap = [(tuple(-size for size in _free(host)), host.name) for host in others]
+    heapq.heapify(heap)
+    now: dict[str, Free] = {}
+    homeless = 0
+    for one in amounts:
+        tried = []
+        while heap:
+            negative, name = heapq.heappop(heap)
+            memory, vcpus, disk = (-size for size in negative)
+            free = (memory, vcpus, disk)
+            if all(want == 0 or want <= have for want, have in zip(_wants(one), free, strict=True)):
+                now[name] = (memory - one.memory_mib, vcpus - one.vcpus, disk - one.disk_gib)
+                tried.append((tuple(-size for size in now[name]), name))
+                break
+            tried.append((negative, name))
+        else:
+            homeless += 1
+        for entry in tried:
+            heapq.heappush(heap, entry)
+    return now, homeless

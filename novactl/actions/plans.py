@@ -1,0 +1,76 @@
+"""Plans for people and scripts, as `--dry-run` prints them, and what making one must not do."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from novactl.db.session import Tx
+from novactl.engine.operation import Operation, Plan
+from novactl.errors import Refused
+
+
+class Named(Protocol):
+    """What is needed of operate.Action."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+
+
+@contextlib.contextmanager
+def apart(tx: Tx, wanted: bool) -> Iterator[None]:
+    """What is done within can be taken back alone: it is when the block raises."""
+    if not wanted:
+        yield
+        return
+    tx.run("SAVEPOINT one")
+    try:
+        yield
+    except Refused:
+        tx.run("ROLLBACK TO SAVEPOINT one")
+        raise
+    tx.run("RELEASE SAVEPOINT one")
+
+
+class Unsealed:
+    """Stands for Secrets in a dry run."""
+
+    def seal(self, tx: Any, secret_id: str, owner: str, content: bytes) -> str:
+        return f"secret:{secret_id}"
+
+    def open(self, tx: Any, reference: str) -> bytes:
+        raise Refused(f"{reference}: a dry run opens no secrets")
+
+
+def nothing(action: Named) -> dict[str, Any]:
+    """The plan of an action whose target state holds already."""
+    return {
+        "kind": action.kind,
+        "target": action.target,
+        "host": None,
+        "alternates": [],
+        "steps": [],
+        "changes": {},
+    }
+
+
+def describe(op: Operation, plan: Plan) -> dict[str, Any]:
+    """A plan for people and scripts: the very steps that are journaled."""
+    return {
+        "kind": plan.kind,
+        "target": plan.target,
+        "host": plan.host,
+        "alternates": list(plan.alternates),
+        "steps": [
+            {
+                "n": record.n,
+                "name": record.name,
+                "kind": record.kind,
+                "host": record.step.host,
+                "summary": record.step.summary(),
+            }
+            for record in op.records
+        ],
+        "changes": plan.changes,
+    }

@@ -1,0 +1,80 @@
+"""What placement reads: hosts as candidates, what works on them, how many instances they have."""
+
+import json
+
+from novactl.db.session import Tx
+from novactl.objects.candidate import COLUMNS, Candidate
+from novactl.objects.host import Resources
+
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
+LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
+
+
+def candidates(tx: Tx, *, counted: bool) -> list[Candidate]:
+    """All hosts, by name. `counted`: with the number of their instances, which an aggregate may ask for
+    too."""
+    found = [Candidate(*row) for row in tx.tuples(f"{SELECT} ORDER BY name")]
+    by_name = {host.name: host for host in found}
+    for name, count in tx.tuples("SELECT id, COUNT(*) FROM op_locks WHERE kind = 'host' GROUP BY id"):
+        if name in by_name:
+            by_name[name].busy = count
+    for name, hosts, metadata in tx.tuples("SELECT name, hosts, metadata FROM aggregates"):
+        words = json.loads(metadata)
+        counted |= "max_instances_per_host" in words
+        for host in json.loads(hosts):
+            if host in by_name:
+                by_name[host].aggregates = {**by_name[host].aggregates, name: words}
+    if counted:
+        sql = (
+            "SELECT host, COUNT(*) FROM instances WHERE deleted_at IS NULL AND host IS NOT NULL GROUP BY host"
+        )
+        for name, count in tx.tuples(sql):
+            if name in by_name:
+                by_name[name].instances = count
+    return found
+
+
+def load_numa_holds(tx: Tx, hosts: list[Candidate]) -> None:
+    """What of each host is guests' alone."""
+    by_name = {host.name: host for host in hosts}
+    for name, numa in tx.tuples("SELECT host, numa FROM holds WHERE numa IS NOT NULL"):
+        if name in by_name:
+            by_name[name].numa_holds = (*by_name[name].numa_holds, json.loads(numa))
+
+
+def group_hosts(tx: Tx, group_id: str, but: str | None = None) -> dict[str, int]:
+    """How many living members of the group each host has; `but` is not counted."""
+    rows = tx.tuples(
+        f"SELECT host, COUNT(*) FROM instances {LIVING} AND group_id = :id AND uuid <> :but GROUP BY host",
+        id=group_id,
+        but=but or "",
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def held(tx: Tx) -> dict[str, list[Resources]]:
+    """What the instances of each host hold of it."""
+    found: dict[str, list[Resources]] = {}
+    sql = "SELECT host, vcpus, memory_mib, disk_gib FROM holds WHERE role = 'instance'"
+    for host, vcpus, memory, disk in tx.tuples(sql):
+        found.setdefault(host, []).append(Resources(vcpus=vcpus, memory_mib=memory, disk_gib=disk))
+    return found
+
+
+def zones(tx: Tx) -> list[str]:
+    """Those that hosts are in."""
+    return [row[0] for row in tx.tuples("SELECT DISTINCT zone FROM hosts ORDER BY zone")]
+
+
+def failed(tx: Tx, host: str) -> None:
+    """A boot failed there: one more in a row."""
+    tx.run("UPDATE hosts SET failed_builds = failed_builds + 1 WHERE name = :host", host=host)
+
+
+def succeeded(tx: Tx, uuid: str) -> None:
+    """A boot went well on the instance's host."""
+    tx.run(
+        "UPDATE hosts SET failed_builds = 0 WHERE failed_builds > 0"
+        " AND name = (SELECT host FROM instances WHERE uuid = :uuid)",
+        uuid=uuid,
+    )
