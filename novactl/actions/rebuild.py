@@ -25,7 +25,7 @@ from novactl.virt.calls import OPERATION
 
 ALIVE = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 EXPECTED_LOST: dict[str, tuple[str, ...]] = {
-    "meta": ("serial", "catalogue"),
+    "meta": ("serial", "catalogue", "lowest"),
     "hosts": ("version",),
     "server_groups": ("version",),
     "instances": ("version", "fault", "task_state"),

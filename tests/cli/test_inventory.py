@@ -27,6 +27,7 @@ from novactl.objects.aggregate import Aggregate
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.keypair import Keypair, parse_public_key
 from novactl.objects.project import NOVA_LIMITS, Project
+from novactl.scheduler.select import WEIGHERS
 from novactl.settings import Settings
 from tests.support import fleet, scratch
 from tests.support.command import Command, Ended
@@ -270,7 +271,7 @@ def test_what_refers_to_nothing_is_named_with_its_place(stocked: Command, write:
         ("aggregates.ssd.hosts[1]", "host 'kvm7' is neither in the files nor in the database"),
         ("policies.p.on", "host 'kvm6' is neither in the files nor in the database"),
         ("default_network", "network 'wan' is neither in the files nor in the database"),
-        ("weighers.colour", "there is no such weigher: memory, vcpus"),
+        ("weighers.colour", f"there is no such weigher: {', '.join(WEIGHERS)}"),
         ("images.a.properties", "image property hw_disk_bus='ide': one of virtio, scsi, sata"),
     ]
     assert {row["file"] for row in error["targets"]} == {str(path)}

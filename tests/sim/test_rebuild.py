@@ -111,7 +111,7 @@ def kept(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
         if lost == ("*",):
             continue
         if table == "meta":
-            all_rows = [row for row in all_rows if row["name"] not in lost]
+            all_rows = [row for row in all_rows if row["name"].partition(" ")[0] not in lost]
             lost = ()
         living = [row for row in all_rows if not row.get("deleted_at")]
         found[table] = sorted(
