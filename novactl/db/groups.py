@@ -101,8 +101,9 @@ def all_members(tx: Tx) -> dict[str, list[Row]]:
 
 def check_room(tx: Tx, group: ServerGroup, project: str, wanted: int = 1) -> None:
     """Raises QuotaExceeded when the project's groups may not have so many more members."""
-    used = len(members(tx, group.id))
-    projects.check_room(tx, project, "server_group_members", used, wanted)
+    if projects.get(tx, project) is not None:
+        used = len(members(tx, group.id))
+        projects.check_room(tx, project, "server_group_members", used, wanted)
 
 
 def _group(row: Row) -> ServerGroup:

@@ -230,3 +230,12 @@ def test_hosts_of_other_settings(three: Command, db: SqliteDatabase) -> None:
         stored.put(tx, "scheduler", {"max_instances_per_host": 1})
     ended = three("schedule", "--flavor", "small", "--explain")
     assert (ended.code, ended.out.count("instances: has 1 instances, 1 allowed")) == (5, 2)
+
+
+def test_quota_of_a_group_and_of_metadata(three: Command) -> None:
+    """The group has one member: no more may come; nor more metadata than the project allows."""
+    three.ok("quota", "set", "default", "server_group_members=1", "metadata_items=1")
+    ended = three(*BOOT, "--group", "anti-affinity")
+    assert (ended.code, "server_group_members: 1 wanted, 0 left of 1" in ended.err) == (5, True), ended.err
+    ended = three(*BOOT, "--meta", "a=1", "--meta", "b=2")
+    assert (ended.code, "metadata_items: 2 wanted, 1 left of 1" in ended.err) == (5, True), ended.err
