@@ -81,6 +81,10 @@ class NoValidHost(Refused):
     """No host can take the instance; `targets` holds each host's reasons."""
 
 
+class QuotaExceeded(Refused):
+    """A project's limit leaves no room; `targets` has {project, resource, wanted, left, limit} of each."""
+
+
 class ImageRefused(Refused):
     """The image file is not what it must be."""
 

@@ -95,6 +95,7 @@ class Boot:
         for key, value in found_before.items():
             tx.memo.setdefault(key, value)
         instance, networks = self._instance(world, tx)
+        projects.check_room(tx, instance.project, "metadata_items", 0, len(instance.metadata))
         projects.take(tx, instance.project, **_use(instance))
         try:
             claimed = placement.claim(

@@ -13,7 +13,7 @@ from novactl.actions.acting import instance_locks, still
 from novactl.actions.steps.domains import WriteCopy
 from novactl.actions.steps.records import ChangeRecord, RecordCopied
 from novactl.actions.world import World
-from novactl.db import instances
+from novactl.db import instances, projects
 from novactl.db.session import Tx, dumps
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
@@ -52,6 +52,8 @@ class Describe:
         changed = self._changed(instance)
         if max(len(changed.metadata), len(changed.tags)) > DESCRIPTION_LIMIT:
             raise Refused(f"{instance.name}: more than {DESCRIPTION_LIMIT} metadata items or tags")
+        items, more = len(instance.metadata), len(changed.metadata) - len(instance.metadata)
+        projects.check_room(tx, instance.project, "metadata_items", items, more)
         if changed.name != instance.name:
             _check_free(tx, changed)
         return _plan(world, tx, op_id, self.kind, instance, changed)

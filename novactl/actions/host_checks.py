@@ -69,7 +69,9 @@ def _check_one(world: World, reach: Looks, host: Host) -> list[dict[str, Any]]:
         rows, seen = examine(world, reach, host, host.virt_type)
     except NovactlError as error:
         rows = [_row(host.name, "reachable", "fail", error.message, error.hint)]
-    news = measured(seen) if seen else {"state": "down", "checked_at": world.clock.now()}
+    news: dict[str, Any] = measured(seen) if seen else {"state": "down", "checked_at": world.clock.now()}
+    if all(row["result"] != "fail" for row in rows):
+        news["failed_builds"] = 0  # somebody looked, and it is well
     world.db.write(lambda tx: hosts.update(tx, host.name, **news))
     return rows
 

@@ -209,6 +209,8 @@ def change(world: World, name: str, changes: dict[str, Any], labels: dict[str, s
     there is nothing to set."""
     if not changes and not labels:
         raise UsageError("nothing to set is given")
+    if changes.get("enabled"):
+        changes = {**changes, "failed_builds": 0}
 
     def work(tx: Tx) -> Host:
         host = hosts.get(tx, name)

@@ -7,7 +7,8 @@ from typing import Any
 
 from novactl.actions.cron.registry import TASKS
 from novactl.actions.hardware import dedicated
-from novactl.actions.inventory_state import Fields, State, key_fingerprint
+from novactl.actions.inventory_state import Fields, State, key_fingerprint, name_in_files
+from novactl.db import projects
 from novactl.errors import NovactlError, Refused
 from novactl.files.inventory import Inventory, Item, load_inventory, refusal
 from novactl.objects.network import overlap
@@ -15,8 +16,8 @@ from novactl.scheduler.select import WEIGHERS
 from novactl.virt.domain import check_properties
 
 ORDER = (
-    *("flavor", "image", "keypair", "network", "host", "aggregate"),
-    *("weigher", "policy", "cron", "setting"),
+    *("flavor", "image", "project", "keypair", "network", "group", "host", "aggregate"),
+    *("weigher", "scheduler", "policy", "cron", "setting"),
 )
 CONTENT = ("sha256", "kernel_sha256", "initrd_sha256", "format")
 """Of an image: what makes it another one."""
@@ -160,6 +161,10 @@ def _why_not(
         case "image", "remove":
             image = state.images[change.name]
             return _in_use(state.images_used.get(image.id, 0), state.lock("image", image.id))
+        case "project", "remove":
+            return _project_cannot_go(change, state, inventory)
+        case "group", "remove" | "update":
+            return _group_is_used(change, state)
         case "flavor", "remove":
             return _in_use(state.flavors_used.get(state.flavor_ids[change.name], 0), None)
     return None
@@ -229,6 +234,25 @@ def _network_cannot_be(change: Change, state: State, inventory: Inventory, optio
         stays = other.name not in inventory.items["network"] and not options.prune
         if stays and overlap(made, other):
             return f"network {other.name} ({other.cidr}) has some of these addresses on {other.bridge}"
+    return None
+
+
+def _project_cannot_go(change: Change, state: State, inventory: Inventory) -> str | None:
+    """What leaves with it is not in it any more; a project only goes with --prune."""
+    held = projects.contents(state.tx, change.name)
+    for what, kind in (("keypairs", "keypair"), ("groups", "group"), ("networks", "network")):
+        stay = inventory.items.get(kind)
+        if stay is not None and what in held:
+            of = "default" if kind == "network" else change.name
+            held[what] = [name for name in held[what] if name_in_files(of, name) in stay]
+    left = {what: names for what, names in held.items() if names}
+    return f"has {projects.in_words(left)}" if left else None
+
+
+def _group_is_used(change: Change, state: State) -> str | None:
+    if used := state.members.get(state.groups[change.name].id, 0):
+        what = "is" if change.change == "remove" else f"its {next(iter(change.fields))} cannot change: it is"
+        return f"{what} the group of {used} instances"
     return None
 
 

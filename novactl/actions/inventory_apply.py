@@ -137,8 +137,9 @@ class Apply:
                 raise Refused(f"{change.kind} {change.name}: {why}", hint="apply again")
         files: set[str] = set()
         short: dict[str, NovactlError] = {}
-        ordered = sorted(found, key=lambda change: change.change != "remove")
-        for change in ordered:  # what leaves makes room for what comes
+        leaving = [change for change in reversed(found) if change.change == "remove"]
+        staying = [change for change in found if change.change != "remove"]
+        for change in leaving + staying:  # what leaves makes room for what comes, and a project goes last
             if change.kind == "image" and change.change == "remove":
                 files |= image_actions.files_of(state.images[change.name])
             if change.kind == "aggregate" and (error := self._short(state, change)):

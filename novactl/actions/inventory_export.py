@@ -19,7 +19,12 @@ def export(state: State) -> dict[str, Section | str]:
         "keypairs": {
             name: {"public_key": fields["public_key"]} for name, fields in state.of("keypair").items()
         },
+        "projects": {name: _without(fields, "") for name, fields in state.of("project").items()},
+        "groups": {
+            name: {**fields, "policy": str(fields["policy"])} for name, fields in state.of("group").items()
+        },
         "weighers": state.setting("weighers"),
+        "scheduler": state.setting("scheduler"),
         "policies": {name: _without(fields, None, []) for name, fields in state.of("policy").items()},
         "cron": {name: _cron(fields) for name, fields in state.of("cron").items()},
         "default_network": state.setting("default_network"),

@@ -8,12 +8,14 @@ from novactl.actions.hardware import dedicated
 from novactl.actions.inventory import Change
 from novactl.actions.inventory_state import State, split_project
 from novactl.actions.world import World
-from novactl.db import aggregates, catalogue, hosts, settings
+from novactl.db import aggregates, catalogue, groups, hosts, projects, settings
 from novactl.objects.aggregate import Aggregate
 from novactl.objects.flavor import Flavor
+from novactl.objects.group import ServerGroup
 from novactl.objects.keypair import Keypair
 from novactl.objects.network import Network
 from novactl.objects.policy import check_setting
+from novactl.objects.project import Project
 
 Writer = Callable[[World, State, Change], None]
 
@@ -81,11 +83,38 @@ def aggregate(world: World, state: State, change: Change) -> None:
         aggregates.delete(tx, change.name)
 
 
+def project(world: World, state: State, change: Change) -> None:
+    if change.change == "create":
+        made = Project(name=change.name, created_at=world.clock.now(), **change.wanted)
+        projects.create(state.tx, made)
+    elif change.change == "update":
+        projects.update(state.tx, replace(projects.find(state.tx, change.name), **change.wanted))
+    else:
+        projects.delete(state.tx, change.name)
+
+
+def group(world: World, state: State, change: Change) -> None:
+    of, name = split_project(change.name)
+    if change.change == "create":
+        groups.create(state.tx, ServerGroup(id=world.ids.uuid(), name=name, project=of, **change.wanted))
+    elif change.change == "update":
+        groups.update(state.tx, replace(state.groups[change.name], **change.wanted))
+    else:
+        groups.delete(state.tx, state.groups[change.name])
+
+
 def weigher(world: World, state: State, change: Change) -> None:
     kept = {name: value for name, value in state.setting("weighers").items() if name != change.name}
     if change.item is not None:
         kept[change.name] = change.item.fields["multiplier"]
     _put(state, "weighers", kept)
+
+
+def scheduler(world: World, state: State, change: Change) -> None:
+    kept = {name: value for name, value in state.setting("scheduler").items() if name != change.name}
+    if change.item is not None:
+        kept[change.name] = change.item.fields["value"]
+    _put(state, "scheduler", kept)
 
 
 def policy(world: World, state: State, change: Change) -> None:
@@ -116,9 +145,12 @@ WRITERS: dict[str, Writer] = {
     "image": image,
     "keypair": keypair,
     "network": network,
+    "project": project,
+    "group": group,
     "host": host,
     "aggregate": aggregate,
     "weigher": weigher,
+    "scheduler": scheduler,
     "policy": policy,
     "cron": cron,
     "setting": setting,

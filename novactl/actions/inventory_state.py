@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from novactl.db import aggregates, catalogue, hosts, instances, settings
+from novactl.db import aggregates, catalogue, groups, hosts, instances, projects, settings
 from novactl.db.session import Tx
+from novactl.objects.group import ServerGroup
 from novactl.objects.host import Host
 from novactl.objects.image import Image
 from novactl.objects.keypair import fingerprint
 from novactl.objects.network import Network
 from novactl.objects.policy import CronTask, Policy
+from novactl.objects.project import NOVA_LIMITS
 
 Fields = dict[str, Any]
 HOST = (
@@ -34,13 +36,13 @@ IMAGE = (
 )
 
 
-def keypair_key(project: str, name: str) -> str:
-    """A keypair's name in the files: of the default project plain, else PROJECT/NAME."""
+def name_in_files(project: str, name: str) -> str:
+    """Of a keypair or a group: of the default project plain, else PROJECT/NAME."""
     return name if project == "default" else f"{project}/{name}"
 
 
 def split_project(name: str) -> tuple[str, str]:
-    """(project, name) of a keypair's name in the files."""
+    """(project, name) of what name_in_files() made."""
     project, _, rest = name.rpartition("/")
     return project or "default", rest
 
@@ -96,6 +98,16 @@ class State:
             found[json.loads(body)["id"]] += count
         return found
 
+    @cached_property
+    def groups(self) -> dict[str, ServerGroup]:
+        """By their names in the files."""
+        return {name_in_files(group.project, group.name): group for group in groups.everything(self._tx)}
+
+    @cached_property
+    def members(self) -> Mapping[str, int]:
+        """Living instances by their group's id."""
+        return {id_: len(found) for id_, found in groups.all_members(self._tx).items()}
+
     def lock(self, kind: str, id_: str) -> str | None:
         """The operation that has it locked."""
         row = self._tx.one(
@@ -141,7 +153,7 @@ def image_fields(image: Image) -> Fields:
 def _keypairs(state: State) -> dict[str, Fields]:
     rows = state.tx.all("SELECT * FROM keypairs ORDER BY project, name")
     return {
-        keypair_key(row["project"], row["name"]): {
+        name_in_files(row["project"], row["name"]): {
             "fingerprint": row["fingerprint"],
             "public_key": row["public_key"],
         }
@@ -152,6 +164,23 @@ def _keypairs(state: State) -> dict[str, Fields]:
 def _aggregates(state: State) -> dict[str, Fields]:
     found = aggregates.everything(state.tx)
     return {one.name: {"hosts": sorted(one.hosts), "metadata": one.metadata} for one in found}
+
+
+def _projects(state: State) -> dict[str, Fields]:
+    return {
+        one.name: {
+            "description": one.description,
+            "limits": {resource: one.limit(resource) for resource in NOVA_LIMITS},
+        }
+        for one in projects.everything(state.tx)
+    }
+
+
+def _groups(state: State) -> dict[str, Fields]:
+    return {
+        name: {"policy": group.policy, "max_per_host": group.max_per_host}
+        for name, group in state.groups.items()
+    }
 
 
 def _policies(state: State) -> dict[str, Fields]:
@@ -170,10 +199,13 @@ READERS: dict[str, Any] = {
     "keypair": _keypairs,
     "network": lambda state: {name: network_fields(one) for name, one in state.networks.items()},
     "host": lambda state: {name: host_fields(one) for name, one in state.hosts.items()},
+    "project": _projects,
+    "group": _groups,
     "aggregate": _aggregates,
     "weigher": lambda state: {
         name: {"multiplier": value} for name, value in state.setting("weighers").items()
     },
+    "scheduler": lambda state: {name: {"value": value} for name, value in state.setting("scheduler").items()},
     "policy": _policies,
     "cron": _cron,
     "setting": lambda state: {"default_network": {"value": state.setting("default_network")}},

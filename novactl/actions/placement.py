@@ -218,9 +218,8 @@ def claim(
     """The best host holds its share for the instance. `like`: a key that those who ask the same in this
     transaction have in common (`many`: there are several). Raises NoValidHost with every host's reasons."""
     board = Board.of(tx)
-    if instance.group_id is not None and instance.group_id not in board.locked:
-        groups.lock(tx, instance.group_id)
-        board.locked.add(instance.group_id)
+    if instance.group_id is not None:
+        _join(tx, board, instance, new=not tried)
     selection = board.selections.get(like) if like is not None else None
     if selection is None:
         spec = spec_of(tx, instance, host=host, tried=tried)
@@ -240,6 +239,17 @@ def claim(
             return Claimed(host=best.name, alternates=others, numa=numa, explained=told)
         selection.drop(best)
     raise board.refusal(instance.name, selection.spec, like)
+
+
+def _join(tx: Tx, board: Board, instance: Instance, *, new: bool) -> None:
+    """Until this transaction ends nobody else gives a member of the group a host; one that is new to it finds
+    room there. Raises QuotaExceeded."""
+    assert instance.group_id is not None
+    if instance.group_id not in board.locked:
+        groups.lock(tx, instance.group_id)
+        board.locked.add(instance.group_id)
+    if new and (group := groups.get(tx, instance.group_id)) is not None:
+        groups.check_room(tx, group, instance.project)
 
 
 def explained(

@@ -14,7 +14,7 @@ from typing import Any
 
 from novactl.actions.rebuild_sources import Copy, Finder, Pinning, Reach, Source, sealed_row
 from novactl.actions.world import Store
-from novactl.db import adopted, catalogue, hosts, instances, second_copy
+from novactl.db import adopted, adopted_catalogue, catalogue, hosts, instances, second_copy
 from novactl.db.session import Database, Rollback, Tx, meta, set_meta
 from novactl.db.sqlite import SqliteDatabase
 from novactl.errors import NotFound, Refused, UsageError
@@ -25,8 +25,9 @@ from novactl.virt.calls import OPERATION
 
 ALIVE = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 EXPECTED_LOST: dict[str, tuple[str, ...]] = {
-    "meta": ("serial", "catalogue"),
+    "meta": ("serial", "catalogue", "lowest"),
     "hosts": ("version",),
+    "server_groups": ("version",),
     "instances": ("version", "fault", "task_state"),
     "operations": ("*",),
     "steps": ("*",),
@@ -54,6 +55,7 @@ class Summary:
         """Counts of what was made, by kind."""
         kinds = {"hosts": "host", "flavors": "flavor", "images": "image", "keypairs": "keypair"}
         kinds |= {"networks": "network", "aggregates": "aggregate", "settings": "setting"}
+        kinds |= {"groups": "group", "projects": "project"}
         kinds |= {"instances": "instance", "secrets": "user-data"}
         counts = {key: sum(one["kind"] == kind for one in self.made) for key, kind in kinds.items()}
         return {"fleet": self.fleet, **counts, "missing": self.missing}
@@ -163,9 +165,9 @@ class Rebuild:
         newest = max(self.sources, key=lambda source: source.version)
         if newest.copy is not None:
             if whole or newest.version > second_copy.version(tx):
-                told = adopted.restore_catalogue(tx, newest.copy)
+                told = adopted_catalogue.restore_catalogue(tx, newest.copy)
             else:
-                told = adopted.restore_catalogue(tx, _needed(newest.copy, self.sources))
+                told = adopted_catalogue.restore_catalogue(tx, _needed(newest.copy, self.sources))
             for kind, _, name in (one.partition(" ") for one in told):
                 done.make(kind, name)
         for source in self.sources:
@@ -208,6 +210,8 @@ class Rebuild:
         except Refused as error:
             raise Refused(f"{host}: {error.message}", hint=error.hint) from error
         done.make("instance", made.name, host)
+        if lost := adopted.group_lost(domain.record, made):
+            done.miss("group", made.name, lost)
         if sealed is not None:
             done.make("user-data", made.name, host)
 

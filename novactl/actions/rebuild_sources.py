@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from novactl.actions.hosts import HostRequest, check_request, pinned_keys
 from novactl.actions.steps.files import SEALED
 from novactl.actions.world import Hypervisor
-from novactl.db import adopted, hosts, second_copy
+from novactl.db import adopted_catalogue, hosts, second_copy
 from novactl.db.session import Database, Tx
 from novactl.errors import HostFault, HostUnreachable, NovactlError, Refused, UsageError
 from novactl.objects import names
@@ -246,7 +246,7 @@ class Finder:
 
 def _inventory(tx: Tx, copy: Mapping[str, Any]) -> dict[str, Host]:
     """The hosts of a copy. Raises Refused when it makes no sense."""
-    adopted.restore_catalogue(tx, copy)
+    adopted_catalogue.restore_catalogue(tx, copy)
     return {host.name: host for host in hosts.everything(tx)}
 
 

@@ -38,6 +38,8 @@ MODULES = {
     "hosts": ("host",),
     "aggregates": ("aggregate",),
     "catalogue": ("flavor", "image", "keypair", "network"),
+    "projects": ("project", "quota"),
+    "groups": ("group",),
     "inventory": ("inventory",),
     "operations": ("op", "event"),
     "playbook": ("playbook",),

@@ -90,47 +90,37 @@ def boot(
         ephemeral_gib=ephemeral,
         swap_mib=swap,
         if_not_exists=if_not_exists,
-        **placement.wishes(
-            host=host,
-            zone=zone,
-            aggregate=aggregate,
-            group=group,
-            apart_from=apart_from,
-            together_with=together_with,
-            hint=hint,
-            require=require,
-            forbid=forbid,
-        ),
+        **placement.wishes(ctx.params),
     )
     actions = [Boot(request=request, name=each, index=index) for index, each in enumerate(names_of(request))]
-    many = count > 1
     if dry_run:
-        plans = verbs.dry_run(session, actions, many=many, partial=partial)
+        plans = verbs.dry_run(session, actions, many=count > 1, partial=partial)
         _say_why(session, [plan["changes"].get("placement") for plan in plans])
         return
     outcomes = verbs.run(
         session,
         actions,
-        many=many,
-        together=many,
+        many=count > 1,
+        together=count > 1,
         partial=partial,
         waiting=verbs.Waiting(no_wait, deadline, lock_wait),
     )
     why = _explained(session, outcomes) if explain else []
-    _say_why(session, why)
     _wait_for(session, outcomes, wait_for, timeout)
-    if not many and not no_wait:
+    if count == 1 and not no_wait:
         item = views.instance(verbs.find(session, outcomes[0].uuid))
         render.show(session, {**item, **({"explain": why[0]} if why else {})}, SHOW_COLUMNS)
 
 
 def _explained(session: Any, outcomes: list[Any]) -> list[Any]:
-    """What was journaled of each decision."""
+    """What was journaled of each decision, said to people."""
     from novactl.db import operations
 
     ids = [outcome.operation for outcome in outcomes if outcome.operation]
     found = session.cloud.db.read(lambda tx: [operations.one(tx, id_)[0].request for id_ in ids])
-    return [request["placement"] for request in found if "placement" in request]
+    decisions = [request["placement"] for request in found if "placement" in request]
+    _say_why(session, decisions)
+    return decisions
 
 
 def _say_why(session: Any, decisions: list[Any]) -> None:

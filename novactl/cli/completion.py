@@ -36,12 +36,23 @@ VALUES = {
     "--image": "image",
     "--network": "network",
     "--key": "keypair",
+    "--group": "group",
+    "--project": "project",
     "--status": "status",
     "--power-state": "power-state",
     "--sort": "sort",
 }
-METAVARS = {"HOST": "host", "ID": "op", "FILE": FILES, "PATH": FILES, "DIR": FILES}
-NOUNS = ("host", "flavor", "image", "keypair", "network", "op")
+METAVARS = {
+    "HOST": "host",
+    "ID": "op",
+    "PROJECT": "project",
+    "RESOURCE=N": "limit",
+    "PROJECT RESOURCE=N": "limit",
+    "FILE": FILES,
+    "PATH": FILES,
+    "DIR": FILES,
+}
+NOUNS = ("host", "flavor", "image", "keypair", "network", "group", "project", "op")
 
 Kind = str | Sequence[str] | None
 """What a value is: a kind of name, a key of FIXED, FILES, or the very words."""
@@ -102,10 +113,17 @@ def _sort_keys() -> Sequence[str]:
     return sorted(SORT_KEYS)
 
 
+def _limits() -> Sequence[str]:
+    from novactl.objects.project import NOVA_LIMITS
+
+    return [f"{resource}=" for resource in NOVA_LIMITS]
+
+
 FIXED: dict[str, Callable[[], Sequence[str]]] = {
     "status": _statuses,
     "power-state": _powers,
     "sort": _sort_keys,
+    "limit": _limits,
 }
 """Values that are the same everywhere."""
 

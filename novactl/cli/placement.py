@@ -1,5 +1,6 @@
 """What is asked of an instance's host, as options; and novactl schedule."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -34,33 +35,21 @@ Forbid = Annotated[
 HOST_COLUMNS = ("host", "result", "weight", "weights", "why")
 
 
-def wishes(
-    *,
-    host: str | None,
-    zone: str | None,
-    aggregate: str | None,
-    group: str | None,
-    apart_from: list[str] | None,
-    together_with: list[str] | None,
-    hint: list[str] | None,
-    require: list[str] | None,
-    forbid: list[str] | None,
-) -> dict[str, Any]:
-    """The options as fields of objects.request.Wishes. Raises UsageError."""
+def wishes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options above, by the names that boot and schedule have them under (ctx.params), as fields of
+    objects.request.Wishes. Raises UsageError."""
     from novactl.actions.placement import hints, labels
 
-    hinted = hints(hint or ())
-    if group is not None and hinted["group"] and hinted["group"] != [group]:
+    hinted = hints(options["hint"] or ())
+    if options["group"] is not None and hinted["group"] not in ([], [options["group"]]):
         raise UsageError("--group and --hint group= name different groups")
     return {
-        "host": host,
-        "zone": zone,
-        "aggregate": aggregate,
-        "group": group or next(iter(hinted["group"]), None),
-        "apart_from": (*(apart_from or ()), *hinted["different_host"]),
-        "together_with": (*(together_with or ()), *hinted["same_host"]),
-        "required": labels(require or (), "--require"),
-        "forbidden": labels(forbid or (), "--forbid"),
+        **{key: options[key] for key in ("host", "zone", "aggregate")},
+        "group": options["group"] or next(iter(hinted["group"]), None),
+        "apart_from": (*(options["apart_from"] or ()), *hinted["different_host"]),
+        "together_with": (*(options["together_with"] or ()), *hinted["same_host"]),
+        "required": labels(options["require"] or (), "--require"),
+        "forbidden": labels(options["forbid"] or (), "--forbid"),
     }
 
 
@@ -95,24 +84,13 @@ def schedule(
     from novactl.objects.request import BootRequest
 
     session = ctx.obj
-    wanted = wishes(
-        host=host,
-        zone=zone,
-        aggregate=aggregate,
-        group=group,
-        apart_from=apart_from,
-        together_with=together_with,
-        hint=hint,
-        require=require,
-        forbid=forbid,
-    )
     request = BootRequest(
         name=f"an instance of {flavor}",
         flavor=flavor,
         image=image or "",
         project=session.settings.project,
         count=count,
-        **wanted,
+        **wishes(ctx.params),
     )
     decision, refusal = actions.schedule(session.cloud.world, request)
     show(session, decision, explain=explain, count=count)

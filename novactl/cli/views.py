@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from novactl.engine.operation import Operation
     from novactl.objects.flavor import Flavor
+    from novactl.objects.group import ServerGroup
     from novactl.objects.host import Host
     from novactl.objects.image import Image
     from novactl.objects.instance import Instance
     from novactl.objects.network import Network
+    from novactl.objects.project import Project
 
 
 def time(stamp: str | None) -> str | None:
@@ -96,6 +98,8 @@ def host(found: "Host", aggregates: Sequence[str] = ()) -> dict[str, Any]:
         "jump": found.jump,
         "instances_path": found.instances_path,
         "host_keys": list(found.host_keys),
+        "arch": found.arch,
+        "failed_builds": found.failed_builds,
         "checked_at": time(found.checked_at),
     }
 
@@ -155,6 +159,21 @@ def network(found: "Network", used: int) -> dict[str, Any]:
         "project": found.project,
         "used": used,
         "free": capacity(found) - used,
+    }
+
+
+def project(found: "Project") -> dict[str, Any]:
+    return {**found.as_dict(), "created_at": time(found.created_at)}
+
+
+def group(found: "ServerGroup", members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "name": found.name,
+        "project": found.project,
+        "policy": found.policy,
+        "max_per_host": found.max_per_host,
+        "members": [{key: one[key] for key in ("uuid", "name", "host")} for one in members],
     }
 
 

@@ -1,4 +1,4 @@
-"""Rows made from what hosts remember: the records that domains carry, and their copy of the catalogue.
+"""Rows made from what hosts remember: the records that domains carry.
 
 Whatever a host remembers may have been written by anybody who is root there: all of it is looked at here
 before anything is written. Nothing that is in the database already is ever changed.
@@ -8,30 +8,26 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from novactl.db import hosts, instances, second_copy
+from novactl.db import groups, hosts, instances, projects
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NovactlError, Refused
-from novactl.objects import cpuset, names
-from novactl.objects.aggregate import Aggregate, check_aggregate
+from novactl.objects import names
 from novactl.objects.extra_specs import numa_request
 from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.host import Resources
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.network import Port, parse_ip, set_of_hosts
-from novactl.objects.numa import Fit, topology_of
-from novactl.objects.policy import check_setting
+from novactl.objects.numa import Fit
+from novactl.objects.placement import Placement
 from novactl.objects.states import PowerState, vm_state_of
 
 MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+PLACEMENT = frozenset(each.name for each in fields(Placement))
 TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
-HOST_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+")
-
-
-# --- instances ---
 
 
 def restore_instance(
@@ -49,11 +45,14 @@ def restore_instance(
     its ports, its hold on `host`, which counts as used whether or not there is room. `sealed` is what the
     directory's user-data.sealed says ({id, owner, sealed}), None when there is none or it is not known.
 
-    Returns the instance. Raises Refused, naming what is wrong, before anything is written: the record
-    makes no sense, uuid or name or address is another's, a network is not in the database, nor is the host.
-    The caller compares record["uuid"] with that of the domain it stood in."""
+    Returns the instance, without its group when that is not in the database. Raises Refused, naming what is
+    wrong, before anything is written: the record makes no sense, uuid or name or address is another's, a
+    network is not in the database, nor is the host. It counts in its project whatever the limits are. The
+    caller compares record["uuid"] with that of the domain it stood in."""
     instance = instance_of(record, host=host, power=power, epoch=epoch, generation=generation)
-    instance = replace(instance, vm_state=vm_state_of(power, saved))
+    group = groups.get(tx, instance.group_id or "")
+    group_id = group.id if group is not None and group.project == instance.project else None
+    instance = replace(instance, vm_state=vm_state_of(power, saved), group_id=group_id)
     networks = [_network(tx, instance, each) for each in _ports_told(record)]
     _refuse_taken(tx, instance)
     ports = [_port(tx, instance, *each) for each in networks]
@@ -64,6 +63,8 @@ def restore_instance(
     for network, port in zip(networks, ports, strict=True):
         instances.add_port(tx, instance.uuid, network[0]["id"], port)
     force_hold(tx, host, instance.uuid, instance.resources, instance.numa)
+    cores, memory_mib = instance.flavor.vcpus, instance.flavor.memory_mib
+    projects.force(tx, instance.project, instances=1, cores=cores, memory_mib=memory_mib)
     if sealed is not None:
         _keep_sealed(tx, instance, sealed)
     return instances.get(tx, instance.uuid)
@@ -106,6 +107,8 @@ def _instance(
         tags=tuple(names.check_text(tag, "tag") for tag in record["tags"]),
         created_at=_text(record["created_at"]) or "",
         launch_index=int(record["launch_index"]),
+        group_id=_uuid(record.get("group_id")),
+        placement=_placement(record.get("placement") or {}),
         launched_at=_text(record["launched_at"]),
         locked=bool(record["locked"]),
         epoch=epoch,
@@ -135,6 +138,37 @@ def launched_at(record: dict[str, Any] | None) -> str | None:
     """When a domain's record says that it was first started; None when it says nothing that makes sense."""
     said = (record or {}).get("launched_at")
     return said if isinstance(said, str) and len(said) <= 32 else None
+
+
+def group_lost(record: Mapping[str, Any], made: Instance) -> str:
+    """What to say of an instance whose group did not come back with it, if so."""
+    was = record.get("group_id")
+    return f"its group {was} is not in the database: it has none" if was and made.group_id is None else ""
+
+
+def _placement(told: Any) -> Placement:
+    """What was asked of the host. Raises TypeError when it is not as novactl writes it (records from before
+    there was any have none)."""
+    if not isinstance(told, dict) or (unknown := set(told) - PLACEMENT):
+        raise TypeError(f"its placement is not known: {unknown if isinstance(told, dict) else told!r}")
+    for key in ("apart_from", "together_with"):
+        if not isinstance(told.get(key, []), list | tuple):
+            raise TypeError(f"{key} is no list")
+    for key in ("required", "forbidden"):
+        for label, value in dict(told.get(key, {})).items():
+            names.check_pattern(label, names.KEY, "label")
+            _text(value)
+    for key in ("zone", "aggregate"):
+        if told.get(key) is not None:
+            names.check_name(told[key], key)
+    found = Placement.from_dict(told)
+    for uuid in (*found.apart_from, *found.together_with):
+        names.check_pattern(uuid, names.UUID, "uuid")
+    return found
+
+
+def _uuid(value: Any) -> str | None:
+    return None if value is None else names.check_pattern(value, names.UUID, "uuid")
 
 
 def _text(value: Any) -> str | None:
@@ -210,83 +244,3 @@ def _keep_sealed(tx: Tx, instance: Instance, sealed: Mapping[str, Any]) -> None:
     if not tx.one("SELECT 1 AS yes FROM secrets WHERE id = :id", id=sealed["id"]):
         tx.insert("secrets", id=sealed["id"], owner=instance.uuid, sealed=sealed["sealed"])
     instances.update(tx, instance.uuid, user_data=f"secret:{sealed['id']}")
-
-
-# --- the catalogue ---
-
-
-def restore_catalogue(tx: Tx, copy: Mapping[str, Any]) -> list[str]:
-    """Insert the rows of a catalogue copy (second_copy.parse) that the database lacks, by id and by name;
-    what each is, as "host kvm4". Raises Refused, naming the row, for one that makes no sense."""
-    rows = [
-        (table, _checked(table, row)) for table in second_copy.COPIED for row in copy["tables"].get(table, ())
-    ]
-    made: list[str] = []
-    for table, row in rows:
-        if not _is_there(tx, table, row):
-            tx.insert(table, **row)
-            made.append(f"{table.removesuffix('s')} {row['name']}")
-    if made:
-        second_copy.changed(tx)
-    return made
-
-
-def _is_there(tx: Tx, table: str, row: Row) -> bool:
-    if table == "keypairs":
-        where, values = "project = :project AND name = :name", {"project": row["project"]}
-    else:
-        where, values = "id = :id OR name = :name", {"id": row["id"]}
-    return tx.one(f"SELECT 1 AS yes FROM {table} WHERE {where}", name=row["name"], **values) is not None
-
-
-def _checked(table: str, row: Any) -> Row:
-    """The row, when its columns are the table's and its words are such as novactl writes; else Refused."""
-    from novactl.db.tables import metadata
-
-    columns = set(metadata.tables[table].columns.keys())
-    try:
-        _check_row(table, row, columns)
-    except (TypeError, KeyError, ValueError, AttributeError, NovactlError) as error:
-        what = error.message if isinstance(error, NovactlError) else str(error)
-        raise Refused(f"the catalogue copy makes no sense: a row of {table}: {what}") from error
-    return dict(row)
-
-
-def _check_row(table: str, row: Any, columns: set[str]) -> None:
-    if set(row) != columns or not all(isinstance(value, str | int | float | None) for value in row.values()):
-        raise TypeError("its columns are not the table's")
-    names.check_name(row["name"], f"{table.removesuffix('s')} name")
-    if table == "hosts":
-        _check_host(row)
-    if table == "networks":
-        names.check_pattern(row["bridge"], names.BRIDGE, "bridge")
-        ipaddress.IPv4Network(row["cidr"])
-    if table == "aggregates":
-        _check_aggregate(row)
-    if table == "settings":
-        check_setting(row["name"], json.loads(row["value"]))
-
-
-def _check_aggregate(row: Row) -> None:
-    hosts_, metadata = json.loads(row["hosts"]), json.loads(row["metadata"])
-    if not isinstance(hosts_, list) or not all(isinstance(value, str) for value in metadata.values()):
-        raise TypeError("its hosts are no list, or its metadata is no text")
-    check_aggregate(Aggregate(id=row["id"], name=row["name"], hosts=tuple(hosts_), metadata=metadata))
-
-
-def _check_host(row: Row) -> None:
-    """What reaches ssh's files: as `host add` checks it."""
-    names.check_pattern(row["address"], names.ADDRESS, "address")
-    names.check_pattern(row["user"], names.USER, "user")
-    names.check_path(row["instances_path"], "instances path")
-    if row["jump"] is not None:
-        names.check_name(row["jump"], "jump host")
-    if not 1 <= int(row["port"]) <= 65535:
-        raise ValueError(f"port {row['port']}")
-    topology_of(json.loads(row["facts"]))
-    if len(cpuset.parse(row["dedicated_cpus"])) != row["dedicated_vcpus"]:
-        raise ValueError("its dedicated cpus are not as many as it says")
-    for key in json.loads(row["host_keys"]):
-        names.check_pattern(key, HOST_KEY, "host key")
-    if any(row[used] for used in second_copy.USED):
-        raise ValueError("it counts what is used")

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from novactl.db import addresses, second_copy
+from novactl.db import addresses, projects, second_copy
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NotFound, Refused
 from novactl.objects.flavor import Flavor
@@ -124,9 +124,11 @@ def stored_files_in_use(tx: Tx) -> set[str]:
 
 
 def add_keypair(tx: Tx, project: str, keypair: Keypair) -> None:
+    """Raises Refused when the name is taken, QuotaExceeded when the project has no room for it."""
     key = {"project": project, "name": keypair.name}
     if tx.one("SELECT 1 AS yes FROM keypairs WHERE project = :project AND name = :name", **key):
         raise Refused(f"keypair {keypair.name} exists already", hint=f"novactl keypair show {keypair.name}")
+    projects.check_room_for(tx, project, "keypairs")
     tx.insert("keypairs", **key, fingerprint=keypair.fingerprint, public_key=keypair.public_key)
     second_copy.changed(tx)
 

@@ -2,7 +2,13 @@
 
 from novactl.db.session import Tx
 
-TABLES = {"host": "hosts", "flavor": "flavors", "image": "images", "network": "networks"}
+TABLES = {
+    "host": "hosts",
+    "flavor": "flavors",
+    "image": "images",
+    "network": "networks",
+    "project": "projects",
+}
 LAST = "\U0010ffff"  # sorts after every name that begins like what stands before it
 
 
@@ -12,8 +18,9 @@ def names(tx: Tx, kind: str, start: str, project: str, limit: int) -> list[str]:
     match kind:
         case "instance":
             column, table, start = "live_name", "instances", f"{project}/{start}"
-        case "keypair":
-            table, where = "keypairs", "project = :project AND "
+        case "keypair" | "group":
+            table = "keypairs" if kind == "keypair" else "server_groups"
+            where = "project = :project AND "
         case "op":
             column, table, order = "id", "operations", "DESC"
     rows = tx.all(

@@ -1,6 +1,6 @@
 """Server groups: named queries. Whoever gives a member a host calls `lock` first."""
 
-from novactl.db import second_copy
+from novactl.db import instances, projects, second_copy
 from novactl.db.session import Row, Tx
 from novactl.errors import NotFound, Refused
 from novactl.objects.group import GroupPolicy, ServerGroup
@@ -8,20 +8,39 @@ from novactl.objects.names import near
 
 
 def create(tx: Tx, group: ServerGroup) -> None:
-    """Raises Refused when the name is taken in its project."""
+    """Raises Refused when the name is taken in its project, QuotaExceeded when that has no room for it."""
     if tx.one(
         "SELECT 1 AS yes FROM server_groups WHERE project = :project AND name = :name",
         project=group.project,
         name=group.name,
     ):
         raise Refused(f"group {group.name} exists already", hint=f"novactl group show {group.name}")
+    projects.check_room_for(tx, group.project, "server_groups")
     tx.insert("server_groups", **group.as_dict())
     second_copy.changed(tx)
 
 
-def delete(tx: Tx, group: ServerGroup) -> None:
+def update(tx: Tx, group: ServerGroup) -> None:
+    """Keep its policy; whoever calls has seen that nobody is in it."""
+    tx.run(
+        "UPDATE server_groups SET policy = :policy, max_per_host = :max_per_host WHERE id = :id",
+        id=group.id,
+        policy=group.policy,
+        max_per_host=group.max_per_host,
+    )
+    second_copy.changed(tx)
+
+
+def delete(tx: Tx, group: ServerGroup) -> list[Row]:
+    """Its members go on without the rule; who they are (members())."""
+    lock(tx, group.id)
+    left = members(tx, group.id)
+    for member in left:
+        instances.update(tx, member["uuid"], group_id=None)
+        instances.note_copy(tx, member["uuid"], behind=True)
     tx.run("DELETE FROM server_groups WHERE id = :id", id=group.id)
     second_copy.changed(tx)
+    return left
 
 
 def find(tx: Tx, name: str, project: str) -> ServerGroup:
@@ -67,6 +86,24 @@ def members(tx: Tx, group_id: str) -> list[Row]:
         " ORDER BY created_at, launch_index",
         id=group_id,
     )
+
+
+def all_members(tx: Tx) -> dict[str, list[Row]]:
+    """members() of every group that has any, by its id."""
+    found: dict[str, list[Row]] = {}
+    for row in tx.all(
+        "SELECT group_id, uuid, name, host FROM instances WHERE group_id IS NOT NULL AND deleted_at IS NULL"
+        " ORDER BY created_at, launch_index"
+    ):
+        found.setdefault(row.pop("group_id"), []).append(row)
+    return found
+
+
+def check_room(tx: Tx, group: ServerGroup, project: str, wanted: int = 1) -> None:
+    """Raises QuotaExceeded when the project's groups may not have so many more members."""
+    if projects.get(tx, project) is not None:
+        used = len(members(tx, group.id))
+        projects.check_room(tx, project, "server_group_members", used, wanted)
 
 
 def _group(row: Row) -> ServerGroup:

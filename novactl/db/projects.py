@@ -1,12 +1,24 @@
 """Projects, their limits and what they use: named queries. A project without a row has no limits."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from novactl.db import second_copy
 from novactl.db.session import Row, Tx, dumps
-from novactl.errors import NotFound, Refused
+from novactl.errors import NotFound, QuotaExceeded, Refused
 from novactl.objects.names import near
-from novactl.objects.project import COUNTED, UNLIMITED, Project
+from novactl.objects.project import COUNTED, NOVA_LIMITS, UNLIMITED, Project
+
+CONTENTS = {
+    "instances": "instances",
+    "keypairs": "keypairs",
+    "networks": "networks",
+    "groups": "server_groups",
+}
+"""What a project must be without to be deleted, and the table of each."""
+SHOWN = 8  # names in a message
 
 
 def create(tx: Tx, project: Project) -> None:
@@ -30,9 +42,28 @@ def update(tx: Tx, project: Project) -> None:
 
 
 def delete(tx: Tx, name: str) -> None:
-    """It has no limits any more."""
+    """It has no limits any more. Raises Refused, naming what, while anything is in it."""
+    if held := contents(tx, name):
+        raise Refused(f"project {name} has {in_words(held)}", hint="delete those first")
     tx.run("DELETE FROM projects WHERE name = :name", name=name)
     second_copy.changed(tx)
+
+
+def contents(tx: Tx, name: str) -> dict[str, list[str]]:
+    """The names of what is in the project, by what they are; without what there is none of."""
+    found = {
+        what: [row["name"] for row in tx.all(f"SELECT name {_of(table)} ORDER BY name", name=name)]
+        for what, table in CONTENTS.items()
+    }
+    return {what: names for what, names in found.items() if names}
+
+
+def in_words(held: Mapping[str, Sequence[str]]) -> str:
+    """contents() for a message."""
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:SHOWN])}{', …' if names[SHOWN:] else ''})"
+        for what, names in held.items()
+    )
 
 
 def get(tx: Tx, name: str) -> Project | None:
@@ -45,9 +76,10 @@ def find(tx: Tx, name: str) -> Project:
     found = get(tx, name)
     if found is None:
         close = near(name, [one.name for one in everything(tx)])
+        known = "novactl project list shows those that have limits"
         raise NotFound(
             f"project {name!r} does not exist",
-            hint=f"did you mean {', '.join(close)}?" if close else "novactl project list shows what exists",
+            hint=f"did you mean {', '.join(close)}?" if close else known,
             candidates=close,
         )
     return found
@@ -59,7 +91,7 @@ def everything(tx: Tx) -> list[Project]:
 
 def take(tx: Tx, name: str, *, instances: int = 0, cores: int = 0, memory_mib: int = 0) -> None:
     """Count it, within the project's limits: what does not grow is never refused. One UPDATE decides, so no
-    two callers can be given the same room. Raises Refused."""
+    two callers can be given the same room. Raises QuotaExceeded."""
     project = get(tx, name)
     if project is None:
         return
@@ -69,45 +101,113 @@ def take(tx: Tx, name: str, *, instances: int = 0, cores: int = 0, memory_mib: i
         for resource, amount in wanted.items()
         if amount > 0 and project.limit(resource) != UNLIMITED
     ]
-    sets = ", ".join(f"{resource}_used = {resource}_used + :{resource}" for resource in COUNTED)
-    where = " AND ".join(["name = :name", *tests])
-    if not tx.run(f"UPDATE projects SET {sets} WHERE {where}", name=name, **wanted):
-        raise _over(find(tx, name), wanted)
+    if not _add(tx, name, wanted, tests):
+        now = find(tx, name)
+        short = {
+            resource: (getattr(now, f"{resource}_used"), amount)
+            for resource, amount in wanted.items()
+            if amount > 0
+        }
+        raise _over(now, short)
+
+
+def force(tx: Tx, name: str, *, instances: int = 0, cores: int = 0, memory_mib: int = 0) -> None:
+    """Count it whatever the limits are: it is there."""
+    _add(tx, name, dict(zip(COUNTED, (instances, cores, memory_mib), strict=True)))
 
 
 def give_back(tx: Tx, name: str, *, instances: int = 0, cores: int = 0, memory_mib: int = 0) -> None:
-    """The opposite of take()."""
-    take(tx, name, instances=-instances, cores=-cores, memory_mib=-memory_mib)
+    """The opposite of take(). Never below 0: a count that is wrong keeps nobody from deleting."""
+    force(tx, name, instances=-instances, cores=-cores, memory_mib=-memory_mib)
+
+
+def _add(tx: Tx, name: str, amounts: Mapping[str, int], tests: Sequence[str] = ()) -> int:
+    sets = ", ".join(
+        f"{used} = CASE WHEN {used} + :{resource} < 0 THEN 0 ELSE {used} + :{resource} END"
+        for resource in COUNTED
+        for used in [f"{resource}_used"]
+    )
+    where = " AND ".join(["name = :name", *tests])
+    return tx.run(f"UPDATE projects SET {sets} WHERE {where}", name=name, **amounts)
+
+
+def check_room(tx: Tx, name: str, resource: str, used: int, wanted: int = 1) -> None:
+    """For what no row counts: raises QuotaExceeded when `wanted` more than `used` is over the limit."""
+    project = get(tx, name)
+    if project is not None and wanted > 0 and _short(project, resource, used, wanted):
+        raise _over(project, {resource: (used, wanted)})
+
+
+def check_room_for(tx: Tx, name: str, resource: str) -> None:
+    """check_room() for one more keypair or server group."""
+    check_room(tx, name, resource, _count(tx, resource, name))
+
+
+def usage(tx: Tx, name: str) -> dict[str, int]:
+    """What the project uses of each resource, from the instances and the catalogue themselves. Of
+    metadata_items and server_group_members, which are limits of one instance and one group: the most."""
+    rows = tx.all(
+        "SELECT flavor, metadata, group_id FROM instances WHERE project = :name AND deleted_at IS NULL",
+        name=name,
+    )
+    flavors = [json.loads(row["flavor"]) for row in rows]
+    members = Counter(row["group_id"] for row in rows if row["group_id"])
+    return {
+        **dict.fromkeys(NOVA_LIMITS, 0),
+        "instances": len(rows),
+        "cores": sum(flavor["vcpus"] for flavor in flavors),
+        "memory_mib": sum(flavor["memory_mib"] for flavor in flavors),
+        "metadata_items": max((len(json.loads(row["metadata"])) for row in rows), default=0),
+        "keypairs": _count(tx, "keypairs", name),
+        "server_groups": _count(tx, "server_groups", name),
+        "server_group_members": max(members.values(), default=0),
+    }
 
 
 def recount(tx: Tx, name: str) -> None:
     """What its living instances use is what is counted."""
-    rows = tx.all(
-        "SELECT flavor FROM instances WHERE project = :name AND deleted_at IS NULL",
-        name=name,
-    )
-    flavors = [json.loads(row["flavor"]) for row in rows]
+    used = usage(tx, name)
+    sets = ", ".join(f"{resource}_used = :{resource}" for resource in COUNTED)
     tx.run(
-        "UPDATE projects SET instances_used = :instances, cores_used = :cores, memory_mib_used = :memory"
-        " WHERE name = :name",
+        f"UPDATE projects SET {sets} WHERE name = :name",
         name=name,
-        instances=len(flavors),
-        cores=sum(flavor["vcpus"] for flavor in flavors),
-        memory=sum(flavor["memory_mib"] for flavor in flavors),
+        **{resource: used[resource] for resource in COUNTED},
     )
 
 
-def _over(project: Project, wanted: dict[str, int]) -> Refused:
-    used = {resource: getattr(project, f"{resource}_used") for resource in COUNTED}
+def _count(tx: Tx, table: str, name: str) -> int:
+    row: Any = tx.one(f"SELECT COUNT(*) AS n {_of(table)}", name=name)
+    return int(row["n"])
+
+
+def _of(table: str) -> str:
+    living = " AND deleted_at IS NULL" if table == "instances" else ""
+    return f"FROM {table} WHERE project = :name{living}"
+
+
+def _short(project: Project, resource: str, used: int, wanted: int) -> bool:
+    limit = project.limit(resource)
+    return limit != UNLIMITED and used + wanted > limit
+
+
+def _over(project: Project, asked: Mapping[str, tuple[int, int]]) -> QuotaExceeded:
+    """`asked`: (used, wanted) of each resource."""
     short = [
-        f"{resource}: {amount} wanted, {max(0, project.limit(resource) - used[resource])} left"
-        f" of {project.limit(resource)}"
-        for resource, amount in wanted.items()
-        if amount > 0 and UNLIMITED != project.limit(resource) < used[resource] + amount
+        {
+            "project": project.name,
+            "resource": resource,
+            "wanted": wanted,
+            "left": max(0, project.limit(resource) - used),
+            "limit": project.limit(resource),
+        }
+        for resource, (used, wanted) in asked.items()
+        if _short(project, resource, used, wanted)
     ]
-    return Refused(
-        f"project {project.name} is at its quota: {'; '.join(short)}",
+    told = "; ".join("{resource}: {wanted} wanted, {left} left of {limit}".format_map(row) for row in short)
+    return QuotaExceeded(
+        f"project {project.name} is at its quota: {told}",
         hint=f"novactl quota show {project.name}; novactl quota set {project.name} changes it",
+        targets=short,
     )
 
 

@@ -21,6 +21,11 @@ COPIED = (
 USED = ("vcpus_used", "memory_mib_used", "disk_gib_used", "instances_used", "cores_used")
 
 
+def kind(table: str) -> str:
+    """What one row of a table is called."""
+    return table.removeprefix("server_").removesuffix("s")
+
+
 def version(tx: Tx) -> int:
     """Counts up with each change of what is copied."""
     return int(meta(tx, "catalogue") or 0)

@@ -10,7 +10,7 @@ DEFAULTS: dict[str, Any] = {
     "weighers": {},  # {name: multiplier}; what is not there: as scheduler.select has it
     "policies": [],  # [objects.policy.Policy.as_dict()]
     "cron": {},  # {task: objects.policy.CronTask.as_dict()}
-    "scheduler": {},  # {rule: number}: scheduler.spec.Rules
+    "scheduler": {},  # {rule: number}: scheduler.spec.Rules, checked by objects.policy
     "default_network": None,  # name of the network that `boot` takes when none is given
 }
 

@@ -18,42 +18,43 @@ from novactl.files.inventory_models import (
     KeypairPart,
     NetworkPart,
     PolicyPart,
+    ProjectPart,
     RatiosPart,
 )
-from novactl.objects import cpuset
 from novactl.objects.duration import parse_duration
 from novactl.objects.flavor import Flavor, check_flavor
+from novactl.objects.group import GroupPolicy, ServerGroup, check_group
 from novactl.objects.keypair import parse_public_key
 from novactl.objects.names import check_name
 from novactl.objects.network import Network, check_network, overlap
-from novactl.objects.policy import CronTask, Policy, check_cron, check_policy
+from novactl.objects.policy import CronTask, Policy, check_cron, check_policy, check_scheduler
+from novactl.objects.project import NOVA_LIMITS, check_limits
 
 KINDS = {
     "flavors": "flavor",
     "images": "image",
+    "projects": "project",
     "keypairs": "keypair",
     "networks": "network",
+    "groups": "group",
     "hosts": "host",
     "aggregates": "aggregate",
     "weighers": "weigher",
+    "scheduler": "scheduler",
     "policies": "policy",
     "cron": "cron",
     "default_network": "setting",
 }
 """Sections of the files, and what one thing of each is called."""
 
+OF_PROJECTS = ("keypair", "group")
+"""Whose names are PROJECT/NAME, or NAME in the default project."""
+
 SUFFIXES = (".yaml", ".yml")
 STATED = (
     *("virt_type", "instances_path", "zone", "labels", "enabled", "disabled_reason"),
-    *(
-        "reserved_vcpus",
-        "reserved_memory_mib",
-        "reserved_disk_gib",
-        "cpu_ratio",
-        "memory_ratio",
-        "disk_ratio",
-        "dedicated_cpus",
-    ),
+    *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib"),
+    *("cpu_ratio", "memory_ratio", "disk_ratio", "dedicated_cpus"),
 )
 """What is left as it is when a host does not state it."""
 
@@ -182,11 +183,12 @@ def _merged(parts: list[tuple[Document, FilePart]], items: Items) -> Iterator[Fa
 def _told(kind: str, name: str, error: NovactlError) -> str:
     """Without the name, which the place has."""
     text = error.message.removeprefix(f"{kind} {name}: ").removeprefix(f"cron task {name}: ")
+    text = text.removeprefix(f"{kind}: ")
     return "; ".join(filter(None, (text, error.hint)))
 
 
 def _check_key(kind: str, name: str) -> None:
-    project, _, rest = name.rpartition("/") if kind == "keypair" else ("", "", name)
+    project, _, rest = name.rpartition("/") if kind in OF_PROJECTS else ("", "", name)
     check_name(rest, f"{kind} name")
     if project:
         check_name(project, "project")
@@ -232,8 +234,6 @@ def _host(context: _Context, ratios: Mapping[str, float]) -> Made:
         del fields["virt_type"]
     if fields.get("fingerprint", "") is None:
         del fields["fingerprint"]
-    if "dedicated_cpus" in fields:
-        fields["dedicated_cpus"] = cpuset.render(cpuset.parse(part.dedicated_cpus)) or None
     if part.disabled_reason is not None and part.enabled:
         raise UsageError("disabled_reason goes with enabled: false")
     if "enabled" in fields:
@@ -293,6 +293,22 @@ def _keypair(context: _Context) -> Made:
     return {"fingerprint": made.fingerprint, "public_key": made.public_key}, {}
 
 
+def _project(context: _Context) -> Made:
+    part: ProjectPart = context.part
+    return {"description": part.description, "limits": {**NOVA_LIMITS, **check_limits(part.limits)}}, {}
+
+
+def _group(context: _Context) -> Made:
+    part, name = context.part, context.name.rpartition("/")[2]
+    policy, most = GroupPolicy(part.policy), part.max_per_host
+    check_group(ServerGroup(id="", name=name, project="", policy=policy, max_per_host=most))
+    return {"policy": policy, "max_per_host": most}, {}
+
+
+def _scheduler(context: _Context) -> Made:
+    return {"value": check_scheduler({context.name: context.part})[context.name]}, {}
+
+
 def _weigher(context: _Context) -> Made:
     return {"multiplier": context.part}, {}
 
@@ -323,8 +339,11 @@ MAKERS: dict[str, Maker] = {
     "images": _image,
     "keypairs": _keypair,
     "networks": _network,
+    "projects": _project,
+    "groups": _group,
     "aggregates": _aggregate,
     "weighers": _weigher,
+    "scheduler": _scheduler,
     "policies": _policy,
     "cron": _cron,
     "default_network": _setting,

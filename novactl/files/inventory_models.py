@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from novactl.errors import NovactlError
 from novactl.objects import cpuset, names
 from novactl.objects.duration import parse_duration
 from novactl.objects.flavor import LIMITS
+from novactl.objects.group import GroupPolicy
 from novactl.objects.policy import AT, DAYS, DEEDS
+from novactl.objects.project import UNLIMITED
 
 
 def _checked(check: Callable[[str], Any]) -> AfterValidator:
@@ -38,10 +40,13 @@ Sha256 = Annotated[
     str, _checked(lambda value: names.check_pattern(value, names.SHA256, "SHA-256", "64 hex digits"))
 ]
 Fingerprint = Annotated[str, Field(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
-Cpus = Annotated[str, _checked(cpuset.parse)]
+Cpus = Annotated[
+    str, _checked(cpuset.parse), AfterValidator(lambda text: cpuset.render(cpuset.parse(text)) or None)
+]
 Ratio = Annotated[float, Field(gt=0, le=1000)]
 Reserved = Annotated[int, Field(ge=0, le=64 << 20)]
 Duration = Annotated[str, _checked(parse_duration)]
+Limit = Annotated[int, BeforeValidator(lambda value: UNLIMITED if value == "unlimited" else value)]
 Multiplier = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
@@ -138,6 +143,18 @@ class KeypairPart(Part):
     file: File | None = None
 
 
+class ProjectPart(Part):
+    """Limits that are not stated are Nova's."""
+
+    description: Words = ""
+    limits: dict[str, Limit] = {}
+
+
+class GroupPart(Part):
+    policy: Literal[tuple(str(policy) for policy in GroupPolicy)]  # type: ignore[valid-type]
+    max_per_host: int = 1
+
+
 class PolicyPart(Part):
     do: Literal[DEEDS]  # type: ignore[valid-type]
     selector: list[Words] = []
@@ -165,7 +182,10 @@ class FilePart(Part):
     networks: dict[str, NetworkPart] = {}
     images: dict[str, ImagePart] = {}
     keypairs: dict[str, KeypairPart] = {}
+    projects: dict[str, ProjectPart] = {}
+    groups: dict[str, GroupPart] = {}
     weighers: dict[str, Multiplier] = {}
+    scheduler: dict[str, int] = {}
     policies: dict[str, PolicyPart] = {}
     cron: dict[str, CronPart] = {}
     default_network: Name | None = None

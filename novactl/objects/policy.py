@@ -14,6 +14,10 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 AT = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 SHORTEST = 10  # seconds between two runs of a task
 LARGEST_MULTIPLIER = 1e6
+LARGEST_NUMBER = 1_000_000
+
+SCHEDULER = {"host_subset_size": 1, "max_io_ops_per_host": 0, "max_instances_per_host": 0}
+"""What can be set of the scheduler, and the least that each may be; the latter two are off at 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +124,24 @@ def check_weighers(weighers: Mapping[str, float]) -> Mapping[str, float]:
     return weighers
 
 
+def check_scheduler(given: Mapping[str, Any]) -> Mapping[str, int]:
+    """`given` when each is a number that the scheduler can work with, else UsageError."""
+    for name, number in given.items():
+        if name not in SCHEDULER:
+            raise UsageError(f"scheduler: {name!r} is not one of {', '.join(SCHEDULER)}")
+        if type(number) is not int or not SCHEDULER[name] <= number <= LARGEST_NUMBER:
+            raise UsageError(
+                f"scheduler: {name} {number!r} is not a whole number of {SCHEDULER[name]} or more"
+            )
+    return given
+
+
 def check_setting(name: str, value: Any) -> None:
     """Raises UsageError unless `value` is what the setting of that name (db.settings) may be."""
     if name == "weighers" and isinstance(value, dict):
         check_weighers(value)
+    elif name == "scheduler" and isinstance(value, dict):
+        check_scheduler(value)
     elif name == "policies" and isinstance(value, list):
         policies = [Policy.from_dict(each) for each in value]
         if len({policy.name for policy in policies}) != len(policies):

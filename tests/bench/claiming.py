@@ -35,6 +35,7 @@ def claims(asked: dict[str, Any], number: int, answer: Path) -> None:
             name=f"vm{number}-{turn}",
             networks=(NetworkRequest(network="lan"),),
             count=asked["each"],
+            group=f"web{turn % GROUPS}",
             **FIELDS,
         )
         boots = [Boot(request=request, name=name, index=n) for n, name in enumerate(names_of(request))]

@@ -207,9 +207,9 @@ def stage(tx: Tx, fit: int) -> None:
     catalogue.add_flavor(tx, fleet.flavor())
     catalogue.add_image(tx, fleet.image())
     catalogue.add_network(tx, fleet.network(cidr="10.0.0.0/16", gateway="10.0.0.1"))
-    groups.create(
-        tx, ServerGroup(id="g", name="web", project="default", policy=GroupPolicy.SOFT_ANTI_AFFINITY)
-    )
+    for n in range(GROUPS):
+        policy = GroupPolicy.SOFT_ANTI_AFFINITY
+        groups.create(tx, ServerGroup(id=f"g{n}", name=f"web{n}", project="default", policy=policy))
     projects.create(tx, Project(name="default", limits={"instances": 100_000, "cores": 1_000_000}))
 
 

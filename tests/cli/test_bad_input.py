@@ -62,6 +62,7 @@ def stocked(novactl: Command, db: SqliteDatabase) -> Command:
 def stored(db: SqliteDatabase) -> dict[str, int]:
     """How many rows each table has."""
     tables = ("hosts", "flavors", "images", "keypairs", "networks", "instances", "ports", "holds")
+    tables += ("server_groups", "projects")
     tables += ("operations", "steps", "op_locks", "events", "secrets")
     with db.reading() as tx:
         return {table: len(tx.all(f"SELECT * FROM {table}")) for table in tables}
@@ -94,6 +95,8 @@ NOUNS: dict[str, Callable[[Path], list[str]]] = {
     "image-rename": lambda tmp: ["image", "set", "tiny", "--name=NAME"],
     "keypair": lambda tmp: ["keypair", "add", "--public-key", str(tmp / "key"), "--", "NAME"],
     "network": lambda tmp: ["network", "create", "--cidr=198.51.100.0/24", "--bridge=br1", "--", "NAME"],
+    "group": lambda tmp: ["group", "create", "--policy=affinity", "--", "NAME"],
+    "limited-project": lambda tmp: ["project", "create", "--", "NAME"],
     "boot": lambda tmp: ["boot", "--flavor=small", "--image=tiny", "-q", "--", "NAME"],
     "host": lambda tmp: ["host", "add", "--address=192.0.2.1", "--fingerprint=SHA256:x", "--", "NAME"],
     "zone": lambda tmp: ["host", "set", "kvm1", "--zone=NAME"],
@@ -101,7 +104,7 @@ NOUNS: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
-FEW = ("image-rename", "zone", "project", "keypair", "network")
+FEW = ("image-rename", "zone", "project", "keypair", "network", "group", "limited-project")
 SOME = (
     "empty",
     "slash",

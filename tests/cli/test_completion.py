@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from novactl.db import catalogue, instances
+from novactl.db import catalogue, groups, instances, projects
 from novactl.db.sqlite import SqliteDatabase
+from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.keypair import Keypair
+from novactl.objects.project import Project
 from tests.support import fleet
 from tests.support.command import NOVACTL, Command
 
@@ -34,6 +36,10 @@ def stocked(novactl: Command, db: SqliteDatabase) -> Command:
             instances.add(tx, fleet.instance(20 + n, name=name))
         for project, name in (("default", "me"), ("other", "you")):
             catalogue.add_keypair(tx, project, Keypair(name=name, fingerprint="f", public_key="k"))
+            made = {"id": fleet.uuid(len(project)), "name": f"{name}-too", "project": project}
+            groups.create(tx, ServerGroup(policy=GroupPolicy.AFFINITY, **made))
+        for name in ("shop", "lab"):
+            projects.create(tx, Project(name=name))
         columns = "kind target project request owner owner_key user written_by started_at".split()
         numbers = dict.fromkeys(("attempt", "epoch", "cancel_requested"), 0)
         tx.insert("operations", id="op-0a", state="done", **dict.fromkeys(columns, ""), **numbers)
@@ -75,6 +81,17 @@ CASES = {
     "novactl flavor create ": [],
     "novactl keypair show ": ["me"],
     "novactl network delete l": ["lan"],
+    "novactl group show ": ["me-too"],
+    "novactl group delete --project other ": ["you-too"],
+    "novactl group create ": [],
+    "novactl group create x --policy s": ["soft-affinity", "soft-anti-affinity"],
+    "novactl project show ": ["lab", "shop"],
+    "novactl project create ": [],
+    "novactl project set shop --limit mem": ["memory_mib="],
+    "novactl list --project s": ["shop"],
+    "novactl quota show ": ["lab", "shop"],
+    "novactl quota set shop inst": ["instances="],
+    "novactl list --limit ": [],
     "novactl op show ": ["op-0a"],
     "novactl list -o js": ["json", "jsonl"],
     "novactl list --status SHE": ["SHELVED", "SHELVED_OFFLOADED"],

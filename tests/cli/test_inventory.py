@@ -19,11 +19,15 @@ from novactl.actions.inventory_export import export
 from novactl.actions.inventory_state import State
 from novactl.cli.inventory import dumped
 from novactl.cloud import Cloud
-from novactl.db import aggregates, catalogue, hosts, instances
+from novactl.db import aggregates, catalogue, hosts, instances, projects
+from novactl.db import groups as groups_
 from novactl.db import settings as kept
 from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.aggregate import Aggregate
+from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.keypair import Keypair, parse_public_key
+from novactl.objects.project import NOVA_LIMITS, Project
+from novactl.scheduler.select import WEIGHERS
 from novactl.settings import Settings
 from tests.support import fleet, scratch
 from tests.support.command import Command, Ended
@@ -87,7 +91,13 @@ EVERYTHING: dict[str, Any] = {
     "flavors": {"small": SMALL, "big": {**SMALL, "swap_mib": 64, "extra_specs": {"a": "b"}}},
     "networks": {"lan": LAN, "dmz": {"cidr": "198.51.100.0/24", "bridge": "br1"}},
     "keypairs": {"me": {"public_key": public("a")}, "shop/me": {"public_key": public("b")}},
+    "projects": {"shop": {"description": "é", "limits": {"instances": 3, "cores": "unlimited"}}},
+    "groups": {
+        "web": {"policy": "anti-affinity", "max_per_host": 2},
+        "shop/web": {"policy": "soft-affinity"},
+    },
     "weighers": {"memory": -1, "vcpus": 0},
+    "scheduler": {"host_subset_size": 4, "max_instances_per_host": 0},
     "policies": {"night": {"do": "stop", "at": "20:00", "selector": ["tier=dev"], "days": ["mon"]}},
     "cron": {"prune-caches": {"every": "1h", "jitter": "5m", "enabled": False}},
     "default_network": "lan",
@@ -96,7 +106,7 @@ EVERYTHING: dict[str, Any] = {
 
 def test_applied_there_is_nothing_left(novactl: Command, db: SqliteDatabase, write: Write) -> None:
     write(EVERYTHING)
-    assert len(changes(novactl)) == 11
+    assert len(changes(novactl)) == 16
     rows = novactl.json("inventory", "apply")
     assert {row["result"] for row in rows} == {"done"} and {row["code"] for row in rows} == {0}
     assert novactl.json("inventory", "diff") == []
@@ -105,7 +115,12 @@ def test_applied_there_is_nothing_left(novactl: Command, db: SqliteDatabase, wri
     assert novactl.json("flavor", "show", "big")["swap_mib"] == 64
     assert novactl.json("network", "show", "dmz")["cidr"] == "198.51.100.0/24"
     assert novactl.json("keypair", "show", "me", "--project", "shop")["public_key"] == public("b")
+    shop = novactl.json("project", "show", "shop")
+    assert shop["limits"] == {**NOVA_LIMITS, "instances": 3, "cores": -1} and shop["description"] == "é"
+    assert [one["max_per_host"] for one in novactl.json("group", "list")] == [2]
+    assert novactl.json("group", "show", "web", "--project", "shop")["policy"] == "soft-affinity"
     with db.reading() as tx:
+        assert kept.get(tx, "scheduler") == {"host_subset_size": 4, "max_instances_per_host": 0}
         assert kept.get(tx, "weighers") == {"memory": -1, "vcpus": 0}
         assert kept.get(tx, "cron") == {"prune-caches": {"every": 3600, "jitter": 300, "enabled": False}}
         assert [one["name"] for one in kept.get(tx, "policies")] == ["night"]
@@ -146,7 +161,8 @@ def test_prune_asks_and_removes(novactl: Command, write: Write) -> None:
     assert len(novactl.json("flavor", "list")) == 2
     novactl.ok("inventory", "apply", "--prune", "--yes")
     assert novactl.json("inventory", "diff", "--prune") == [] and today(novactl) is not None
-    assert [novactl.json(kind, "list") for kind in ("flavor", "network", "keypair")] == [[], [], []]
+    kinds = ("flavor", "network", "keypair", "project", "group")
+    assert [novactl.json(kind, "list") for kind in kinds] == [[]] * len(kinds)
 
 
 def test_a_section_that_no_file_has_is_not_managed(stocked: Command, write: Write) -> None:
@@ -275,7 +291,7 @@ def test_what_refers_to_nothing_is_named_with_its_place(stocked: Command, write:
         ("aggregates.ssd.hosts[1]", "host 'kvm7' is neither in the files nor in the database"),
         ("policies.p.on", "host 'kvm6' is neither in the files nor in the database"),
         ("default_network", "network 'wan' is neither in the files nor in the database"),
-        ("weighers.colour", "there is no such weigher: memory, vcpus"),
+        ("weighers.colour", f"there is no such weigher: {', '.join(WEIGHERS)}"),
         ("images.a.properties", "image property hw_disk_bus='ide': one of virtio, scsi, sata"),
     ]
     assert {row["file"] for row in error["targets"]} == {str(path)}
@@ -317,6 +333,73 @@ def test_a_host_that_leaves_leaves_its_aggregates(stocked: Command, db: SqliteDa
     assert {row["result"] for row in ended.json} == {"done"} and "its fleet mark stays there" in ended.err
     assert stocked.json("aggregate", "show", "ssd")["hosts"] == ["kvm1"]
     assert stocked.json("inventory", "diff", "--prune") == []
+
+
+def test_groups_that_are_in_use_stay(stocked: Command, db: SqliteDatabase, write: Write) -> None:
+    stocked.ok("group", "create", "web", "--policy", "anti-affinity")
+    id_ = stocked.json("group", "show", "web")["id"]
+    fleet.add_instance(db, fleet.instance(2, group_id=id_))
+    write({"groups": {"web": {"policy": "affinity"}}})
+    says = "group web: its policy cannot change: it is the group of 1 instances"
+    refused(stocked, "inventory", "apply", code=5, says=says)
+    write({"groups": {"web": {"policy": "anti-affinity", "max_per_host": 3}}})
+    refused(stocked, "inventory", "apply", code=5, says="group web: its max_per_host cannot change: it is")
+    write({"groups": {}})
+    stocked.ok("inventory", "apply")  # extra
+    words = ("inventory", "apply", "--prune", "--yes")
+    refused(stocked, *words, code=5, says="group web: is the group of 1 instances")
+    with db.writing() as tx:
+        instances.bury(tx, fleet.uuid(2), fleet.WHEN, None)
+    write({"groups": {"web": {"policy": "anti-affinity", "max_per_host": 3}}})
+    stocked.ok("inventory", "apply")
+    assert stocked.json("group", "show", "web")["max_per_host"] == 3
+    assert stocked.json("group", "show", "web")["id"] == id_
+    write({"groups": {}})
+    stocked.ok(*words)
+    assert stocked.json("group", "list") == []
+
+
+def test_a_project_goes_with_what_leaves_beside_it(
+    stocked: Command, db: SqliteDatabase, write: Write
+) -> None:
+    shop = {"projects": {"shop": {}}, "groups": {"shop/web": {"policy": "affinity"}}}
+    shop["keypairs"] = {"shop/me": {"public_key": public("a")}}
+    write(shop)
+    stocked.ok("inventory", "apply")
+    words = ("inventory", "apply", "--prune", "--yes")
+    write({"projects": {}, "groups": {}})
+    refused(stocked, *words, code=5, says="project shop: has 1 keypairs (me)")
+    fleet.add_instance(db, fleet.instance(2, project="shop"))
+    write({"projects": {}, "groups": {}, "keypairs": {}})
+    refused(stocked, *words, code=5, says="project shop: has 1 instances (web2)")
+    with db.writing() as tx:
+        instances.bury(tx, fleet.uuid(2), fleet.WHEN, None)
+    rows = stocked.json(*words)
+    assert {(row["kind"], row["change"], row["result"]) for row in rows} == {
+        (kind, "remove", "done") for kind in ("project", "group", "keypair")
+    }
+    assert stocked.json("project", "list") == []
+
+
+def test_a_new_project_s_limits_hold_for_what_comes_with_it(novactl: Command, write: Write) -> None:
+    groups = {f"shop/g{n}": {"policy": "affinity"} for n in range(3)}
+    write({"projects": {"shop": {"limits": {"server_groups": 2}}}, "groups": groups})
+    ended = novactl("inventory", "apply", "-o", "json")
+    assert ended.code == 5 and "server_groups: 1 wanted, 0 left of 2" in ended.err
+    assert {row["result"] for row in ended.json} == {"failed"}
+    assert novactl.json("project", "list") == novactl.json("group", "list", "--project", "shop") == []
+    del groups["shop/g2"]
+    write({"projects": {"shop": {"limits": {"server_groups": 2}}}, "groups": groups})
+    novactl.ok("inventory", "apply")
+    assert len(novactl.json("group", "list", "--project", "shop")) == 2
+
+
+def test_a_limit_below_the_use_may_be_in_a_file(stocked: Command, write: Write) -> None:
+    write({"projects": {"default": {"limits": {"instances": 0}}}})
+    stocked.ok("inventory", "apply")
+    shown = stocked.json("project", "show", "default")
+    assert (shown["limits"]["instances"], shown["instances_used"]) == (0, 1)
+    assert stocked.json("inventory", "diff") == []
 
 
 def test_what_is_named_anew_makes_room_first(novactl: Command, write: Write) -> None:
@@ -576,8 +659,21 @@ def fleets(draw: Any) -> Callable[[Any], None]:
         for name in (draw(NAMES) if named else [])
     ]
     keys = [(draw(st.sampled_from(["default", "1e3"])), name) for name in draw(NAMES)]
+    servers = [
+        ServerGroup(
+            id=name, name=name, project=draw(SOME(["default", "1e3"])), policy=draw(SOME(GroupPolicy))
+        )
+        for name in draw(NAMES)
+    ]
+    limited = [
+        Project(
+            name=name, description=draw(WORDS), limits=draw(st.dictionaries(SOME([*NOVA_LIMITS]), SMALLS))
+        )
+        for name in draw(NAMES)
+    ]
     policy = {"do": "keep-running", "selector": ["on", "tier=dev"], "project": "1e3"}
     values = {
+        "scheduler": draw(st.dictionaries(SOME(["host_subset_size", "max_io_ops_per_host"]), SMALLS)),
         "weighers": draw(st.dictionaries(st.sampled_from(["memory", "vcpus"]), st.floats(-1e6, 1e6))),
         "policies": [{"name": name, **policy, "timezone": "UTC"} for name in draw(NAMES)],
         "cron": {
@@ -602,9 +698,13 @@ def fleets(draw: Any) -> Callable[[Any], None]:
             catalogue.add_network(tx, network)
         for group in groups:
             aggregates.create(tx, group)
+        for server in servers:
+            groups_.create(tx, server)
         for project, name in keys:
             key = parse_public_key(name, public("k"))
             catalogue.add_keypair(tx, project, Keypair(**{**vars(key), "name": name}))
+        for one in limited:
+            projects.create(tx, one)
         for name, value in values.items():
             kept.put(tx, name, value)
 

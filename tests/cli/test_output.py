@@ -15,14 +15,17 @@ import pytest
 import yaml
 
 from novactl.cli.render import FORMATS, plain_table, visible
-from novactl.db import catalogue
+from novactl.db import catalogue, groups, projects
 from novactl.db.sqlite import SqliteDatabase
+from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.keypair import Keypair
+from novactl.objects.project import NOVA_LIMITS, Project
 from novactl.objects.states import PowerState, TaskState, VmState
 from tests.support import fleet
 from tests.support.command import Command
 
 GOLDEN = Path(__file__).parent / "golden"
+APART = GroupPolicy.ANTI_AFFINITY
 FINGERPRINT = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
 
 
@@ -39,12 +42,17 @@ def stock(db: SqliteDatabase) -> None:
         for name in ("me", "you"):
             key = Keypair(name=name, fingerprint=FINGERPRINT, public_key=f"ssh-ed25519 AAAA {name}@here")
             catalogue.add_keypair(tx, "default", key)
+        limits = {**NOVA_LIMITS, "instances": 1, "memory_mib": 1024}
+        groups.create(tx, ServerGroup(id=fleet.uuid(7), name="front", project="default", policy=APART))
+        projects.create(tx, Project(name="dev", description="é", limits=limits, created_at=fleet.WHEN))
+        projects.create(tx, Project(name="default", limits=limits, created_at=fleet.WHEN))
     uuid = fleet.uuid(1)
     fleet.add_instance(
         db,
         fleet.instance(
             1,
             host="kvm1",
+            group_id=fleet.uuid(7),
             ports=(fleet.port(uuid),),
             metadata={"role": "front"},
             tags=("blue",),
@@ -62,6 +70,8 @@ def stock(db: SqliteDatabase) -> None:
         ),
     )
 
+    with db.writing() as tx:
+        projects.recount(tx, "default")
     happened(db)
 
 
@@ -111,6 +121,11 @@ WORDS = {
     "keypair-show": ["keypair", "show", "me"],
     "network-list": ["network", "list"],
     "network-show": ["network", "show", "lan"],
+    "project-list": ["project", "list"],
+    "project-show": ["project", "show", "dev"],
+    "quota-show": ["quota", "show"],
+    "group-list": ["group", "list"],
+    "group-show": ["group", "show", "front"],
     "list": ["list"],
     "show": ["show", "web1"],
     "host-list": ["host", "list"],
@@ -161,7 +176,7 @@ def test_the_forms_say_the_same(name: str) -> None:
     items = data if isinstance(data, list) else [data]
     assert golden(name, "jsonl") == items
     assert golden(name, "yaml") == data
-    key = next(key for key in ("name", "id", "target", "time") if key in items[0])
+    key = next(key for key in ("name", "id", "target", "time", "resource") if key in items[0])
     assert golden(name, "name") == "".join(f"{item[key]}\n" for item in items)
     for row, item in zip(golden(name, "csv"), items, strict=True):
         for column, cell in row.items():

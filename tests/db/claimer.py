@@ -27,6 +27,7 @@ from novactl.objects.request import BootRequest, NetworkRequest
 from tests.support.clock import SeededIds, SimClock
 
 NAMES = 700  # fewer than are asked for: some names are wanted twice
+GROUP = "apart"  # of every third one
 
 
 def operator(db: Database, number: int, directory: Path) -> Operator:
@@ -65,9 +66,14 @@ def claims(url: str, number: int, count: int, directory: Path) -> None:
     operating = operator(db, number, directory)
     with (directory / f"{number}.told").open("w", buffering=1) as told:
         for turn in range(count):
-            name = f"vm-{(number * count + turn) * 37 % NAMES}"
+            nth = (number * count + turn) * 37 % NAMES
+            name = f"vm-{nth}"
             request = BootRequest(
-                name=name, image="tiny", flavor="small", networks=(NetworkRequest(network="lan"),)
+                name=name,
+                image="tiny",
+                flavor="small",
+                networks=(NetworkRequest(network="lan"),),
+                group=GROUP if nth % 3 == 0 else None,
             )
             try:
                 op = operating.submit(Boot(request=request, name=name), None, OpState.RUNNING)

@@ -254,17 +254,21 @@ def _step(operation: str, n: int, state: str) -> dict[str, Any]:
     return {**made, "finished_at": None, "error": None, "result": "{}"}
 
 
+def _host(name: str, facts: str) -> dict[str, Any]:
+    return (
+        {"id": f"id-{name}", "name": name, "address": f"{name}.example", "port": 22, "user": "root"}
+        | {"jump": None, "host_keys": "[]", "instances_path": "/var/lib/novactl/instances"}
+        | {"virt_type": "kvm", "zone": "nova", "labels": '{"é": "1"}', "state": "up", "enabled": 1}
+        | {"disabled_reason": None, **ZERO, "vcpus": 4, "memory_mib": 4096, "disk_gib": 100}
+        | {f"{size}_used": amount for size, amount in SIZES.items()}
+        | {"cpu_ratio": 16.0, "memory_ratio": 1.0, "disk_ratio": 1.0, "facts": facts}
+        | {"checked_at": WHEN, "version": 3}
+    )
+
+
 ROWS: dict[str, list[dict[str, Any]]] = {
     "meta": [{"name": "fleet", "value": "fleet-1"}, {"name": "schema", "value": "1"}],
-    "hosts": [
-        {"id": "h", "name": "kvm1", "address": "kvm1.example", "port": 22, "user": "root", "jump": None}
-        | {"host_keys": "[]", "instances_path": "/var/lib/novactl/instances", "virt_type": "kvm"}
-        | {"zone": "nova", "labels": '{"é": "1"}', "state": "up", "enabled": 1, "disabled_reason": None}
-        | {**ZERO, "vcpus": 4, "memory_mib": 4096, "disk_gib": 100}
-        | {f"{size}_used": amount for size, amount in SIZES.items()}
-        | {"cpu_ratio": 16.0, "memory_ratio": 1.0, "disk_ratio": 1.0, "facts": "{}"}
-        | {"checked_at": WHEN, "version": 3}
-    ],
+    "hosts": [_host("kvm1", '{"arch": "aarch64"}'), _host("kvm2", "{}")],
     "networks": [
         {"id": "n", "name": "lan", "cidr": "192.0.2.0/24", "gateway": None, "dns": "[]", "mtu": 1500}
         | {"bridge": "br0", "project": "", "pool": None}

@@ -16,7 +16,7 @@ from novactl.actions.addresses import ports as _ports
 from novactl.db import catalogue, hosts, instances, placement
 from novactl.db.session import Database, Tx
 from novactl.errors import DatabaseError, NotFound, Refused
-from novactl.objects.host import Resources
+from novactl.objects.host import Host, Resources
 from novactl.objects.network import Network, Port
 from novactl.objects.request import NetworkRequest
 from novactl.scheduler.select import Selection
@@ -62,11 +62,11 @@ def check_sums(db: Database) -> None:
 def acts(draw: st.DrawFn) -> tuple[Any, ...]:
     """Something that is done to a small fleet."""
     host = draw(st.sampled_from(["kvm1", "kvm2"]))
-    match draw(st.sampled_from(["claim", "claim", "claim", "release", "ratio", "reserve", "state"])):
-        case "claim":
+    match draw(st.sampled_from(["claim", "claim", "change", "release", "ratio", "reserve", "state"])):
+        case "claim" | "change" as what:
             amounts = draw(st.tuples(st.integers(0, 20), st.integers(0, 5000), st.integers(0, 120)))
             return (
-                "claim",
+                what,
                 host,
                 draw(st.integers(1, 9)),
                 Resources(**dict(zip(RESOURCES, amounts, strict=True))),
@@ -97,6 +97,14 @@ def test_no_sequence_overcommits_or_loses_a_hold(everywhere: Place) -> None:
     holds()
 
 
+def fits(host: Host, amounts: Resources, before: Resources | None = None) -> bool:
+    """Whether all that grows has room: what shrinks, or stays, is never refused."""
+    limit, used = host.capacity(), host.used()
+    held = vars(before) if before else dict.fromkeys(RESOURCES, 0)
+    grown = {r: n - held[r] for r, n in vars(amounts).items()}
+    return all(n <= 0 or used[r] + n <= limit[r] for r, n in grown.items())
+
+
 def carried_out(db: Database, sequence: list[tuple[Any, ...]]) -> None:
     fleet.furnish(db, hosts_=2)
     expected: dict[tuple[str, int], Resources] = {}
@@ -111,17 +119,17 @@ def carried_out(db: Database, sequence: list[tuple[Any, ...]]) -> None:
                 hosts.release(tx, host.name, fleet.uuid(act[2]))
                 hosts.release(tx, host.name, fleet.uuid(act[2]))
                 expected.pop(key, None)
-            elif key not in expected:
-                amounts = act[3]
-                limit, used = host.capacity(), host.used()
-                fits = all(used[r] + n <= limit[r] for r, n in vars(amounts).items())
-                passes = fits and host.enabled and host.state == "up"
-                given = hosts.claim(tx, host.name, fleet.uuid(act[2]), amounts)
-                if all(vars(amounts).values()):  # every instance takes some of each
-                    assert given == passes, (amounts, limit, used)
-                assert not given or passes
+            elif act[0] == "change":
+                before = expected.get(key)
+                given = hosts.change_hold(tx, host.name, fleet.uuid(act[2]), act[3])
+                assert given == (before is not None and fits(host, act[3], before))
                 if given:
-                    expected[key] = amounts
+                    expected[key] = act[3]
+            elif key not in expected:
+                passes = fits(host, act[3]) and host.enabled and host.state == "up"
+                assert hosts.claim(tx, host.name, fleet.uuid(act[2]), act[3]) == passes
+                if passes:
+                    expected[key] = act[3]
         check_sums(db)
     with db.reading() as tx:
         rows = tx.all("SELECT * FROM holds")

@@ -8,10 +8,12 @@ import pytest
 from novactl.actions.inventory import ORDER
 from novactl.actions.inventory_export import export
 from novactl.actions.inventory_state import State
-from novactl.db import aggregates, catalogue, second_copy, settings
+from novactl.db import aggregates, catalogue, groups, projects, second_copy, settings
 from novactl.db.session import Database
 from novactl.errors import NotFound, Refused
 from novactl.objects.aggregate import Aggregate
+from novactl.objects.group import GroupPolicy, ServerGroup
+from novactl.objects.project import NOVA_LIMITS, Project
 from tests.support import fleet
 
 SSD = Aggregate(id="id-ssd", name="ssd", hosts=("kvm2", "kvm1"), metadata={"disk": "fast é"})
@@ -27,7 +29,13 @@ def put(db: Database, name: str, value: Any) -> bool:
 
 def test_a_setting_nobody_made_is_its_default(db: Database) -> None:
     found = db.read(lambda tx: {name: settings.get(tx, name) for name in settings.DEFAULTS})
-    assert found == {"weighers": {}, "policies": [], "cron": {}, "default_network": None}
+    assert found == {
+        "weighers": {},
+        "scheduler": {},
+        "policies": [],
+        "cron": {},
+        "default_network": None,
+    }
     found["policies"].append("mine")
     assert db.read(lambda tx: settings.get(tx, "policies")) == []
 
@@ -92,12 +100,22 @@ def test_what_an_inventory_asks_of_every_database(db: Database) -> None:
     for n in (1, 2):
         fleet.add_instance(db, fleet.instance(n, host="kvm1", ports=(port(n),)))
     fleet.add_instance(db, fleet.instance(3, deleted_at=fleet.WHEN, image=None))
+    before = version(db)
+    for n, project in enumerate(("default", "shop")):
+        made = {"id": fleet.uuid(60 + n), "name": "web", "project": project, "policy": GroupPolicy.AFFINITY}
+        db.write(lambda tx, made=made: groups.create(tx, ServerGroup(**made)))
+    fleet.add_instance(db, fleet.instance(4, project="shop", group_id=fleet.uuid(61), image=None))
+    db.write(lambda tx: projects.create(tx, Project(name="shop", limits={"cores": 3}, created_at=fleet.WHEN)))
+    db.write(lambda tx: projects.update(tx, Project(name="shop", limits={"cores": 4})))
+    assert version(db) == before + 4
 
     def work(tx: Any) -> None:
         state = State(tx)
         assert state.used == {"id-lan": 2}
         assert state.taken(state.networks["lan"]) == {"192.0.2.11", "192.0.2.12"}
-        assert state.flavors_used == {"id-small": 2} and state.images_used == {"id-tiny": 2}
+        assert state.members == {fleet.uuid(61): 1}
+        assert projects.find(tx, "shop").instances_used == 1
+        assert state.flavors_used == {"id-small": 3} and state.images_used == {"id-tiny": 2}
         assert state.flavor_ids == {"small": "id-small"} and state.lock("host", "kvm1") is None
         assert {kind: sorted(state.of(kind)) for kind in ORDER} == {
             "flavor": ["small"],
@@ -105,9 +123,12 @@ def test_what_an_inventory_asks_of_every_database(db: Database) -> None:
             "network": ["lan"],
             "host": ["kvm1", "kvm2"],
             "setting": ["default_network"],
-            **{kind: [] for kind in ("keypair", "aggregate", "weigher", "policy", "cron")},
+            "project": ["shop"],
+            "group": ["shop/web", "web"],
+            **{kind: [] for kind in ("keypair", "aggregate", "weigher", "scheduler", "policy", "cron")},
         }
-        assert export(state).keys() == {"hosts", "flavors", "networks", "images"}
+        assert state.of("project")["shop"]["limits"] == {**dict.fromkeys(NOVA_LIMITS, -1), "cores": 4}
+        assert export(state).keys() == {"hosts", "flavors", "networks", "images", "projects", "groups"}
 
     db.read(work)
 

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from novactl.db import catalogue, hosts
+from novactl.db import catalogue, groups, hosts, projects
 from novactl.db.servers import ServerDatabase
 from novactl.db.session import Database
 from novactl.db.sqlite import SqliteDatabase
+from novactl.objects.group import GroupPolicy, ServerGroup
+from novactl.objects.project import Project
+from tests.db.claimer import GROUP
 from tests.support import counts, fleet
 from tests.support.databases import KINDS, ServerPlace, place, server_of_its_own
 
@@ -24,6 +27,7 @@ PROCESSES = 50
 CLAIMS = 20
 HOSTS = 15
 FIT = 30  # instances on each
+MEMBERS = 5  # of the group on each: fewer than want to be in it
 RESTARTS = {"postgresql": (2.0, 6), "mariadb": (3.0, 2)}  # (seconds between them, at most)
 RESOURCES = ("vcpus", "memory_mib", "disk_gib")
 
@@ -37,6 +41,10 @@ def furnish(db: Database) -> None:
         catalogue.add_flavor(tx, fleet.flavor())
         catalogue.add_image(tx, fleet.image())
         catalogue.add_network(tx, fleet.network(cidr="10.0.0.0/22", gateway="10.0.0.1"))
+        policy = GroupPolicy.ANTI_AFFINITY
+        group = ServerGroup(id=GROUP, name=GROUP, project="default", policy=policy, max_per_host=MEMBERS)
+        groups.create(tx, group)
+        projects.create(tx, Project(name="default", limits={"instances": HOSTS * FIT}))
 
 
 def run(db: Database, url: str, where: Any, directory: Path) -> int:
@@ -84,6 +92,7 @@ def check(db: Database, answers: list[list[str]]) -> None:
     tables = ("hosts", "holds", "instances", "ports", "operations", "steps", "op_locks")
     rows = db.read(lambda tx: {table: tx.all(f"SELECT * FROM {table}") for table in tables})
     known = db.read(hosts.everything)
+    assert db.read(lambda tx: projects.find(tx, "default")).instances_used == len(rows["instances"])
     assert [answer for answer in answers if answer[1] == "error"] == []
     acknowledged = sorted(
         (name, op, uuid) for name, what, op, *uuid_ in answers if what == "done" for uuid in uuid_
@@ -101,6 +110,8 @@ def check(db: Database, answers: list[list[str]]) -> None:
         assert host.used() == {r: sum(row[r] for row in held) for r in RESOURCES}
         assert all(host.used()[r] <= host.capacity()[r] for r in RESOURCES)
         assert len(held) == FIT
+        members = [i for i in rows["instances"] if i["group_id"] == GROUP and i["host"] == host.name]
+        assert len(members) == MEMBERS
     assert {row["instance_uuid"] for row in rows["holds"]} == {uuid for _, _, uuid in acknowledged}
     exclusive = [row for row in rows["op_locks"] if row["mode"] == "X"]
     assert sorted(row["id"] for row in exclusive) == sorted(uuid for _, _, uuid in acknowledged)

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 from alembic import op
 
-from novactl.db import operations, servers, session
+from novactl.db import hosts, migrations, operations, servers, session
 from novactl.db.journal import DbJournal, Owner
 from novactl.db.servers import FIRST_WORDS, ServerDatabase
 from novactl.db.session import SCHEMA, Database, Tx, set_meta
@@ -21,7 +21,11 @@ from tests.support.clock import SimClock
 from tests.support.databases import KINDS, Place, in_processes, place
 from tests.support.toys import TOYS
 
-TOLD = ["0002: leases of operations, marks of commits", "0003: aggregates, settings and cron tasks"]
+TOLD = [
+    "0002: leases of operations, marks of commits",
+    "0003: aggregates, settings and cron tasks",
+    "0004: server groups, projects, and what placement knows of hosts and instances",
+]
 WORDS = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 NAMED = [f"id VARCHAR(64) {WORDS} NOT NULL PRIMARY KEY", f"name VARCHAR(64) {WORDS} NOT NULL UNIQUE"]
 THIRD = {
@@ -37,6 +41,33 @@ THIRD = {
         f"message MEDIUMTEXT {WORDS}",
     ],
 }
+FOURTH_COLUMNS = [
+    ("hosts", f"arch VARCHAR(16) {WORDS}"),
+    ("hosts", "huge_memory_mib INTEGER NOT NULL DEFAULT '0'"),
+    ("hosts", f"dedicated_cpus MEDIUMTEXT {WORDS}"),
+    ("hosts", "failed_builds INTEGER NOT NULL DEFAULT '0'"),
+    ("instances", f"group_id VARCHAR(64) {WORDS}"),
+    ("instances", f"placement MEDIUMTEXT {WORDS}"),
+    ("holds", f"numa MEDIUMTEXT {WORDS}"),
+]
+FOURTH = {
+    "server_groups": [
+        NAMED[0],
+        *(f"{name} VARCHAR(64) {WORDS} NOT NULL" for name in ("name", "project")),
+        f"policy VARCHAR(24) {WORDS} NOT NULL",
+        *(f"{name} INTEGER NOT NULL" for name in ("max_per_host", "version")),
+        "UNIQUE (project, name)",
+    ],
+    "projects": [
+        f"name VARCHAR(64) {WORDS} NOT NULL PRIMARY KEY",
+        *(f"{name} MEDIUMTEXT {WORDS} NOT NULL" for name in ("description", "limits")),
+        f"created_at VARCHAR(32) {WORDS} NOT NULL",
+        *(
+            f"{name}_used INTEGER NOT NULL CHECK ({name}_used >= 0)"
+            for name in ("instances", "cores", "memory_mib")
+        ),
+    ],
+}
 BY_HAND = [
     "ALTER TABLE operations ADD COLUMN lease_until DOUBLE",
     "ALTER TABLE operations ADD COLUMN runner VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
@@ -49,8 +80,12 @@ BY_HAND = [
     " at DOUBLE NOT NULL)",
     *(f"CREATE TABLE {name} ({', '.join(columns)})" for name, columns in THIRD.items()),
     "CREATE INDEX instances_by_project ON instances (project, deleted_at, created_at)",
+    *(f"ALTER TABLE {table} ADD COLUMN {column}" for table, column in FOURTH_COLUMNS),
+    "CREATE INDEX instances_by_group ON instances (group_id)",
+    "CREATE INDEX holds_by_host ON holds (host)",
+    *(f"CREATE TABLE {name} ({', '.join(columns)})" for name, columns in FOURTH.items()),
 ]
-"""What 0002 and 0003 do, one statement at a time."""
+"""What 0002, 0003 and 0004 do, one statement at a time."""
 STAMPS = [
     "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
     "INSERT INTO alembic_version VALUES ('0001')",
@@ -138,6 +173,34 @@ def test_an_upgrade_keeps_every_row_and_makes_what_create_makes(
     as_made(old, everywhere, quick / "made")
     assert old.upgrade() == []
     assert old.fleet() == "fleet-1"
+
+
+@pytest.mark.parametrize("since", range(2, SCHEMA))
+def test_from_each_schema_that_there_was(
+    old: Database, everywhere: Place, quick: Path, monkeypatch: pytest.MonkeyPatch, since: int
+) -> None:
+    before = rows(old)
+    before.pop("meta")
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "SCHEMA", since)  # an older novactl had upgraded it
+        assert old.upgrade() == TOLD[: since - 1]
+    assert old.schema() == str(since)
+    assert old.upgrade() == TOLD[since - 1 :]
+    after = rows(old)
+    after.pop("meta")
+    assert after == before
+    as_made(old, everywhere, quick / "made")
+
+
+def test_a_host_s_architecture_is_what_its_facts_say(old: Database) -> None:
+    old.upgrade()
+    found = old.read(hosts.everything)
+    assert [(host.name, host.arch, host.failed_builds) for host in found] == [
+        ("kvm1", "aarch64", 0),
+        ("kvm2", None, 0),
+    ]
+    (instance,) = old.read(lambda tx: tx.all("SELECT group_id, placement FROM instances"))
+    assert instance == {"group_id": None, "placement": None}
 
 
 def test_operations_that_ran_are_left_to_be_taken_over(old: Database) -> None:

@@ -57,6 +57,11 @@ def enrol(fleet: lab.Fleet, config: Path) -> Grounds:
     for host in fleet.hosts:
         grounds.novactl.ok(*grounds.add_words(host.name))
         grounds.novactl.ok("host", "set", host.name, "--cpu-ratio", "32")
+    weighers = config / "weighers.yaml"
+    weighers.write_text(
+        "weighers: {disk: 0}\n"
+    )  # one disk is all hosts': what is free of it differs by chance
+    grounds.novactl.ok("inventory", "apply", str(weighers), "--yes")
     tiny = guests.tiny()
     kernel = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd)]
     image = ["image", "add", "tiny", "--file", str(tiny.disk), "--format", "raw", *kernel]
@@ -82,8 +87,8 @@ def _grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
 @pytest.fixture
 def grounds(_grounds: Grounds) -> Iterator[Grounds]:
     """The shared lab; whatever instances a test leaves are deleted, and then nothing may be left. A host that
-    an earlier test had down is up again by the record too."""
-    if any(host["state"] != "up" for host in _grounds.novactl.json("host", "list")):
+    an earlier test had down, or fail, is up and well again by the record too."""
+    if any(host["state"] != "up" or host["failed_builds"] for host in _grounds.novactl.json("host", "list")):
         _grounds.novactl("host", "check")
     yield _grounds
     for host in _grounds.fleet.hosts:

@@ -34,6 +34,14 @@ ELSEWHERE = {
     "novactl cron --example cron.d": "../cli/test_cron.py",
     "novactl cron --example service": "../cli/test_cron.py",
     "novactl cron --example timer": "../cli/test_cron.py",
+    'novactl project create shop --description "the web shop" --limit instances=40 --limit cores=unlimited': (
+        "../cli/test_projects.py"
+    ),
+    "novactl quota show shop": "../cli/test_projects.py",
+    "novactl quota set shop memory_mib=204800": "../cli/test_projects.py",
+    "novactl quota set default instances=200": "../cli/test_projects.py",
+    "novactl group create front --policy anti-affinity": "../cli/test_projects.py",
+    "novactl group show front": "../cli/test_projects.py",
     "novactl check": "../cli/test_cron.py",
     "novactl check --nagios": "../cli/test_cron.py",
     "novactl metrics": "../cli/test_cron.py",

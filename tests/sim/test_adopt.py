@@ -15,13 +15,15 @@ import pytest
 from novactl.actions import audit
 from novactl.actions.audit import adopt as adopting
 from novactl.actions.audit import heal as heals
-from novactl.db import catalogue, hosts, instances
+from novactl.db import catalogue, groups, hosts, instances, projects
 from novactl.db.operations import events
 from novactl.db.session import Database, meta
 from novactl.errors import Busy, HostUnreachable, NovactlError, Refused
 from novactl.objects.finding import Finding
+from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.instance import Instance
-from tests.sim.actions import boot, delete, start, stop
+from novactl.objects.project import Project
+from tests.sim.actions import boot, delete, lock, start, stop
 from tests.support import fleet as records
 from tests.support.scratch import FLEET
 from tests.support.sim import Fault, Process, SimFleet, SimHost, always, settled
@@ -241,6 +243,39 @@ def _catalogue(fleet: SimFleet) -> int:
         return int(meta(tx, "catalogue") or 0)
 
 
+def test_what_is_adopted_counts_in_its_project_and_is_in_its_group(fleet: Telling) -> None:
+    """A group that was made since comes back; a limit that was set since is no reason to leave any out."""
+    lab = Project(name="lab", limits={"instances": 5}, created_at=records.WHEN)
+    fleet.db.write(lambda tx: projects.create(tx, lab))
+    old = fleet.backup()
+    with fleet.db.writing() as tx:
+        for number, project in ((60, "lab"), (61, "shop")):
+            made = {"id": records.uuid(number), "name": "web", "project": project}
+            groups.create(tx, ServerGroup(policy=GroupPolicy.AFFINITY, **made))
+        projects.create(tx, Project(name="shop", limits={"instances": 9}, created_at=records.WHEN))
+    for name, project, number in (("web8", "lab", 60), ("web9", "shop", 61)):
+        assert fleet.run(boot(name, host="kvm1", project=project)).code == 0
+        with fleet.db.writing() as tx:
+            uuid = instances.find(tx, name, project).uuid
+            instances.update(tx, uuid, group_id=records.uuid(number))
+            instances.note_copy(tx, uuid, behind=True)
+        assert fleet.run(lock(uuid)).code == 0
+    with fleet.db.writing() as tx:
+        groups.delete(tx, groups.find(tx, "web", "shop"))  # and its member was not told yet
+        projects.update(tx, Project(name="shop", limits={"instances": 0}))
+    fleet.run(stop("web1"))  # the hosts know
+    fleet.restore(old)
+    done = adopt(fleet)
+    assert {"catalogue group web", "catalogue project shop", "instance web8", "instance web9"} <= {*done}
+    lost = [words for words in fleet.told if words.startswith("web9: ")]
+    assert lost[0].endswith(f"; its group {records.uuid(61)} is not in the database: it has none")
+    with fleet.db.reading() as tx:
+        assert {one.name: one.instances_used for one in projects.everything(tx)} == {"lab": 1, "shop": 1}
+        assert projects.find(tx, "shop").limits == {"instances": 0}
+    found = {name: one.group_id for name, one in living(fleet).items()}
+    assert (found["web8"], found["web9"]) == (records.uuid(60), None)
+
+
 def test_every_host_must_answer(fleet: Telling) -> None:
     old = fleet.backup()
     fleet.run(stop("web1"))
@@ -389,6 +424,11 @@ def test_what_makes_no_sense_is_named_and_left(fleet: Telling) -> None:
         ("dedicated_vcpus", 3),
         ("facts", '{"topology": [{"id": 0}]}'),
         ('name" FROM meta; --', "x"),
+        ("arch", "x86 64"),
+        ("huge_memory_mib", -1),
+        ("dedicated_cpus", "2-$(x)"),
+        ("failed_builds", "7"),
+        ("vcpus_used", 1),
     ],
 )
 def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value: Any) -> None:
@@ -411,6 +451,12 @@ def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value
         assert [host.name for host in hosts.everything(tx)] == ["kvm1", "kvm2", "kvm3"]
 
 
+GROUP = {"id": records.uuid(60), "project": "default", "policy": "affinity", "max_per_host": 1, "version": 0}
+PROJECT = {"description": "", "limits": "{}", "created_at": ""} | dict.fromkeys(
+    ("instances_used", "cores_used", "memory_mib_used"), 0
+)
+
+
 @pytest.mark.parametrize(
     ("table", "row", "says"),
     [
@@ -422,15 +468,32 @@ def test_a_copy_that_a_host_made_up_is_refused(fleet: Telling, field: str, value
         ("aggregates", {"name": "x", "hosts": "{}", "metadata": "{}"}, "its hosts are no list"),
         ("aggregates", {"name": "x", "hosts": "[]", "metadata": '{"a": 1}'}, "its metadata is no text"),
         ("aggregates", {"name": "x", "hosts": "[]", "metadata": "7"}, "no attribute 'values'"),
+        ("settings", {"name": "scheduler", "value": '{"host_subset_size": 0}'}, "is not a whole number of 1"),
+        ("settings", {"name": "scheduler", "value": '{"colour": 1}'}, "'colour' is not one of host_subset_"),
+        ("settings", {"name": "scheduler", "value": '{"host_subset_size": true}'}, "True is not a whole"),
+        ("server_groups", {"name": "../x", **GROUP}, "group name '../x'"),
+        ("server_groups", {**GROUP, "name": "x", "id": "x"}, "uuid 'x' is not"),
+        ("server_groups", {**GROUP, "name": "x", "project": "a/b"}, "project 'a/b' is not"),
+        ("server_groups", {**GROUP, "name": "x", "policy": "wipe"}, "'wipe' is not a valid GroupPolicy"),
+        ("server_groups", {**GROUP, "name": "x", "max_per_host": 0}, "max_per_host 0 is not"),
+        ("server_groups", {**GROUP, "name": "x", "max_per_host": "1"}, "its numbers are none"),
+        ("server_groups", {**GROUP, "name": "x", "version": 9}, "its numbers are none"),
+        ("projects", {**PROJECT, "name": "../x"}, "project name '../x'"),
+        ("projects", {**PROJECT, "name": "x", "limits": "[]"}, "its limits are no mapping"),
+        ("projects", {**PROJECT, "name": "x", "limits": '{"cores": "9"}'}, "limit '9' is not a number"),
+        ("projects", {**PROJECT, "name": "x", "limits": '{"colour": 9}'}, "resource 'colour' does not"),
+        ("projects", {**PROJECT, "name": "x", "cores_used": 9}, "it counts what is used"),
+        ("projects", {**PROJECT, "name": "x", "description": "a\nb"}, "has control characters"),
+        ("projects", {"name": "x"}, "its columns are not the table's"),
     ],
 )
 def test_settings_and_aggregates_that_a_host_made_up(
-    fleet: Telling, table: str, row: dict[str, str], says: str
+    fleet: Telling, table: str, row: dict[str, Any], says: str
 ) -> None:
     fleet.run(stop("web1"))
     version, content = fleet.hosts["kvm1"].copy
     copy = json.loads(content)
-    copy["tables"][table] = [{"id": "x", **row}]
+    copy["tables"][table] = [row if table == "projects" else {"id": "x", **row}]
     fleet.hosts["kvm1"].copy = (version + 50, json.dumps(copy).encode())
     with fleet.process() as process:
         done = adopting.adopt(process.operator)
@@ -438,7 +501,8 @@ def test_settings_and_aggregates_that_a_host_made_up(
     assert f"the catalogue copy makes no sense: a row of {table}: " in done[0].message
     assert says in done[0].message
     with fleet.db.reading() as tx:
-        assert (tx.all("SELECT * FROM settings"), tx.all("SELECT * FROM aggregates")) == ([], [])
+        made = [tx.all(f"SELECT * FROM {name}") for name in ("settings", "aggregates", "projects")]
+        assert (made, tx.all("SELECT * FROM server_groups")) == ([[], [], []], [])
 
 
 # --- any future ---

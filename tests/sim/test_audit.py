@@ -25,6 +25,7 @@ from tests.support.toys import DieAt, Died
 
 OTHER_FLEET = "22222222-2222-4333-8444-555555555555"
 NOBODY = records.uuid(9)
+NOTHING_USED = dict.fromkeys(("instances_used", "cores_used", "memory_mib_used"), 0)
 
 
 @pytest.fixture
@@ -99,6 +100,10 @@ def no_hold_and_no_room(fleet: SimFleet) -> None:
 
 def wrong_count(fleet: SimFleet) -> None:
     change(fleet, "UPDATE hosts SET memory_mib_used = memory_mib_used + 5 WHERE name = 'kvm1'")
+
+
+def wrong_quota(fleet: SimFleet) -> None:
+    put(fleet, "projects", name="default", description="", limits="{}", created_at="", **NOTHING_USED)
 
 
 def address_of_a_deleted_one(fleet: SimFleet) -> None:
@@ -319,6 +324,7 @@ PLANTED = [
     Planted(no_hold, "hold-missing", "error", "kvm1", "web1", "nothing of kvm1 is claimed for it", True),
     Planted(no_hold_and_no_room, "hold-missing", "error", "kvm1", "web1", "there is no room"),
     Planted(wrong_count, "used-differs", "warning", "kvm1", "kvm1", "517 MiB and 1 GiB count as used", True),
+    Planted(wrong_quota, "quota-differs", "warning", None, "default", "0 instances, 0 cores and", True),
     Planted(
         address_of_a_deleted_one, "address-without-instance", "warning", None, "web0", "192.0.2.99", True
     ),

@@ -1,7 +1,10 @@
 """db rebuild on simulated fleets: what comes back equals what was lost, but for what is said not to."""
 
 import base64
+import json
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +14,19 @@ import pytest
 from novactl.actions import restored
 from novactl.actions.rebuild import EXPECTED_LOST, UNSEEN, Rebuild, Summary
 from novactl.actions.rebuild_sources import Pinning, place
-from novactl.db import aggregates, catalogue, hosts, instances, settings
-from novactl.db.session import Database, meta, set_meta
+from novactl.db import aggregates, catalogue, groups, hosts, instances, projects, settings
+from novactl.db.session import Database, dumps, meta, set_meta
 from novactl.db.sqlite import SqliteDatabase
 from novactl.db.tables import metadata
 from novactl.errors import HostUnreachable, NeedsConfirmation, NovactlError, Refused, UsageError
 from novactl.objects.aggregate import Aggregate
+from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.host import Host
 from novactl.objects.keypair import Keypair, fingerprint
 from novactl.objects.names import INSTANCES_PATH
+from novactl.objects.placement import Placement
 from novactl.objects.policy import Policy
+from novactl.objects.project import NOVA_LIMITS, Project
 from novactl.objects.request import NetworkRequest
 from novactl.objects.states import PowerState
 from tests.sim.actions import boot, delete, lock, pause, reboot, resume, start, stop, suspend, unpause
@@ -105,7 +111,7 @@ def kept(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
         if lost == ("*",):
             continue
         if table == "meta":
-            all_rows = [row for row in all_rows if row["name"] not in lost]
+            all_rows = [row for row in all_rows if row["name"].partition(" ")[0] not in lost]
             lost = ()
         living = [row for row in all_rows if not row.get("deleted_at")]
         found[table] = sorted(
@@ -125,8 +131,37 @@ def furnish(fleet: SimFleet) -> None:
             catalogue.add_keypair(tx, project, key)
         both = Aggregate(id="id-both", name="both", hosts=("kvm1", "kvm2"), metadata={"disk": "é"})
         aggregates.create(tx, both)
+        for n, project in enumerate(("default", "other")):
+            made = {"id": records.uuid(60 + n), "name": "web", "project": project}
+            groups.create(tx, ServerGroup(policy=GroupPolicy.SOFT_AFFINITY, **made))
+            limits = {"instances": 100, "keypairs": -1}
+            projects.create(tx, Project(name=project, limits=limits, description="é", created_at=NOW))
         settings.put(tx, "weighers", {"memory": -1.5})
         settings.put(tx, "policies", [Policy(name="keep", do="keep-running").as_dict()])
+
+
+WISHES = Placement(zone="nova", apart_from=(OTHERS,), required={"rack": "1"}, forbidden={"tier": None})
+
+
+def gathered(fleet: SimFleet) -> None:
+    """Some are in their project's group, with wishes, as their domains know; what is used is counted."""
+    with fleet.db.writing() as tx:
+        some = instances.everything(tx)[::2]
+        for one in some:
+            group = groups.find(tx, "web", one.project)
+            instances.update(tx, one.uuid, group_id=group.id, placement=dumps(WISHES.as_dict()))
+            instances.note_copy(tx, one.uuid, behind=True)
+    for one in some:
+        for locked in (True, False):
+            assert fleet.run(lock(one.uuid, locked=locked)).code == 0
+    counted(fleet)
+
+
+def counted(fleet: SimFleet) -> None:
+    """What projects use is as their instances have it."""
+    with fleet.db.writing() as tx:
+        for project in projects.everything(tx):
+            projects.recount(tx, project.name)
 
 
 def populate(fleet: SimFleet, seed: int, count: int = 12) -> None:
@@ -157,6 +192,7 @@ def populate(fleet: SimFleet, seed: int, count: int = 12) -> None:
     fleet.run(delete(names[0], if_exists=True))
     for host in list(fleet.hosts)[:2]:  # a last operation on every host: it has the newest copy
         assert fleet.run(boot(f"last-{host}", host=host)).result == "done"
+    gathered(fleet)
     with fleet.db.reading() as tx:
         ids = [row["id"] for row in tx.all("SELECT id FROM operations ORDER BY id")]
     for host in fleet.hosts.values():
@@ -214,6 +250,8 @@ def test_all_comes_back_but_what_is_said_to_be_lost(make: Callable[..., Lost], s
     assert (counts["instances"], counts["hosts"], counts["networks"]) == (len(living), 2, 2)
     assert counts["secrets"] == len(lost.before["secrets"])
     assert (counts["aggregates"], counts["settings"]) == (1, 2)
+    assert (counts["groups"], counts["projects"]) == (2, 2)
+    assert {row["group_id"] for row in living} == {None, records.uuid(60), records.uuid(61)}
     assert lost.database.fleet() == scratch.FLEET
     for host in lost.fleet.hosts.values():  # only looked at
         del host.calls[:]
@@ -248,6 +286,7 @@ def test_life_goes_on_with_what_was_rebuilt(lost: Lost) -> None:
             outcome = fleet.run(action)
             assert outcome.code == 0, (one.name, outcome)
     assert fleet.run(boot("new", host="kvm1")).result == "done"
+    counted(fleet)
     assert settled(fleet) == []
 
 
@@ -461,6 +500,7 @@ def test_the_newest_copy_counts_whole(lost: Lost) -> None:
         catalogue.remove_keypair(tx, "default", "me")
         catalogue.add_flavor(tx, records.flavor("large", vcpus=4))
     assert lost.fleet.run(boot("latest", host="kvm1")).result == "done"
+    counted(lost.fleet)
     lost.before = tables(lost.fleet.db)
     lost.fleet.hosts["kvm2"].copy = old
     for host in lost.fleet.hosts.values():
@@ -489,6 +529,7 @@ def test_images_and_flavors_that_are_gone_do_no_harm(lost: Lost) -> None:
         action = boot(f"late-{name}", host=name, flavor="other", image="other")
         lost.fleet.run(action)
         lost.fleet.run(stop(f"last-{name}"))
+    counted(lost.fleet)
     lost.before = tables(lost.fleet.db)
     done = lost.rebuild(*EVERY)
     assert kept(tables(lost.database)) == kept(lost.before)
@@ -518,6 +559,96 @@ def test_what_makes_no_sense_on_a_host_is_told_and_left(lost: Lost) -> None:
     assert "no domain of it" in told[records.uuid(7)] and "user-data" in told[sealed]
     back = {row["uuid"]: row for row in tables(lost.database)["instances"]}
     assert back[sealed]["user_data"] is None and not {bare, swapped, foreign} & back.keys()
+
+
+@pytest.mark.parametrize(
+    ("was", "made_up", "says"),
+    [
+        ('"zone": "nova"', '"zone": "../x"', "zone '../x' is not acceptable"),
+        (OTHERS, "../../etc", "uuid '../../etc' is not acceptable"),
+        ('"apart_from":', '"colour":', "its placement is not known: {'colour'}"),
+        ('"rack": "1"', '"a b": "1"', "label 'a b' is not acceptable"),
+        ('"rack": "1"', '"rack": 1', "1 is not a line of text"),
+        (records.uuid(60), "x' OR 1=1", 'uuid "x\' OR 1=1" is not acceptable'),
+    ],
+)
+def test_wishes_that_a_host_made_up(lost: Lost, was: str, made_up: str, says: str) -> None:
+    one = next(row for row in lost.before["instances"] if row["group_id"] == records.uuid(60))
+    domain = lost.fleet.hosts[one["host"]].domains[one["uuid"]]
+    quoted = [(word.replace('"', "&quot;"), by.replace('"', "&quot;")) for word, by in ((was, made_up),)]
+    before = domain.xml
+    for word, by in ((was, made_up), *quoted):
+        domain.xml = domain.xml.replace(word, by)
+    assert domain.xml != before
+    done = lost.rebuild(*EVERY)
+    (missing,) = done.missing
+    assert missing["name"] == one["uuid"] and says in missing["message"]
+    assert one["uuid"] not in {row["uuid"] for row in tables(lost.database)["instances"]}
+
+
+def rewrite(lost: Lost, change: Callable[[dict[str, Any]], None]) -> None:
+    """The hosts' copies of the catalogue are others."""
+    for host in lost.fleet.hosts.values():
+        content = json.loads(host.copy[1])
+        change(content["tables"])
+        host.copy = (host.copy[0], json.dumps(content).encode())
+
+
+def test_a_group_that_is_not_there_any_more(lost: Lost) -> None:
+    rewrite(lost, lambda tables_: tables_["server_groups"].clear())
+    done = lost.rebuild(*EVERY)
+    members = sorted(row["name"] for row in lost.before["instances"] if row["group_id"])
+    assert sorted(one["name"] for one in done.missing) == members and members
+    for one in done.missing:
+        assert one["kind"] == "group"
+        assert re.fullmatch(r"its group [0-9a-f-]{36} is not in the database: it has none", one["message"])
+    back = tables(lost.database)["instances"]
+    assert {row["group_id"] for row in back} == {None} and len(back) >= len(members)
+
+
+def test_a_group_of_another_project_is_none_of_its_own(lost: Lost) -> None:
+    def swap(tables_: dict[str, Any]) -> None:
+        for row in tables_["server_groups"]:
+            row["project"] = {"default": "other", "other": "default"}[row["project"]]
+
+    rewrite(lost, swap)
+    assert {one["kind"] for one in lost.rebuild(*EVERY).missing} == {"group"}
+    assert {row["group_id"] for row in tables(lost.database)["instances"]} == {None}
+
+
+def test_copies_and_records_from_before_schema_4(lost: Lost) -> None:
+    def older(tables_: dict[str, Any]) -> None:
+        del tables_["server_groups"], tables_["projects"]
+        for row in tables_["hosts"]:
+            for column in ("arch", "huge_memory_mib", "dedicated_cpus", "failed_builds"):
+                del row[column]
+
+    rewrite(lost, older)
+    for host in lost.fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.xml = re.sub(r'("|&quot;)group_id\1: (null|\1[0-9a-f-]+\1), ', "", domain.xml)
+            domain.xml = re.sub(r'("|&quot;)placement\1: \{.*?\}, (?=\1ports)', "", domain.xml)
+            assert "group_id" not in domain.xml and "placement" not in domain.xml
+    done = lost.rebuild(*EVERY)
+    assert done.missing == []
+    rows = tables(lost.database)
+    assert [row["arch"] for row in rows["hosts"]] == ["x86_64", "x86_64"]
+    assert {(row["group_id"], row["placement"]) for row in rows["instances"]} == {(None, "{}")}
+
+
+def test_what_comes_back_is_counted_and_no_quota_refuses_it(lost: Lost) -> None:
+    def tight(tables_: dict[str, Any]) -> None:
+        for row in tables_["projects"]:
+            row["limits"] = json.dumps(dict.fromkeys(NOVA_LIMITS, 0))
+
+    rewrite(lost, tight)
+    lost.rebuild(*EVERY)
+    with lost.database.reading() as tx:
+        living = Counter(one.project for one in instances.everything(tx))
+        assert {one.name: one.instances_used for one in projects.everything(tx)} == living
+        for one in projects.everything(tx):
+            used = projects.usage(tx, one.name)
+            assert (one.cores_used, one.memory_mib_used) == (used["cores"], used["memory_mib"])
 
 
 def test_user_data_of_another_is_refused(lost: Lost) -> None:

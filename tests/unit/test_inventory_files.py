@@ -8,6 +8,7 @@ import pytest
 
 from novactl.errors import UsageError
 from novactl.files.inventory import Inventory, load_inventory
+from novactl.objects.project import NOVA_LIMITS
 
 ROOT = Path(__file__).parents[2]
 BLOB = b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x20" + b"k" * 32
@@ -36,6 +37,7 @@ def test_the_shipped_example_is_good() -> None:
     found = load_inventory(ROOT / "inventory" / "example")
     assert {*found.items} == {
         *("host", "aggregate", "flavor", "network", "image", "keypair"),
+        *("project", "group", "scheduler"),
         *("weigher", "policy", "cron", "setting"),
     }
     addresses = [item.fields["address"] for item in found.items["host"].values()]
@@ -214,6 +216,43 @@ POLICY = "policies:\n  night:\n    do: stop\n    at: 20:00\n"
         ("keypairs: {a/b/c: {public_key: x}}\n", ":1: keypairs.a/b/c: project 'a/b' is not acceptable"),
         ("weighers: {memory: much}\n", ":1: weighers.memory: must be a valid number (it is 'much')"),
         ("weighers: {memory: 1.0e+7}\n", ":1: weighers.memory: must be less than or equal to 1000000"),
+        ("projects: {a/b: {}}\n", ":1: projects.a/b: project name 'a/b' is not acceptable"),
+        (
+            "projects: {dev: {limits: {core: 1}}}\n",
+            ":1: projects.dev: resource 'core' does not exist; did you",
+        ),
+        (
+            "projects: {dev: {limits: {cores: -2}}}\n",
+            ":1: projects.dev: cores: limit -2 is not a number from",
+        ),
+        (
+            "projects: {dev: {limits: {cores: many}}}\n",
+            ":1: projects.dev.limits.cores: must be a valid integer",
+        ),
+        ("projects: {dev: {limits: {cores: 1.5}}}\n", ":1: projects.dev.limits.cores"),
+        ("projects: {dev: {limits: {cores: true}}}\n", ":1: projects.dev.limits.cores"),
+        ("projects: {dev: {quota: {}}}\n", ":1: projects.dev.quota: is not known here"),
+        ("groups: {web: {}}\n", ":1: groups.web.policy: is missing"),
+        ("groups: {web: {policy: near}}\n", ":1: groups.web.policy: must be 'affinity', 'anti-affinity'"),
+        ("groups: {a/b/c: {policy: affinity}}\n", ":1: groups.a/b/c: project 'a/b' is not acceptable"),
+        (
+            "groups: {web: {policy: affinity, max_per_host: 2}}\n",
+            ":1: groups.web: max_per_host belongs to anti-affinity, not to affinity",
+        ),
+        (
+            "groups: {web: {policy: anti-affinity, max_per_host: 0}}\n",
+            ":1: groups.web: max_per_host 0 is not within 1 to 1000",
+        ),
+        (
+            "scheduler: {host_subset_size: 0}\n",
+            ":1: scheduler.host_subset_size: host_subset_size 0 is not",
+        ),
+        ("scheduler: {host_subset_size: 1.5}\n", ":1: scheduler.host_subset_size: must be a valid integer"),
+        (
+            "scheduler: {max_io_ops_per_host: true}\n",
+            ":1: scheduler.max_io_ops_per_host: must be a valid int",
+        ),
+        ("scheduler: {colour: 1}\n", ":1: scheduler.colour: 'colour' is not one of host_subset"),
         (POLICY.replace("stop", "wipe"), ":3: policies.night.do: must be 'start', 'stop', 'reboot' or"),
         (POLICY.replace("20:00", "25:00"), ":4: policies.night.at: String should match pattern"),
         (POLICY + "    days: [monday]\n", ":5: policies.night.days[0]: must be 'mon', "),
@@ -230,6 +269,14 @@ POLICY = "policies:\n  night:\n    do: stop\n    at: 20:00\n"
 def test_what_is_refused(tmp_path: Path, text: str, says: str) -> None:
     error = refused(tmp_path, fleet=text)
     assert f"{tmp_path}/fleet.yaml{says}" in error.message
+
+
+def test_limits_that_are_not_stated_are_nova_s(tmp_path: Path) -> None:
+    limits = "{cores: unlimited, instances: 3, keypairs: -1}"
+    found = load(tmp_path, all=f"projects: {{dev: {{limits: {limits}}}, lab: {{description: x}}}}\n")
+    given = {"cores": -1, "instances": 3, "keypairs": -1}
+    assert fields(found, "project", "dev") == {"description": "", "limits": {**NOVA_LIMITS, **given}}
+    assert fields(found, "project", "lab") == {"description": "x", "limits": NOVA_LIMITS}
 
 
 def test_faults_of_several_files_are_told_together(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ def test_a_policy_that_is_refused(data: Any, says: str) -> None:
         ("cron", {"prune": {"every": "1h"}}, "cron task: every '1h' is of the wrong type"),
         ("cron", {"prune": {"jitter": -1}}, "cron task prune: jitter is less than 0"),
         ("cron", {"a b": {}}, "cron task 'a b' is not acceptable"),
+        ("scheduler", [], "setting 'scheduler' is not known, or has a value of another kind"),
+        ("scheduler", {"host_subset_size": 0}, "scheduler: host_subset_size 0 is not a whole number of 1 or"),
+        ("scheduler", {"host_subset_size": 2.0}, "scheduler: host_subset_size 2.0 is not a whole number"),
+        ("scheduler", {"max_io_ops_per_host": -1}, "scheduler: max_io_ops_per_host -1 is not a whole"),
+        ("scheduler", {"max_instances_per_host": True}, "scheduler: max_instances_per_host True is not"),
+        ("scheduler", {"max_instances_per_host": 10**9}, "scheduler: max_instances_per_host 1000000000 is"),
+        ("scheduler", {"colour": 1}, "scheduler: 'colour' is not one of host_subset_size, max_io_ops_per"),
         ("default_network", 7, "setting 'default_network' is not known, or has a value of another kind"),
         ("default_network", "a b", "default network 'a b' is not acceptable"),
     ],
@@ -125,6 +132,8 @@ def test_settings_that_are_accepted() -> None:
     assert CronTask.from_dict("prune", task.as_dict()) == task
     for name, value in (
         ("weighers", {"memory": -1, "vcpus": 0.5}),
+        ("scheduler", {"host_subset_size": 1, "max_io_ops_per_host": 0, "max_instances_per_host": 50}),
+        ("scheduler", {}),
         ("policies", [NIGHT, KEEP]),
         ("cron", {"prune": task.as_dict(), "other": {}}),
         ("default_network", "lan"),

@@ -8,7 +8,7 @@ from novactl.actions.audit.adopting import Adopter
 from novactl.actions.audit.gather import Evidence, gather
 from novactl.actions.rebuild_sources import sealed_row
 from novactl.actions.world import World
-from novactl.db import adopted, second_copy
+from novactl.db import adopted_catalogue, second_copy
 from novactl.db.journal import DbJournal
 from novactl.db.session import Rollback, Tx, meta
 from novactl.engine.operation import Operation
@@ -92,7 +92,9 @@ def _catalogue(tx: Tx, evidence: Evidence) -> list[Change]:
         return []
     try:
         copy = second_copy.parse(evidence.contents[newest])
-        made = adopted.restore_catalogue(tx, copy) if copy.get("fleet") == evidence.after.fleet else []
+        made = (
+            adopted_catalogue.restore_catalogue(tx, copy) if copy.get("fleet") == evidence.after.fleet else []
+        )
     except (ValueError, NovactlError) as error:
         return [Change("not-adopted", newest, "catalogue", f"{newest}: its copy of the catalogue: {error}")]
     return [Change("catalogue", newest, what, f"{what}: is added as {newest} knows it") for what in made]

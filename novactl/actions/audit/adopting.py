@@ -199,6 +199,7 @@ class Adopter:
         except NovactlError as error:
             return "not-adopted", host, name, f"{host}: {error.message}"
         words = f"{made.name}: is {domain.state} on {host}; its row, addresses and claim are made"
+        words = "; ".join(filter(None, (words, adopted.group_lost(domain.record or {}, made))))
         return self._told("instance", host, made, words)
 
     # --- what the hosts were told ---

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from novactl.actions.world import World
-from novactl.db import hosts, instances, operations, pruning, second_copy
+from novactl.db import hosts, instances, operations, projects, pruning, second_copy
 from novactl.db.session import Row, Tx, meta
 from novactl.engine.operation import ACTIVE, Operation, OpState
 from novactl.errors import HostFault, NovactlError
 from novactl.objects.host import Host
 from novactl.objects.instance import Instance
+from novactl.objects.project import Project
 from novactl.objects.survey import Survey
 
 PARALLEL = 16
@@ -41,6 +42,7 @@ class Believed:
     pruned: int = 0
     catalogue: int = 0
     hosts: Mapping[str, Host] = field(default_factory=dict)
+    projects: tuple[Project, ...] = ()
     living: Mapping[str, Instance] = field(default_factory=dict)
     gone: Mapping[str, Gone] = field(default_factory=dict)
     holds: tuple[Row, ...] = ()
@@ -136,6 +138,7 @@ def believed(tx: Tx, fleet: str, is_left: IsLeft) -> Believed:
         pruned=pruning.floor(tx),
         catalogue=second_copy.version(tx),
         hosts={host.name: host for host in hosts.everything(tx)},
+        projects=tuple(projects.everything(tx)),
         living={instance.uuid: instance for instance in instances.everything(tx)},
         gone={row["uuid"]: Gone(**row) for row in gone},
         holds=tuple(tx.all("SELECT * FROM holds ORDER BY host, instance_uuid, role")),

@@ -14,7 +14,7 @@ SIZES = ("vcpus", "memory_mib", "disk_gib")
 
 def in_records(seen: Believed) -> Iterator[Finding]:
     """Findings that need no host."""
-    for judge in (_holds, _used, _addresses, _secrets, _locks, _names, _instances, _operations):
+    for judge in (_holds, _used, _quotas, _addresses, _secrets, _locks, _names, _instances, _operations):
         yield from judge(seen)
 
 
@@ -65,6 +65,23 @@ def _used(seen: Believed) -> Iterator[Finding]:
                 message=f"{host.name}: {_amounts(dict(host.used()))} count as used,"
                 f" {_amounts(dict(held))} are claimed",
                 heal="counts what is used anew from the claims",
+            )
+
+
+def _quotas(seen: Believed) -> Iterator[Finding]:
+    for project in seen.projects:
+        flavors = [one.flavor for one in seen.living.values() if one.project == project.name]
+        counted = (project.instances_used, project.cores_used, project.memory_mib_used)
+        are = (len(flavors), sum(one.vcpus for one in flavors), sum(one.memory_mib for one in flavors))
+        if counted != are:
+            told = ["{} instances, {} cores and {} MiB".format(*amounts) for amounts in (counted, are)]
+            yield Finding(
+                finding="quota-differs",
+                severity="warning",
+                target=project.name,
+                message=f"project {project.name}: {told[0]} count as used, {told[1]} are",
+                heal="counts what is used anew from the instances",
+                subject=project.name,
             )
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from novactl.actions.hardware import cells_for
 from novactl.actions.steps.domains import OFF
 from novactl.actions.steps.registry import REGISTRY
-from novactl.db import addresses, hosts, instances
+from novactl.db import addresses, hosts, instances, projects
 from novactl.engine.operation import ACTIVE
 from novactl.engine.step import RecordStep, Step
 from novactl.errors import HostFault, NotFound, Refused
@@ -261,6 +261,10 @@ def _used(tx: Any, step: HealRecord, ctx: Any) -> None:
     recount(tx, step.host)
 
 
+def _quota(tx: Any, step: HealRecord, ctx: Any) -> None:
+    projects.recount(tx, step.subject)
+
+
 def _unheld(tx: Any, step: HealRecord, ctx: Any) -> None:
     living = _living(tx, step.uuid)
     held = {hold["host"] for hold in hosts.holds_of(tx, step.uuid or "")}
@@ -305,6 +309,7 @@ RECORDS: dict[str, Callable[[Any, HealRecord, Any], None]] = {
     "hold-without-instance": _hold,
     "hold-missing": _unheld,
     "used-differs": _used,
+    "quota-differs": _quota,
     "address-without-instance": _address,
     "secret-without-owner": _secret,
     "lock-without-operation": _lock,
