@@ -258,11 +258,11 @@ class Cloud:
         self._known = None
         self.ssh.set_identity(host, identity.absolute() if identity else None)
 
-    def libvirt_facts(self, host: str) -> Any:
+    def libvirt_facts(self, host: str, virt_type: str) -> Any:
         from novactl.remote.connection import libvirt_uri
         from novactl.virt.connection import facts
 
-        return facts(host, libvirt_uri(host, self._aside.get(host) or self.ssh_files()))
+        return facts(host, libvirt_uri(host, self._aside.get(host) or self.ssh_files()), virt_type)
 
     def close(self) -> None:
         for name, newcomer in self._newcomers.items():

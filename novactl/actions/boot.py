@@ -109,7 +109,7 @@ class Boot:
         except NoValidHost:
             projects.give_back(tx, instance.project, **_use(instance))
             raise
-        instance = replace(instance, host=claimed.host)
+        instance = replace(instance, host=claimed.host, numa=claimed.numa)
         instances.add(tx, replace(instance, ports=()))
         for port, network in zip(instance.ports, networks, strict=True):
             instances.add_port(tx, instance.uuid, network.id, port)
@@ -296,13 +296,15 @@ def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt |
     if op.attempt >= ATTEMPTS or op.request["host"] is not None:
         return None
     try:
-        name = placement.claim(tx, instance, tried=frozenset(failed)).host
+        claimed = placement.claim(tx, instance, tried=frozenset(failed))
     except NoValidHost:
         return None
+    name = claimed.host
+    moved = replace(instance, host=name, numa=claimed.numa)
     instances.update(tx, instance.uuid, host=name)
     world.tell(f"{op.target}: {failure}; trying {name}")
     return Attempt(
-        steps=tuple(_steps(world, op.id, replace(instance, host=name), hosts.get(tx, name))),
+        steps=tuple(_steps(world, op.id, moved, hosts.get(tx, name))),
         applied=APPLIED,
         locks=frozenset({Lock("host", name, Mode.SHARED)}),
     )

@@ -12,6 +12,7 @@ from novactl.db.session import Tx
 from novactl.objects.candidate import Candidate
 from novactl.objects.host import Resources
 from novactl.objects.request import BootRequest
+from novactl.scheduler import hardware
 from novactl.scheduler.spec import Spec
 
 MOST = 1_000_000  # of a flavor that takes nothing
@@ -66,7 +67,7 @@ def _more(free: Free, host: Candidate, spec: Spec) -> int:
     counts = [int(have / want) for have, want in zip(free, _wants(spec.resources), strict=True) if want > 0]
     if most := spec.rules.max_instances_per_host:
         counts.append(most - host.instances)
-    return max(0, min(counts, default=MOST))
+    return hardware.more(host, spec, max(0, min(counts, default=MOST)))
 
 
 def _after_loss(

@@ -8,10 +8,12 @@ from novactl.actions.steps.images import FetchBase, MakeBlank
 from novactl.db import instances
 from novactl.db.session import Tx
 from novactl.engine.step import Step
+from novactl.objects import cpuset
 from novactl.objects.host import Host
 from novactl.objects.image import GIB, MIB
 from novactl.objects.instance import Instance
 from novactl.objects.names import ephemeral_base, instance_dir, swap_base
+from novactl.objects.numa import shared_cpus, topology_of
 from novactl.virt import domain
 from novactl.virt.config_drive import hostname_for
 
@@ -141,6 +143,8 @@ def domain_xml(instance: Instance, host: Host, marks: domain.Marks, skeleton: st
             arch=host.facts.get("arch", "x86_64"),
             cache="none" if host.facts.get("odirect") else "writeback",
             marks=marks,
+            shared=shared_cpus(topology_of(host.facts), cpuset.parse(host.dedicated_cpus)),
+            confined=host.dedicated_cpus is not None,
         ),
         skeleton,
     )

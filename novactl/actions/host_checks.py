@@ -13,6 +13,8 @@ from novactl.errors import HostFault, HostUnreachable, NovactlError
 from novactl.objects.host import Host
 from novactl.objects.image import GIB
 from novactl.objects.names import INTERFACE
+from novactl.objects.numa import topology_of
+from novactl.virt.capabilities import HARDWARE
 from novactl.virt.connection import LibvirtFacts
 
 MINIMUM = {"libvirt": (8, 0, 0), "qemu": (6, 2, 0), "sshd": (8, 0)}
@@ -31,7 +33,7 @@ class Looks(Protocol):
     """How hosts are looked at; the composition root's."""
 
     def hypervisor_of(self, host: Host) -> Any: ...
-    def libvirt_facts(self, host: str) -> LibvirtFacts: ...
+    def libvirt_facts(self, host: str, virt_type: str) -> LibvirtFacts: ...
 
 
 def _foreign_disk(seen: dict[str, Any]) -> int:
@@ -82,20 +84,21 @@ def examine(world: World, reach: Looks, host: Host, virt_type: str) -> tuple[lis
     skew = float(seen["clock"]) - (began + time.time()) / 2
     rows = [_row(host.name, "reachable", "ok", f"{host.user}@{host.address}:{host.port}")]
     rows += _check_tools(host.name, seen)
+    ran, reason = _probe(hypervisor)
+    found = "kvm" if ran and virt_type != "qemu" else "qemu"
     libvirt: LibvirtFacts | None = None
     try:
-        libvirt = reach.libvirt_facts(host.name)
+        libvirt = reach.libvirt_facts(host.name, found)
     except HostUnreachable as error:
         rows.append(_row(host.name, "libvirt", "fail", error.message.partition(": ")[2], error.hint))
     if libvirt is not None:
         rows.append(_version_row(host.name, "libvirt", libvirt.libvirt_version))
         rows.append(_version_row(host.name, "qemu", libvirt.qemu_version))
-    ran, reason = _probe(hypervisor)
     if seen.get("sshd"):
         rows.append(_version_row(host.name, "sshd", seen["sshd"]))
     rows.append(_kvm_row(host.name, virt_type, ran, reason))
     rows += _check_surroundings(world, host, seen, skew)
-    return rows, _with_facts(world, host, seen, libvirt, "kvm" if ran and virt_type != "qemu" else "qemu")
+    return rows, _with_facts(world, host, seen, libvirt, found)
 
 
 def refreshed(world: World, reach: Looks, host: Host) -> Host:
@@ -106,7 +109,7 @@ def refreshed(world: World, reach: Looks, host: Host) -> Host:
         seen = _facts(host, hypervisor)
     finally:
         hypervisor.hang_up()  # all hosts are looked at, and most are not needed again
-    return _with_facts(world, host, seen, reach.libvirt_facts(host.name), host.virt_type)
+    return _with_facts(world, host, seen, reach.libvirt_facts(host.name, host.virt_type), host.virt_type)
 
 
 def _facts(host: Host, hypervisor: Any) -> dict[str, Any]:
@@ -221,6 +224,7 @@ def _with_facts(
     world: World, host: Host, seen: dict[str, Any], libvirt: LibvirtFacts | None, virt_type: str
 ) -> Host:
     facts = {
+        **{key: host.facts[key] for key in HARDWARE if key in host.facts},
         "arch": seen["arch"],
         "hostname": seen["hostname"],
         "machine_id": seen["machine_id"],
@@ -235,6 +239,7 @@ def _with_facts(
             "cpu_model": libvirt.cpu_model,
             "libvirt_version": libvirt.libvirt_version,
             "qemu_version": libvirt.qemu_version,
+            **libvirt.hardware.as_facts(),
         }
     return replace(
         host,
@@ -248,6 +253,7 @@ def _with_facts(
         foreign_memory_mib=sum(guest.memory_mib for guest in foreign),
         facts=facts,
         arch=seen["arch"],
+        huge_memory_mib=sum(cell.huge_mib for cell in topology_of(facts)),
         checked_at=world.clock.now(),
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from novactl.actions.hardware import dedicated
 from novactl.actions.host_checks import Looks, examine, measured
 from novactl.actions.world import World
 from novactl.db import aggregates, hosts
@@ -89,7 +90,8 @@ def add(
 
 def _settle(tx: Tx, request: HostRequest, host: Host) -> Host | None:
     old = _refuse_clash(tx, request, machine=host.facts["machine_id"])
-    _keep(tx, host, old, request)
+    aside = _set_aside(tx, host, request.offers)
+    _keep(tx, replace(host, **aside), old, {**request.offers, **aside})
     return old
 
 
@@ -114,12 +116,12 @@ def _refuse_clash(tx: Tx, request: HostRequest, machine: str | None) -> Host | N
     return old
 
 
-def _keep(tx: Tx, host: Host, old: Host | None, request: HostRequest) -> None:
+def _keep(tx: Tx, host: Host, old: Host | None, offered: Mapping[str, Any]) -> None:
     if old is None:
         hosts.add(tx, host)
         return
     given = {key: getattr(host, key) for key in ("host_keys", "user", "jump", "zone", "labels")}
-    offers = {key: int(value) if key == "enabled" else value for key, value in request.offers.items()}
+    offers = {key: int(value) if key == "enabled" else value for key, value in offered.items()}
     hosts.update(tx, host.name, **measured(host), **given, **offers)
 
 
@@ -194,6 +196,7 @@ def _enrol(world: World, reach: Reach, host: Host, request: HostRequest) -> Host
         if row["result"] == "warn":
             world.tell(f"{host.name}: {row['check']}: {row['message']}")
     world.db.read(lambda tx: _refuse_clash(tx, request, machine=host.facts["machine_id"]))
+    world.db.read(lambda tx: _set_aside(tx, host, request.offers))
     try:
         hypervisor.enrol(takeover=request.takeover)
     except HostRefused as error:
@@ -210,12 +213,21 @@ def change(world: World, name: str, changes: dict[str, Any], labels: dict[str, s
         changes = {**changes, "failed_builds": 0}
 
     def work(tx: Tx) -> Host:
-        merged = {**hosts.get(tx, name).labels, **labels}
+        host = hosts.get(tx, name)
+        merged = {**host.labels, **labels}
         kept = {"labels": {key: value for key, value in merged.items() if value}} if labels else {}
-        hosts.update(tx, name, **changes, **kept)
+        hosts.update(tx, name, **{**changes, **_set_aside(tx, host, changes)}, **kept)
         return hosts.get(tx, name)
 
-    return world.db.write(work)
+    host = world.db.write(work)
+    if changes.get("dedicated_cpus") and host.instances:
+        world.tell(f"{name}: guests that share and run there keep off these cpus from their next start on")
+    return host
+
+
+def _set_aside(tx: Tx, host: Host, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that follow from its dedicated cpus, when those are given. Raises UsageError, Refused."""
+    return dedicated(tx, host, changes["dedicated_cpus"]) if "dedicated_cpus" in changes else {}
 
 
 def remove(world: World, reach: Reach, name: str) -> None:

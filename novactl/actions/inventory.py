@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from novactl.actions.cron.registry import TASKS
+from novactl.actions.hardware import dedicated
 from novactl.actions.inventory_state import Fields, State, key_fingerprint, name_in_files
 from novactl.db import projects
-from novactl.errors import NovactlError
+from novactl.errors import NovactlError, Refused
 from novactl.files.inventory import Inventory, Item, load_inventory, refusal
 from novactl.objects.network import overlap
 from novactl.scheduler.select import WEIGHERS
@@ -148,7 +149,7 @@ def _why_not(
         case "host", "create":
             return _host_cannot_come(change, state, inventory, options)
         case "host", "update":
-            return _host_cannot_change(change)
+            return _host_cannot_change(change, state)
         case "host", "remove":
             return _host_cannot_go(change, state)
         case "network", "remove":
@@ -186,11 +187,16 @@ def _host_cannot_come(change: Change, state: State, inventory: Inventory, option
     return None
 
 
-def _host_cannot_change(change: Change) -> str | None:
+def _host_cannot_change(change: Change, state: State) -> str | None:
     for key in PLACE:
         if key in change.fields:
             what = key.replace("_", " ")
             return f"the {what} of an enrolled host cannot change: novactl host remove {change.name} first"
+    if "dedicated_cpus" in change.fields:
+        try:
+            dedicated(state.tx, state.hosts[change.name], change.wanted["dedicated_cpus"])
+        except Refused as error:
+            return error.message.removeprefix(f"host {change.name}").removeprefix(":").strip()
     return None
 
 

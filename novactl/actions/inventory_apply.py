@@ -26,7 +26,7 @@ CONNECTION = frozenset({"user", "jump", "fingerprint", "virt_type"})
 """Of a host: what is only true once novactl was there."""
 OFFERS = (
     *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib"),
-    *("cpu_ratio", "memory_ratio", "disk_ratio", "enabled", "disabled_reason"),
+    *("cpu_ratio", "memory_ratio", "disk_ratio", "dedicated_cpus", "enabled", "disabled_reason"),
 )
 
 

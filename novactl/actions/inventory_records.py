@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from novactl.actions.hardware import dedicated
 from novactl.actions.inventory import Change
 from novactl.actions.inventory_state import State, split_project
 from novactl.actions.world import World
@@ -61,7 +62,11 @@ def network(world: World, state: State, change: Change) -> None:
 
 def host(world: World, state: State, change: Change) -> None:
     """What it offers."""
-    values = {key: int(value) if key == "enabled" else value for key, value in change.wanted.items()}
+    values: dict[str, Any] = {
+        key: int(value) if key == "enabled" else value for key, value in change.wanted.items()
+    }
+    if "dedicated_cpus" in values:
+        values |= dedicated(state.tx, state.hosts[change.name], values["dedicated_cpus"])
     hosts.update(state.tx, change.name, **values)
 
 

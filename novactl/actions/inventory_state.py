@@ -21,7 +21,7 @@ Fields = dict[str, Any]
 HOST = (
     *("address", "port", "user", "jump", "virt_type", "instances_path", "zone", "labels"),
     *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib"),
-    *("cpu_ratio", "memory_ratio", "disk_ratio", "enabled", "disabled_reason"),
+    *("cpu_ratio", "memory_ratio", "disk_ratio", "dedicated_cpus", "enabled", "disabled_reason"),
 )
 FLAVOR = ("vcpus", "memory_mib", "disk_gib", "ephemeral_gib", "swap_mib", "extra_specs")
 NETWORK = ("cidr", "bridge", "gateway", "dns", "mtu", "pool", "project")

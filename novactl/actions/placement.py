@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from novactl.db import aggregates, groups, hosts, instances, placement, settings
-from novactl.db.session import Tx
+from novactl.db.session import Tx, dumps
 from novactl.errors import NoValidHost, Refused, UsageError
 from novactl.objects.candidate import Candidate
+from novactl.objects.extra_specs import cpu_request, firmware, numa_request
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.instance import Instance
 from novactl.objects.placement import Placement
 from novactl.objects.request import Wishes
+from novactl.scheduler import hardware
 from novactl.scheduler.select import ALTERNATES, Selection, explain, no_valid_host
 from novactl.scheduler.spec import Members, Rules, Spec
 
@@ -85,6 +87,9 @@ def spec_of(
     """What the instance asks of a host, by its record. Its own host does not count as a member's."""
     wishes, image = instance.placement, instance.image
     properties = image.properties if image else {}
+    board, numa = Board.of(tx), numa_request(instance.flavor, image)
+    if numa is not None:
+        board.know_cells(tx)
     return Spec(
         resources=instance.resources,
         arch=properties.get("hw_architecture", "x86_64"),
@@ -101,7 +106,10 @@ def spec_of(
         required=wishes.required,
         forbidden=wishes.forbidden,
         group=_members(tx, instance),
-        rules=Board.of(tx).rules,
+        firmware=firmware(image),
+        cpu=cpu_request(instance.flavor, image),
+        numa=numa,
+        rules=board.rules,
     )
 
 
@@ -136,6 +144,7 @@ class Board:
     prepared: dict[object, Selection] = field(default_factory=dict)  # of an earlier look
     refused: dict[object, NoValidHost] = field(default_factory=dict)
     locked: set[str] = field(default_factory=set)  # groups whose members this transaction places
+    cells_of: Tx | None = None  # the transaction that read what is held of the hosts' cells
 
     @classmethod
     def of(cls, tx: Tx) -> "Board":
@@ -146,6 +155,13 @@ class Board:
             tx.memo["board"] = cls(placement.candidates(tx, counted=counted), rules)
         board: Board = tx.memo["board"]
         return board
+
+    def know_cells(self, tx: Tx) -> None:
+        """What instances have of the hosts' cells is read, for only few ask for it; once, but anew by the
+        transaction that decides, which alone knows that it is still so."""
+        if self.cells_of is not tx:
+            placement.load_numa_holds(tx, self.hosts)
+            self.cells_of = tx
 
     @property
     def has_aggregates(self) -> bool:
@@ -180,10 +196,12 @@ class Board:
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """The host whose share the instance holds, the next best, and with --explain why (explained())."""
+    """The host whose share the instance holds, the next best, what it has of the host's cells, and with
+    --explain why (explained())."""
 
     host: str
     alternates: list[str]
+    numa: dict[str, Any] | None = None
     explained: dict[str, Any] | None = None
 
 
@@ -211,12 +229,14 @@ def claim(
     rows = board.explain(selection.spec) if explaining else None
     pick = uuids.UUID(instance.uuid).int
     while (best := selection.best(pick)) is not None:
-        if hosts.claim(tx, best.name, instance.uuid, instance.resources):
+        numa = hardware.cells(best, selection.spec)
+        kept = dumps(numa) if numa is not None else None
+        if hosts.claim(tx, best.name, instance.uuid, instance.resources, numa=kept):
             others = [] if many else [one.name for one in selection.ordered(ALTERNATES + 1)]
             others = [name for name in others if name != best.name][:ALTERNATES]
             selection.take(best)
             told = explained(best.name, others, rows, []) if rows is not None else None
-            return Claimed(host=best.name, alternates=others, explained=told)
+            return Claimed(host=best.name, alternates=others, numa=numa, explained=told)
         selection.drop(best)
     raise board.refusal(instance.name, selection.spec, like)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from novactl.actions import acting, guest
 from novactl.actions.acting import Seen, plan_of, still
+from novactl.actions.hardware import with_cells
 from novactl.actions.steps.domains import (
     OFF,
     DefineAnew,
@@ -91,6 +92,7 @@ class Start:
             return None
         if self.interrupted and not self._was_interrupted(tx, instance):
             return None
+        instance = with_cells(tx, instance)
         epoch = instances.raise_epoch(tx, instance.uuid)
         steps = (
             SetTask(uuid=instance.uuid, task=TaskState.POWERING_ON),
@@ -137,7 +139,7 @@ class Reboot:
         return seen
 
     def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
-        instance = still(tx, seen.instance)
+        instance = with_cells(tx, still(tx, seen.instance))
         epoch = instances.raise_epoch(tx, instance.uuid)
         soft = not self.hard and seen.power is PowerState.RUNNING
         xml = acting.domain_xml(world, tx, op_id, instance, epoch)

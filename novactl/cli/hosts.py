@@ -100,7 +100,11 @@ def _views(tx: Any, found: Iterable[Any]) -> list[dict[str, Any]]:
 def _show(session: Any, name: str) -> None:
     from novactl.db import hosts
 
-    render.show(session, session.cloud.db.read(lambda tx: _views(tx, [hosts.get(tx, name)]))[0])
+    def read(tx: Any) -> dict[str, Any]:
+        host = hosts.get(tx, name)
+        return {**_views(tx, [host])[0], **views.hardware(host, hosts.numa_holds(tx, name))}
+
+    render.show(session, session.cloud.db.read(read))
 
 
 @app.command()
@@ -224,12 +228,18 @@ def set_(
     disk_ratio: Annotated[
         float | None, typer.Option("--disk-ratio", metavar="F", help="Claims per GiB; 1 unless set.")
     ] = None,
+    dedicated_cpus: Annotated[
+        str | None,
+        typer.Option("--dedicated-cpus", metavar="CPUS", help="For pinned guests alone; '' for none."),
+    ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="K= removes it.")] = None,
     zone: Annotated[str | None, typer.Option("--zone", metavar="Z", help="Its availability zone.")] = None,
 ) -> None:
     """Change what a host offers.
 
     novactl host set kvm1 --disable --reason "new disks on Tuesday"
+
+    novactl host set kvm1 --dedicated-cpus 2-7,10
     """
     from novactl.actions import hosts as actions
     from novactl.objects.names import check_name, check_text, key_values
@@ -249,6 +259,8 @@ def set_(
             "enabled": int(enable),
             "disabled_reason": check_text(reason, "--reason") if reason else None,
         }
+    if dedicated_cpus is not None:
+        changes["dedicated_cpus"] = dedicated_cpus
     if zone is not None:
         changes["zone"] = check_name(zone, "zone")
     labels = key_values(label or (), "--label")

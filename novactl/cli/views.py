@@ -83,6 +83,8 @@ def host(found: "Host", aggregates: Sequence[str] = ()) -> dict[str, Any]:
         "cpu_ratio": found.cpu_ratio,
         "memory_ratio": found.memory_ratio,
         "disk_ratio": found.disk_ratio,
+        "dedicated_cpus": found.dedicated_cpus,
+        "huge_memory_mib": found.huge_memory_mib,
         "instances": found.instances,
         "cpu_model": facts.get("cpu_model"),
         "virt_type": found.virt_type,
@@ -100,6 +102,38 @@ def host(found: "Host", aggregates: Sequence[str] = ()) -> dict[str, Any]:
         "failed_builds": found.failed_builds,
         "checked_at": time(found.checked_at),
     }
+
+
+def hardware(found: "Host", held: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """What `host show` adds: `held` is what guests have of its cells."""
+    from novactl.objects.cpuset import parse, render
+    from novactl.objects.numa import topology_of
+
+    facts, dedicated = found.facts, parse(found.dedicated_cpus)
+    parts = [part for _, numa in held for part in numa["cells"]]
+    cells = []
+    for cell in topology_of(facts):
+        mine = [part for part in parts if part["cell"] == cell.id]
+        pinned = {cpu for part in mine for cpu in part["cpus"].values()}
+        pages = {
+            size: sum(part["memory_mib"] * 1024 // size for part in mine if part["page_kib"] == size)
+            for size in cell.pages
+        }
+        cells.append(
+            {
+                "cell": cell.id,
+                "cpus": render(cell.cpus),
+                "dedicated_cpus": render(cell.cpus & dedicated),
+                "dedicated_free": render((cell.cpus & dedicated) - pinned),
+                "memory_mib": cell.memory_mib,
+                "pages": [
+                    {"size_kib": size, "total": total, "free": total - pages[size]}
+                    for size, total in cell.pages.items()
+                ],
+            }
+        )
+    words = {key: (facts.get(key) or "").split() for key in ("cpu_models", "cpu_features")}
+    return {"numa_cells": cells, **words, "firmwares": facts.get("firmwares") or []}
 
 
 def flavor(found: "Flavor") -> dict[str, Any]:

@@ -12,14 +12,16 @@ from dataclasses import fields, replace
 from typing import Any
 
 from novactl.db import groups, hosts, instances, projects
-from novactl.db.session import Row, Tx
+from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NovactlError, Refused
 from novactl.objects import names
+from novactl.objects.extra_specs import numa_request
 from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.host import Resources
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.network import Port, parse_ip, set_of_hosts
+from novactl.objects.numa import Fit
 from novactl.objects.placement import Placement
 from novactl.objects.states import PowerState, vm_state_of
 
@@ -60,7 +62,7 @@ def restore_instance(
     instances.add(tx, instance)
     for network, port in zip(networks, ports, strict=True):
         instances.add_port(tx, instance.uuid, network[0]["id"], port)
-    force_hold(tx, host, instance.uuid, instance.resources)
+    force_hold(tx, host, instance.uuid, instance.resources, instance.numa)
     cores, memory_mib = instance.flavor.vcpus, instance.flavor.memory_mib
     projects.force(tx, instance.project, instances=1, cores=cores, memory_mib=memory_mib)
     if sealed is not None:
@@ -86,6 +88,9 @@ def _instance(
     if image is not None:
         names.base_name(image.sha256)
     metadata = {names.check_text(key, "key"): _text(value) or "" for key, value in record["metadata"].items()}
+    flavor = check_flavor(Flavor(**record["flavor"]))
+    asks = numa_request(flavor, image) is not None
+    numa = record.get("numa") if asks else None
     return Instance(
         uuid=names.check_pattern(record["uuid"], names.UUID, "uuid"),
         name=names.check_name(record["name"], "instance name"),
@@ -93,7 +98,8 @@ def _instance(
         vm_state=vm_state_of(power),
         power_state=power,
         host=host,
-        flavor=check_flavor(Flavor(**record["flavor"])),
+        flavor=flavor,
+        numa=Fit.from_dict(numa).as_dict() if numa is not None else None,
         image=image,
         key_name=_text(record["key_name"]),
         public_key=_text(record["public_key"]),
@@ -110,10 +116,20 @@ def _instance(
     )
 
 
-def force_hold(tx: Tx, host: str, uuid: str, amounts: Resources) -> None:
-    """The instance holds its share of the host, whether or not there is room: it is there."""
+def force_hold(
+    tx: Tx, host: str, uuid: str, amounts: Resources, numa: Mapping[str, Any] | None = None
+) -> None:
+    """The instance holds its share of the host, and what of its cells its domain has, whether or not there is
+    room: it is there."""
     sizes = {"vcpus": amounts.vcpus, "memory_mib": amounts.memory_mib, "disk_gib": amounts.disk_gib}
-    tx.insert("holds", instance_uuid=uuid, host=host, role="instance", **sizes)
+    tx.insert(
+        "holds",
+        instance_uuid=uuid,
+        host=host,
+        role="instance",
+        numa=dumps(numa) if numa is not None else None,
+        **sizes,
+    )
     sets = ", ".join(f"{size}_used = {size}_used + :{size}" for size in sizes)
     tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE name = :host", host=host, **sizes)
 

@@ -13,15 +13,15 @@ from typing import Any
 from novactl.db import projects, second_copy
 from novactl.db.session import Row, Tx
 from novactl.errors import NovactlError, Refused
-from novactl.objects import names
+from novactl.objects import cpuset, names
 from novactl.objects.aggregate import Aggregate, check_aggregate
 from novactl.objects.group import GroupPolicy, ServerGroup, check_group
+from novactl.objects.numa import topology_of
 from novactl.objects.policy import check_setting
 from novactl.objects.project import Project, check_project
 
 HOST_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+")
 ARCH = re.compile(r"[a-z0-9_]{1,16}")
-CPUS = re.compile(r"[0-9^,-]{0,4096}")
 OF_PROJECT = "project = :project AND name = :name"
 WHICH = {
     "keypairs": OF_PROJECT,
@@ -72,7 +72,7 @@ def _checked(table: str, row: Any) -> Row:
 
 def _with_added(row: Any) -> Any:
     """A host of a copy from before schema 4, with the columns that this one added."""
-    added = {"huge_memory_mib": 0, "dedicated_cpus": None, "failed_builds": 0}
+    added = {"huge_memory_mib": 0, "dedicated_cpus": None, "dedicated_vcpus": 0, "failed_builds": 0}
     return {"arch": json.loads(row["facts"]).get("arch"), **added, **row}
 
 
@@ -109,8 +109,9 @@ def _check_host(row: Row) -> None:
         names.check_pattern(key, HOST_KEY, "host key")
     if row["arch"] is not None:
         names.check_pattern(row["arch"], ARCH, "architecture")
-    if row["dedicated_cpus"] is not None:
-        names.check_pattern(row["dedicated_cpus"], CPUS, "dedicated cpus")
+    topology_of(json.loads(row["facts"]))
+    if len(cpuset.parse(row["dedicated_cpus"])) != row["dedicated_vcpus"]:
+        raise ValueError("its dedicated cpus are not as many as it says")
     for key in ("huge_memory_mib", "failed_builds"):
         if type(row[key]) is not int or row[key] < 0:
             raise ValueError(f"{key} {row[key]!r}")

@@ -7,11 +7,13 @@ MEASURED = """
     SELECT h.name, h.state, h.enabled, h.disabled_reason, h.checked_at, h.vcpus, h.memory_mib, h.disk_gib,
         h.vcpus_used, h.memory_mib_used, h.disk_gib_used, h.reserved_vcpus, h.reserved_memory_mib,
         h.reserved_disk_gib, h.foreign_vcpus, h.foreign_memory_mib, h.foreign_disk_gib, h.cpu_ratio,
-        h.memory_ratio, h.disk_ratio, COALESCE(i.instances, 0) AS instances
+        h.memory_ratio, h.disk_ratio, h.dedicated_vcpus, h.huge_memory_mib,
+        COALESCE(i.instances, 0) AS instances
     FROM hosts h LEFT JOIN (SELECT host, COUNT(*) AS instances FROM instances
         WHERE host IS NOT NULL AND deleted_at IS NULL GROUP BY host) i ON i.host = h.name
     ORDER BY h.name
 """
+ASIDE = {"vcpus": "dedicated_vcpus", "memory_mib": "huge_memory_mib"}
 RATIOS = {"vcpus": "cpu_ratio", "memory_mib": "memory_ratio", "disk_gib": "disk_ratio"}
 
 
@@ -20,10 +22,15 @@ def hosts(tx: Tx) -> list[Row]:
     found = tx.all(MEASURED)
     for row in found:
         row["capacity"] = {
-            size: max(0, row[size] - row[f"reserved_{size}"] - row[f"foreign_{size}"]) * row[ratio]
-            for size, ratio in RATIOS.items()
+            size: max(0, row[size] - _kept(row, size)) * row[ratio] for size, ratio in RATIOS.items()
         }
     return found
+
+
+def _kept(row: Row, size: str) -> int:
+    """What is not for instances to share."""
+    aside = row[ASIDE[size]] if size in ASIDE else 0
+    return int(row[f"reserved_{size}"] + row[f"foreign_{size}"] + aside)
 
 
 def instances(tx: Tx) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Hosts, and who holds how much of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from novactl.db import second_copy
@@ -40,6 +40,7 @@ PLAIN = [
     "arch",
     "huge_memory_mib",
     "dedicated_cpus",
+    "dedicated_vcpus",
     "failed_builds",
     "checked_at",
     "version",
@@ -142,7 +143,7 @@ def everything(tx: Tx) -> list[Host]:
 
 
 ROOM = {
-    "vcpus": "(vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio",
+    "vcpus": "(vcpus - reserved_vcpus - foreign_vcpus - dedicated_vcpus) * cpu_ratio",
     "memory_mib": "(memory_mib - reserved_memory_mib - foreign_memory_mib - huge_memory_mib) * memory_ratio",
     "disk_gib": "(disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio",
 }
@@ -163,6 +164,16 @@ def claim(
     if matched:
         tx.insert("holds", instance_uuid=instance_uuid, host=host, role=role, numa=numa, **vars(amounts))
     return matched
+
+
+def hold_cells(tx: Tx, host: str, instance_uuid: str, numa: Mapping[str, Any] | None) -> None:
+    """What of the host's cells the instance has from now on."""
+    tx.run(
+        "UPDATE holds SET numa = :numa WHERE instance_uuid = :uuid AND host = :host AND role = 'instance'",
+        numa=None if numa is None else dumps(numa),
+        uuid=instance_uuid,
+        host=host,
+    )
 
 
 def change_hold(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role: str = "instance") -> bool:
@@ -209,6 +220,16 @@ def release(tx: Tx, host: str, instance_uuid: str, role: str = "instance") -> No
 
 def holds_of(tx: Tx, instance_uuid: str) -> list[Row]:
     return tx.all("SELECT * FROM holds WHERE instance_uuid = :uuid", uuid=instance_uuid)
+
+
+def numa_holds(tx: Tx, host: str) -> list[tuple[str, dict[str, Any]]]:
+    """(instance's uuid, what of the host's cells it has: Fit.as_dict) of those that have some."""
+    rows = tx.all(
+        "SELECT instance_uuid, numa FROM holds WHERE host = :host AND numa IS NOT NULL"
+        " ORDER BY instance_uuid, role",
+        host=host,
+    )
+    return [(row["instance_uuid"], json.loads(row["numa"])) for row in rows]
 
 
 def _host(row: Row) -> Host:

@@ -284,7 +284,23 @@ def full(tx: Tx, rows: Sequence[Row]) -> list[Instance]:
     by_instance: dict[str, list[Port]] = {}
     for row in found:
         by_instance.setdefault(row["instance_uuid"], []).append(_port(row))
-    return [_instance(row, tuple(by_instance.get(row["uuid"], ()))) for row in rows]
+    numa = _numa(tx, [row["uuid"] for row in rows if _may_have_cells(row)])
+    return [_instance(row, tuple(by_instance.get(row["uuid"], ())), numa.get(row["uuid"])) for row in rows]
+
+
+def _may_have_cells(row: Row) -> bool:
+    """Whether flavor or image say anything of the hardware: quick, for lists of many thousands."""
+    image = row["image"] or ""
+    return row["deleted_at"] is None and (
+        '"hw:' in row["flavor"] or '"hw_cpu_policy"' in image or '"hw_numa_nodes"' in image
+    )
+
+
+def _numa(tx: Tx, uuids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What of their hosts' cells these have, by uuid."""
+    sql = "SELECT instance_uuid, numa FROM holds WHERE role = 'instance' AND numa IS NOT NULL"
+    found = among(tx, f"{sql} AND instance_uuid IN", uuids) if len(uuids) <= ALL_PORTS else tx.all(sql)
+    return {row["instance_uuid"]: json.loads(row["numa"]) for row in found}
 
 
 def _port(row: Row) -> Port:
@@ -303,7 +319,7 @@ def _port(row: Row) -> Port:
     )
 
 
-def _instance(row: Row, ports: tuple[Port, ...]) -> Instance:
+def _instance(row: Row, ports: tuple[Port, ...], numa: dict[str, Any] | None) -> Instance:
     return Instance(
         uuid=row["uuid"],
         name=row["name"],
@@ -315,6 +331,7 @@ def _instance(row: Row, ports: tuple[Port, ...]) -> Instance:
         flavor=Flavor(**json.loads(row["flavor"])),
         image=Image.from_dict(json.loads(row["image"])) if row["image"] else None,
         ports=ports,
+        numa=numa,
         key_name=row["key_name"],
         public_key=row["public_key"],
         metadata=json.loads(row["metadata"]),

@@ -35,8 +35,13 @@ def candidates(tx: Tx, *, counted: bool) -> list[Candidate]:
 
 
 def load_numa_holds(tx: Tx, hosts: list[Candidate]) -> None:
-    """What of each host is guests' alone."""
+    """What of each host is set aside, and what of it guests have for themselves, as it is now."""
     by_name = {host.name: host for host in hosts}
+    for host in hosts:
+        host.dedicated_cpus, host.numa_holds = None, ()
+    for name, cpus in tx.tuples("SELECT name, dedicated_cpus FROM hosts WHERE dedicated_cpus IS NOT NULL"):
+        if name in by_name:
+            by_name[name].dedicated_cpus = cpus
     for name, numa in tx.tuples("SELECT host, numa FROM holds WHERE numa IS NOT NULL"):
         if name in by_name:
             by_name[name].numa_holds = (*by_name[name].numa_holds, json.loads(numa))

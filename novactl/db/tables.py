@@ -75,6 +75,7 @@ Table(
     Column("arch", words(16)),
     Column("huge_memory_mib", Integer, nullable=False, server_default="0"),  # set aside as huge pages
     Column("dedicated_cpus", Text),  # those that pinned guests have for themselves: 2-7,10
+    Column("dedicated_vcpus", Integer, nullable=False, server_default="0"),  # how many those are
     Column("failed_builds", Integer, nullable=False, server_default="0"),  # boots that failed there in a row
     Column("checked_at", Time),
     Column("version", Integer, nullable=False),

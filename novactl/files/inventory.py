@@ -21,7 +21,9 @@ from novactl.files.inventory_models import (
     ProjectPart,
     RatiosPart,
 )
+from novactl.objects import cpuset
 from novactl.objects.duration import parse_duration
+from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.group import GroupPolicy, ServerGroup, check_group
 from novactl.objects.keypair import parse_public_key
 from novactl.objects.names import check_name
@@ -52,7 +54,7 @@ OF_PROJECTS = ("keypair", "group")
 SUFFIXES = (".yaml", ".yml")
 STATED = (
     *("virt_type", "instances_path", "zone", "labels", "enabled", "disabled_reason"),
-    *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib"),
+    *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib", "dedicated_cpus"),
     *("cpu_ratio", "memory_ratio", "disk_ratio"),
 )
 """What is left as it is when a host does not state it."""
@@ -233,6 +235,8 @@ def _host(context: _Context, ratios: Mapping[str, float]) -> Made:
         del fields["virt_type"]
     if fields.get("fingerprint", "") is None:
         del fields["fingerprint"]
+    if "dedicated_cpus" in fields:
+        fields["dedicated_cpus"] = cpuset.render(cpuset.parse(part.dedicated_cpus)) or None
     if part.disabled_reason is not None and part.enabled:
         raise UsageError("disabled_reason goes with enabled: false")
     if "enabled" in fields:
@@ -251,6 +255,7 @@ def _aggregate(context: _Context) -> Made:
 
 def _flavor(context: _Context) -> Made:
     part: FlavorPart = context.part
+    check_flavor(Flavor(id="", name=context.name, **part.model_dump()))
     return part.model_dump(), {}
 
 

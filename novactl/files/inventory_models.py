@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from novactl.errors import NovactlError
-from novactl.objects import names
+from novactl.objects import cpuset, names
 from novactl.objects.duration import parse_duration
 from novactl.objects.flavor import LIMITS
 from novactl.objects.group import GroupPolicy
@@ -40,6 +40,7 @@ Sha256 = Annotated[
     str, _checked(lambda value: names.check_pattern(value, names.SHA256, "SHA-256", "64 hex digits"))
 ]
 Fingerprint = Annotated[str, Field(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
+Cpus = Annotated[str, _checked(cpuset.parse)]
 Ratio = Annotated[float, Field(gt=0, le=1000)]
 Reserved = Annotated[int, Field(ge=0, le=64 << 20)]
 Duration = Annotated[str, _checked(parse_duration)]
@@ -80,6 +81,7 @@ class HostPart(Part):
     cpu_ratio: Ratio = 4.0
     memory_ratio: Ratio = 1.0
     disk_ratio: Ratio = 1.0
+    dedicated_cpus: Cpus | None = None
     enabled: bool = True
     disabled_reason: Words | None = None
 

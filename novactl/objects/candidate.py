@@ -29,6 +29,7 @@ COLUMNS = (
     "disk_ratio",
     "failed_builds",
     "dedicated_cpus",
+    "dedicated_vcpus",
     "labels",
     "facts",
 )
@@ -92,6 +93,7 @@ class Candidate:
         disk_ratio: float,
         failed_builds: int,
         dedicated_cpus: str | None,
+        dedicated_vcpus: int,
         labels: str,
         facts: str,
     ) -> None:
@@ -101,7 +103,7 @@ class Candidate:
         self.enabled = enabled
         self.disabled_reason = disabled_reason
         self.arch = arch
-        self.vcpus_limit = (vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio
+        self.vcpus_limit = (vcpus - reserved_vcpus - foreign_vcpus - dedicated_vcpus) * cpu_ratio
         self.memory_limit = (
             memory_mib - reserved_memory_mib - foreign_memory_mib - huge_memory_mib
         ) * memory_ratio

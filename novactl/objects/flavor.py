@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from novactl.errors import UsageError
+from novactl.objects.extra_specs import check_extra_specs
 from novactl.objects.names import check_name
 
 
@@ -34,9 +35,10 @@ LIMITS = {
 
 
 def check_flavor(flavor: Flavor) -> Flavor:
-    """`flavor` when every size is within reason, else UsageError."""
+    """`flavor` when its sizes are within reason and its extra specs are known, else UsageError."""
     check_name(flavor.name, "flavor name")
     for size, (low, high) in LIMITS.items():
         if not low <= getattr(flavor, size) <= high:
             raise UsageError(f"{size} {getattr(flavor, size)} is not within {low} to {high}")
+    check_extra_specs(flavor)
     return flavor

@@ -7,8 +7,8 @@ from typing import Any
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """One host. Sizes in MiB and GiB; `*_used` is what our instances have claimed, `foreign_*` what
-    guests that are not ours take; `huge_memory_mib` is set aside as huge pages, `dedicated_cpus` for pinned
-    guests; `failed_builds`: boots that failed there in a row."""
+    guests that are not ours take; `huge_memory_mib` is set aside as huge pages, `dedicated_cpus` (so
+    many are `dedicated_vcpus`) for pinned guests; `failed_builds`: boots that failed there in a row."""
 
     id: str
     name: str
@@ -43,15 +43,17 @@ class Host:
     arch: str | None = None
     huge_memory_mib: int = 0
     dedicated_cpus: str | None = None
+    dedicated_vcpus: int = 0
     failed_builds: int = 0
     instances: int = 0
     checked_at: str | None = None
     version: int = 0
 
     def capacity(self) -> dict[str, float]:
-        """What may be claimed in all: (total - reserved - foreign) x ratio (docs/design.md)."""
+        """What may be claimed in all: (total - reserved - foreign - set aside) x ratio (docs/design.md)."""
         return {
-            "vcpus": max(0, self.vcpus - self.reserved_vcpus - self.foreign_vcpus) * self.cpu_ratio,
+            "vcpus": max(0, self.vcpus - self.reserved_vcpus - self.foreign_vcpus - self.dedicated_vcpus)
+            * self.cpu_ratio,
             "memory_mib": max(
                 0, self.memory_mib - self.reserved_memory_mib - self.foreign_memory_mib - self.huge_memory_mib
             )

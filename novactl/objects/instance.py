@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from novactl.objects.extra_specs import numa_request
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Resources
 from novactl.objects.image import Image
@@ -16,7 +17,8 @@ DESCRIPTION_LIMIT = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """An instance keeps its own copy of flavor and image, so deleting those never breaks it."""
+    """An instance keeps its own copy of flavor and image, so deleting those never breaks it. `numa`: where
+    its nodes are on its host (objects.numa.Fit.as_dict), as its hold says; None when it asks for none."""
 
     uuid: str
     name: str
@@ -36,6 +38,7 @@ class Instance:
     launch_index: int = 0
     group_id: str | None = None
     placement: Placement = field(default_factory=Placement)
+    numa: dict[str, Any] | None = None
     created_at: str = ""
     launched_at: str | None = None
     deleted_at: str | None = None
@@ -57,10 +60,12 @@ class Instance:
 
     @property
     def resources(self) -> Resources:
-        """What it claims of its host; swap counts as disk, rounded up."""
+        """What it claims of what guests share of its host; swap counts as disk, rounded up. Dedicated
+        processors and huge pages are counted by themselves."""
         swap_gib = -(-self.flavor.swap_mib // 1024)
+        asked = numa_request(self.flavor, self.image)
         return Resources(
-            vcpus=self.flavor.vcpus,
-            memory_mib=self.flavor.memory_mib,
+            vcpus=0 if asked and asked.dedicated else self.flavor.vcpus,
+            memory_mib=0 if asked and asked.huge else self.flavor.memory_mib,
             disk_gib=self.root_gib + self.flavor.ephemeral_gib + swap_gib,
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from novactl.objects.candidate import Candidate
 from novactl.objects.group import GroupPolicy
 from novactl.scheduler.compare import matches
+from novactl.scheduler.hardware import cpu, firmware, numa
 from novactl.scheduler.spec import Spec
 
 Filter = Callable[[Candidate, Spec], str | None]
@@ -237,7 +238,10 @@ FILTERS: tuple[tuple[Filter, Callable[[Spec], bool]], ...] = (
     (zone, lambda spec: spec.zone is not None),
     (aggregate, lambda spec: spec.aggregate is not None),
     (architecture, always),
+    (firmware, lambda spec: spec.firmware != "bios"),
+    (cpu, lambda spec: spec.cpu is not None),
     (capacity, always),
+    (numa, lambda spec: spec.numa is not None),
     (group, lambda spec: spec.group is not None),
     (apart_from, lambda spec: bool(spec.apart)),
     (together_with, lambda spec: bool(spec.together)),

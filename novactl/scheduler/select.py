@@ -6,7 +6,7 @@ from typing import Any
 
 from novactl.errors import NoValidHost
 from novactl.objects.candidate import Candidate
-from novactl.scheduler import fixes
+from novactl.scheduler import fixes, hardware
 from novactl.scheduler.filters import Filter, active, rejections
 from novactl.scheduler.spec import Spec
 from novactl.scheduler.weighers import WEIGHERS, Scale
@@ -54,6 +54,7 @@ class Selection:
         """The instance goes there: the next decision sees it."""
         wanted = self.spec.resources
         host.take(wanted.vcpus, wanted.memory_mib, wanted.disk_gib)
+        hardware.take(host, self.spec)
         if (group := self.spec.group) is not None:
             group.on[host.name] = group.on.get(host.name, 0) + 1
         if (weight := self.scale.weight(host)) != self._now.get(host.name):

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from novactl.objects.extra_specs import CpuRequest
 from novactl.objects.group import GroupPolicy
 from novactl.objects.host import Resources
+from novactl.objects.numa import NumaRequest
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -51,5 +53,8 @@ class Spec:
     required: Mapping[str, str | None] = field(default_factory=dict)
     forbidden: Mapping[str, str | None] = field(default_factory=dict)
     group: Members | None = None
+    firmware: str = "bios"
+    cpu: CpuRequest | None = None
+    numa: NumaRequest | None = None
     from_zone: str | None = None
     rules: Rules = field(default_factory=Rules)

@@ -5,11 +5,13 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from xml.etree.ElementTree import fromstring
 
 from novactl.errors import HostUnreachable
+from novactl.virt import capabilities
+from novactl.virt.capabilities import Hardware
 from novactl.virt.domain import NAMESPACE
 
 DEADLINE = 20.0  # seconds
@@ -32,18 +34,20 @@ class Guest:
 
 @dataclass(frozen=True, kw_only=True)
 class LibvirtFacts:
-    """What libvirt says of itself and of its guests."""
+    """What libvirt says of itself, of the hardware and of its guests."""
 
     libvirt_version: str
     qemu_version: str
     arch: str
     cpu_model: str
     guests: tuple[Guest, ...]
+    hardware: Hardware = field(default_factory=Hardware)
 
 
-def facts(host: str, uri: str) -> LibvirtFacts:
-    """Ask a host's libvirt. Raises HostUnreachable when it does not answer in time."""
-    return _within(DEADLINE, host, lambda: _facts(uri))
+def facts(host: str, uri: str, virt_type: str) -> LibvirtFacts:
+    """Ask a host's libvirt; what processors can do is told of guests of that type. Raises HostUnreachable
+    when it does not answer in time."""
+    return _within(DEADLINE, host, lambda: _facts(uri, virt_type))
 
 
 def _within(seconds: float, host: str, call: Callable[[], T]) -> T:
@@ -92,17 +96,39 @@ def _open(uri: str) -> Iterator[Any]:
         connection.close()
 
 
-def _facts(uri: str) -> LibvirtFacts:
+def _facts(uri: str, virt_type: str) -> LibvirtFacts:
     with _open(uri) as connection:
-        capabilities = fromstring(connection.getCapabilities())  # noqa: S314 - from the host's libvirt
-        model = capabilities.findtext("host/cpu/model") or capabilities.findtext("host/cpu/arch") or "unknown"
+        told = fromstring(connection.getCapabilities())  # noqa: S314 - from the host's libvirt
+        arch = told.findtext("host/cpu/arch") or "unknown"
         return LibvirtFacts(
             libvirt_version=_version(connection.getLibVersion()),
             qemu_version=_version(connection.getVersion()),
-            arch=capabilities.findtext("host/cpu/arch") or "unknown",
-            cpu_model=model,
+            arch=arch,
+            cpu_model=told.findtext("host/cpu/model") or arch,
             guests=tuple(filter(None, map(_guest, connection.listAllDomains()))),
+            hardware=Hardware(
+                topology=capabilities.topology(told), **_guest_hardware(connection, arch, virt_type)
+            ),
         )
+
+
+def _guest_hardware(connection: Any, arch: str, virt_type: str) -> dict[str, Any]:
+    """What guests can have; nothing when libvirt cannot tell it of such guests there."""
+    import libvirt
+
+    machine = "q35" if arch == "x86_64" else None
+    try:
+        told = fromstring(connection.getDomainCapabilities(None, arch, machine, virt_type))  # noqa: S314
+    except libvirt.libvirtError:
+        return {}
+    found = {"cpu_models": capabilities.cpu_models(told), "firmwares": capabilities.firmwares(told)}
+    expand = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+    try:
+        model = capabilities.host_model(told)
+        full = connection.baselineHypervisorCPU(None, arch, machine, virt_type, [model], expand)
+    except libvirt.libvirtError:
+        return found
+    return {**found, "cpu_features": capabilities.cpu_features(fromstring(full))}  # noqa: S314
 
 
 def _guest(domain: Any) -> Guest | None:

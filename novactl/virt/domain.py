@@ -1,16 +1,19 @@
 """The XML of an instance's domain, from the record of the instance. Pure: text in, text out."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree.ElementTree import Element, XMLParser, fromstring, register_namespace
 
 from novactl.errors import UsageError
+from novactl.objects.extra_specs import check_image_properties, cpu_request, firmware
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.names import domain_name
 from novactl.objects.network import Port
+from novactl.objects.numa import Fit
+from novactl.virt import cells
 from novactl.virt.xml import el, render
 
 NAMESPACE = "https://novactl.org/xmlns/1"
@@ -20,7 +23,10 @@ ORDER = [
     "metadata",
     "memory",
     "currentMemory",
+    "memoryBacking",
     "vcpu",
+    "cputune",
+    "numatune",
     "os",
     "features",
     "cpu",
@@ -68,7 +74,8 @@ class Marks:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainSpec:
-    """Everything a domain is made from."""
+    """Everything a domain is made from. `shared`: the processors of the host's cells that guests share;
+    `confined`: those that have none for themselves keep to these, since others are set aside."""
 
     instance: Instance
     directory: str
@@ -77,6 +84,8 @@ class DomainSpec:
     arch: str
     cache: str
     marks: Marks
+    shared: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    confined: bool = False
 
 
 def disks_of(instance: Instance) -> list[tuple[str, str]]:
@@ -103,13 +112,14 @@ def build(spec: DomainSpec, skeleton: str) -> str:
         el("uuid", text=instance.uuid),
         el("metadata", _metadata(spec)),
         el("memory", text=flavor.memory_mib, unit="MiB"),
-        el("vcpu", text=flavor.vcpus),
         _os(spec),
-        el("cpu", mode="host-model") if spec.virt_type == "kvm" else None,
+        *_hardware(spec),
     ]
     for element in computed:
         if element is not None:
             _replace(domain, element)
+    if firmware(instance.image) == "uefi":
+        _need_acpi(domain)
     devices = domain.find("devices")
     if devices is None:
         devices = el("devices")
@@ -118,6 +128,21 @@ def build(spec: DomainSpec, skeleton: str) -> str:
         devices.insert(position, device)
     domain[:] = sorted(domain, key=lambda child: ORDER.index(child.tag) if child.tag in ORDER else 99)
     return render(domain)
+
+
+def _hardware(spec: DomainSpec) -> Iterator[Element | None]:
+    instance = spec.instance
+    fit = Fit.from_dict(instance.numa) if instance.numa is not None else None
+    request = cpu_request(instance.flavor, instance.image)
+    yield cells.cpu(request, fit, host_model=spec.virt_type == "kvm")
+    if fit is None:
+        every = sorted(cpu for cpus in spec.shared.values() for cpu in cpus)
+        yield cells.vcpu(instance.flavor.vcpus, every if spec.confined else None)
+        return
+    yield cells.vcpu(instance.flavor.vcpus, None)
+    yield cells.cputune(fit, spec.shared)
+    yield cells.numatune(fit)
+    yield cells.memory_backing(fit)
 
 
 def _parse(skeleton: str) -> Element:
@@ -167,6 +192,7 @@ def record(instance: Instance) -> dict[str, Any]:
         "placement": instance.placement.as_dict(),
         "launched_at": instance.launched_at,
         "locked": instance.locked,
+        "numa": instance.numa,
     }
 
 
@@ -194,7 +220,21 @@ def _os(spec: DomainSpec) -> Element:
             el("cmdline", text=image.cmdline or "console=ttyS0"),
         )
     boot = None if direct else el("boot", dev="hd")
-    return el("os", el("type", text="hvm", arch=spec.arch, machine=machine), *direct, boot)
+    kind = el("type", text="hvm", arch=spec.arch, machine=machine)
+    if firmware(image) != "uefi":
+        return el("os", kind, *direct, boot)
+    plain = el("firmware", el("feature", enabled="no", name="secure-boot"))  # else libvirt takes the first
+    return el("os", kind, plain, *direct, boot, firmware="efi")
+
+
+def _need_acpi(domain: Element) -> None:
+    """UEFI cannot do without, whatever the operator's template says."""
+    features = domain.find("features")
+    if features is None:
+        features = el("features")
+        domain.append(features)
+    if features.find("acpi") is None:
+        features.append(el("acpi"))
 
 
 def _devices(spec: DomainSpec) -> list[Element]:
@@ -240,6 +280,8 @@ PROPERTIES = {
     "hw_machine_type": ("q35", "pc"),
     "hw_disk_bus": ("virtio", "scsi", "sata"),
     "hw_vif_model": ("virtio", "e1000", "e1000e", "rtl8139"),
+    "hw_firmware_type": ("bios", "uefi"),
+    "hw_architecture": ("x86_64", "i686", "aarch64", "armv7l", "ppc64le", "riscv64", "s390x"),
 }
 """Image properties that act on the domain, and the values each may have (Nova's names)."""
 
@@ -252,6 +294,9 @@ def check_properties(properties: dict[str, str]) -> None:
     for name, values in PROPERTIES.items():
         if properties.get(name, values[0]) not in values:
             raise UsageError(f"image property {name}={properties[name]!r}: one of {', '.join(values)}")
+    if properties.get("hw_firmware_type") == "uefi" and properties.get("hw_machine_type") == "pc":
+        raise UsageError("image property hw_firmware_type=uefi needs hw_machine_type=q35")
+    check_image_properties(properties)
 
 
 def _property(image: Image | None, name: str, default: str) -> str:

@@ -1,5 +1,6 @@
 """Bad input: a clear error, its exit code, nothing left behind; odd but good input comes back literally."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from novactl.db import catalogue
+from novactl.db import catalogue, hosts
 from novactl.db.sqlite import SqliteDatabase
+from novactl.objects.host import Resources
 from novactl.objects.keypair import Keypair
 from tests.support import fleet
 from tests.support.command import Command, Ended
@@ -627,6 +629,8 @@ def test_hosts_asked_for_wrongly(
         (["--disk-ratio=nan"], "disk_ratio nan is not within"),
         (["--cpu-ratio=1001"], "cpu_ratio 1001.0 is not within"),
         (["--label=x"], "is not of the form key=value"),
+        (["--dedicated-cpus=4-2"], "cpus '4-2' are not acceptable"),
+        (["--dedicated-cpus=1;2"], "cpus '1;2' are not acceptable"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -634,6 +638,26 @@ def test_hosts_set_wrongly(stocked: Command, options: list[str], message: str) -
     before = stocked.json("host", "show", "kvm1")
     refused(stocked("host", "set", "kvm1", *options), 2, message)
     assert stocked.json("host", "show", "kvm1") == before
+
+
+def test_processors_are_set_aside(stocked: Command, db: SqliteDatabase) -> None:
+    refused(stocked("host", "set", "kvm1", "--dedicated-cpus=1"), 5, "its processors are not known yet")
+    with db.writing() as tx:
+        topology = [{"id": 0, "cores": "0,2 1,3", "memory_mib": 4096, "pages": {"2048": 512}}]
+        hosts.update(tx, "kvm1", facts={"topology": topology, "firmwares": ["uefi"]})
+    refused(stocked("host", "set", "kvm1", "--dedicated-cpus=3-4"), 5, "host kvm1 has no cpu 4: it has 0-3")
+    shown = stocked.json("host", "set", "kvm1", "--dedicated-cpus", "3,1")
+    assert (shown["dedicated_cpus"], shown["firmwares"], shown["cpu_models"]) == ("1,3", ["uefi"], [])
+    pages = [{"size_kib": 2048, "total": 512, "free": 512}]
+    cell = {"cell": 0, "cpus": "0-3", "dedicated_cpus": "1,3", "dedicated_free": "1,3", "memory_mib": 4096}
+    assert shown["numa_cells"] == [{**cell, "pages": pages}]
+    held = {"cell": 0, "vcpus": [0], "cpus": {"0": 3}, "memory_mib": 64, "page_kib": 2048}
+    with db.writing() as tx:
+        amounts = Resources(vcpus=0, memory_mib=0, disk_gib=0)
+        assert hosts.claim(tx, "kvm1", fleet.uuid(9), amounts, numa=json.dumps({"cells": [held]}))
+    now = stocked.json("host", "show", "kvm1")["numa_cells"][0]
+    assert (now["dedicated_free"], now["pages"][0]["free"]) == ("1", 480)
+    refused(stocked("host", "set", "kvm1", "--dedicated-cpus", ""), 5, "cpu 3 is held by instance")
 
 
 def test_hosts_are_set(stocked: Command) -> None:

@@ -190,6 +190,26 @@ def test_what_a_host_offers_changes_in_place(stocked: Command, db: SqliteDatabas
     assert changes(stocked) == [("host", "kvm1", "update")]
 
 
+def test_processors_that_are_set_aside(stocked: Command, db: SqliteDatabase, write: Write) -> None:
+    with db.writing() as tx:
+        topology = [{"id": 0, "cores": "0 1 2 3", "memory_mib": 4096, "pages": {}}]
+        hosts.update(tx, "kvm1", facts={"topology": topology})
+    data = today(stocked)
+    data["hosts"]["kvm1"]["dedicated_cpus"] = "3,2"
+    write(dumped(data))
+    assert changes(stocked) == [("host", "kvm1", "update")]
+    stocked.ok("inventory", "apply")
+    assert stocked.json("host", "show", "kvm1")["dedicated_cpus"] == "2-3"
+    assert today(stocked)["hosts"]["kvm1"]["dedicated_cpus"] == "2-3"
+    with db.reading() as tx:
+        assert hosts.get(tx, "kvm1").capacity()["vcpus"] == 2 * 4.0
+    data["hosts"]["kvm1"]["dedicated_cpus"] = "7"
+    data["hosts"]["kvm2"]["dedicated_cpus"] = "1"
+    write(dumped(data))
+    refused(stocked, "inventory", "apply", code=5, says="host kvm1: has no cpu 7: it has 0-3")
+    refused(stocked, "inventory", "apply", code=5, says="host kvm2: its processors are not known yet")
+
+
 def test_what_is_not_stated_of_a_host_is_left(stocked: Command, write: Write) -> None:
     stocked.ok("host", "set", "kvm1", "--zone", "west", "--cpu-ratio", "9", "--disable", "--reason", "x")
     write({"hosts": {"kvm1": {"address": "kvm1.example"}, "kvm2": {"address": "kvm2.example"}}})

@@ -65,7 +65,7 @@ class Reach:
         self.asked.append(host.name)
         return _Facts(self, host.name)
 
-    def libvirt_facts(self, host: str) -> LibvirtFacts:
+    def libvirt_facts(self, host: str, virt_type: str) -> LibvirtFacts:
         return LibvirtFacts(
             libvirt_version="10.0.0", qemu_version="9.0.0", arch="x86_64", cpu_model="host", guests=()
         )
@@ -353,10 +353,10 @@ def test_when_no_host_answers_the_fault_is_ours(fleet: SimFleet) -> None:
 @pytest.mark.parametrize("error", [HostUntrusted, HostFault, HostRefused])
 def test_a_host_that_refuses_is_told_and_not_down(fleet: SimFleet, error: type[NovactlError]) -> None:
     class Refusing(Reach):
-        def libvirt_facts(self, host: str) -> LibvirtFacts:
+        def libvirt_facts(self, host: str, virt_type: str) -> LibvirtFacts:
             if host == "kvm2":
                 raise error("kvm2: no")
-            return super().libvirt_facts(host)
+            return super().libvirt_facts(host, virt_type)
 
     (found,) = run(fleet, "facts", reach=Refusing(fleet))
     assert found.attention == ["kvm2: no"] and set(known(fleet).values()) == {"up"}
@@ -365,12 +365,12 @@ def test_a_host_that_refuses_is_told_and_not_down(fleet: SimFleet, error: type[N
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_host_that_is_removed_meanwhile_is_no_row(fleet: SimFleet, answers: bool) -> None:
     class Removing(Reach):
-        def libvirt_facts(self, host: str) -> LibvirtFacts:
+        def libvirt_facts(self, host: str, virt_type: str) -> LibvirtFacts:
             if host == "kvm2":
                 fleet.db.write(lambda tx: hosts.remove(tx, host))
                 if not answers:
                     raise HostUnreachable("kvm2: no answer in time")
-            return super().libvirt_facts(host)
+            return super().libvirt_facts(host, virt_type)
 
     (found,) = run(fleet, "facts", reach=Removing(fleet))
     assert (found.result, found.attention) == ("done", [])

@@ -71,6 +71,8 @@ hosts:
   kvm1: {address: 192.0.2.11}
   kvm2: {address: 192.0.2.12, cpu_ratio: 2, enabled: false, disabled_reason: new disks, virt_type: auto}
   kvm3: {address: 192.0.2.13, enabled: true, labels: {rack: "7"}, jump: kvm1, virt_type: kvm}
+  kvm4: {address: 192.0.2.14, cpu_ratio: 1, dedicated_cpus: "10,2-4,3"}
+  kvm5: {address: 192.0.2.15, cpu_ratio: 1, dedicated_cpus: ""}
 ratios: {cpu: 8.5, disk: 2}
 """
     found = load(tmp_path, all=text)
@@ -88,6 +90,8 @@ ratios: {cpu: 8.5, disk: 2}
         "disabled_reason": None,
         "labels": {"rack": "7"},
     }
+    asked = [fields(found, "host", name)["dedicated_cpus"] for name in ("kvm4", "kvm5")]
+    assert asked == ["2-4,10", None]
 
 
 def test_files_are_named_from_where_they_are_named(tmp_path: Path) -> None:
@@ -152,6 +156,16 @@ POLICY = "policies:\n  night:\n    do: stop\n    at: 20:00\n"
         (HOST + "    cpu_ratio: 0\n", ":4: hosts.kvm1.cpu_ratio: must be greater than 0 (it is 0)"),
         (HOST + "    memory_ratio: -1.5\n", ":4: hosts.kvm1.memory_ratio: must be greater than 0"),
         (HOST + "    reserved_memory_mib: -1\n", ":4: hosts.kvm1.reserved_memory_mib: must be greater"),
+        (HOST + "    dedicated_cpus: 4-2\n", ":4: hosts.kvm1.dedicated_cpus: cpus '4-2' are not acceptable"),
+        (HOST + "    dedicated_cpus: 2\n", ":4: hosts.kvm1.dedicated_cpus: must be a valid string (it is 2)"),
+        (
+            FLAVOR + "    extra_specs: {hw:cpu_polcy: shared}\n",
+            ":3: flavors.small: extra spec hw:cpu_polcy is not",
+        ),
+        (
+            FLAVOR + "    extra_specs: {hw:numa_nodes: '0'}\n",
+            ":3: flavors.small: extra spec hw:numa_nodes='0': a num",
+        ),
         (HOST + "    enabled: yes\n", ":4: hosts.kvm1.enabled: must be a valid boolean (it is 'yes')"),
         (HOST + "    disabled_reason: x\n", ":3: hosts.kvm1: disabled_reason goes with enabled: false"),
         (HOST + "    user: -oProxyCommand=x\n", ":4: hosts.kvm1.user: user '-oProxyCommand=x' is not accept"),

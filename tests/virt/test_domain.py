@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 
 from novactl import resources
 from novactl.errors import UsageError
+from novactl.objects.extra_specs import numa_request
 from novactl.objects.names import check_text
+from novactl.objects.numa import HostCell, shared_cpus
+from novactl.scheduler.numa import fit
 from novactl.virt.domain import (
     NAMESPACE,
     PROPERTIES,
@@ -55,7 +58,44 @@ def properties(**values: str) -> dict[str, Any]:
     return {"image": fleet.image(properties=values)}
 
 
+TWO_CELLS = (
+    HostCell(id=0, cores=((0, 8), (1, 9), (2, 10), (3, 11)), memory_mib=8192, pages={2048: 1024, 1048576: 4}),
+    HostCell(id=1, cores=((4, 12), (5, 13), (6, 14), (7, 15)), memory_mib=8192, pages={2048: 1024}),
+)
+SET_ASIDE = frozenset({2, 3, 6, 7, 10, 11, 14, 15})
+
+
+def fitted(vcpus: int = 2, memory_mib: int = 2048, **specs: str) -> DomainSpec:
+    """A guest of such a flavor, on a host of two cells, as placement would have it."""
+    flavor = fleet.flavor(
+        "numa", vcpus=vcpus, memory_mib=memory_mib, extra_specs={f"hw:{key}": specs[key] for key in specs}
+    )
+    request = numa_request(flavor, None)
+    assert request
+    found = fit(request, TWO_CELLS, SET_ASIDE, ())
+    assert not isinstance(found, str), found
+    return replace(
+        spec(flavor=flavor, numa=found.as_dict()), shared=shared_cpus(TWO_CELLS, SET_ASIDE), confined=True
+    )
+
+
 CASES = {
+    "confined": replace(spec(), shared=shared_cpus(TWO_CELLS, SET_ASIDE), confined=True),
+    "dedicated": fitted(vcpus=3, cpu_policy="dedicated"),
+    "two-nodes-shared": fitted(numa_nodes="2"),
+    "two-nodes-dedicated-2mib": fitted(vcpus=4, numa_nodes="2", cpu_policy="dedicated", mem_page_size="2MB"),
+    "pages-1gib": fitted(mem_page_size="large"),
+    "qemu-two-nodes": replace(fitted(numa_nodes="2"), virt_type="qemu"),
+    "cpu-model": spec(
+        flavor=fleet.flavor(
+            extra_specs={"hw:cpu_model": "Nehalem", "hw:cpu_features": "aes,+avx2,-popcnt,-tsx-ctrl"}
+        )
+    ),
+    "cpu-features-numa": replace(
+        (numa := fitted(mem_page_size="2048", cpu_features="-svm")),
+        instance=replace(numa.instance, image=fleet.image(properties={"hw_cpu_features": "+aes"})),
+    ),
+    "uefi": spec(**properties(hw_firmware_type="uefi")),
     "plain": spec(),
     "qemu": spec("qemu", cache="writeback"),
     "kernel-initrd": spec(

@@ -156,7 +156,7 @@ class Adopter:
     def _move(self, instance: Instance, home: str) -> None:
         for hold in hosts.holds_of(self.tx, instance.uuid):
             hosts.release(self.tx, hold["host"], instance.uuid, hold["role"])
-        adopted.force_hold(self.tx, home, instance.uuid, instance.resources)
+        adopted.force_hold(self.tx, home, instance.uuid, instance.resources, instance.numa)
 
     def _raise_epoch(self, uuid: str) -> None:
         """Above what any host has seen: whoever still works by the forgotten epochs is refused."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from novactl.actions.hardware import cells_for
 from novactl.actions.steps.domains import OFF
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import addresses, hosts, instances, projects
@@ -195,8 +196,10 @@ def _move_hold(tx: Any, found: Instance, host: str) -> None:
 
 
 def _claim(tx: Any, found: Instance, host: str) -> None:
+    """What it had of its host's cells it has there, too: its domain says so. Raises Refused."""
     if not hosts.claim(tx, host, found.uuid, found.resources):
         raise Refused(f"{host}: has no room for {found.name}, or takes no more")
+    hosts.hold_cells(tx, host, found.uuid, found.numa or cells_for(tx, hosts.get(tx, host), found))
 
 
 @REGISTRY.add

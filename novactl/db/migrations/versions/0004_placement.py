@@ -16,6 +16,7 @@ COLUMNS = {
         Column("arch", words(16)),
         Column("huge_memory_mib", Integer, nullable=False, server_default="0"),
         Column("dedicated_cpus", Text),
+        Column("dedicated_vcpus", Integer, nullable=False, server_default="0"),
         Column("failed_builds", Integer, nullable=False, server_default="0"),
     ),
     "instances": (Column("group_id", Id), Column("placement", Text)),
