@@ -53,8 +53,8 @@ OF_PROJECTS = ("keypair", "group")
 SUFFIXES = (".yaml", ".yml")
 STATED = (
     *("virt_type", "instances_path", "zone", "labels", "enabled", "disabled_reason"),
-    *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib"),
-    *("cpu_ratio", "memory_ratio", "disk_ratio", "dedicated_cpus"),
+    *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib", "dedicated_cpus"),
+    *("cpu_ratio", "memory_ratio", "disk_ratio"),
 )
 """What is left as it is when a host does not state it."""
 
