@@ -7,7 +7,13 @@ from novactl.scheduler.fleet import Fleet
 
 TARGETS = 4  # coldest hosts that are tried for a guest
 DEEPEST = 16  # hosts that are looked at for those
-EFFORT = 1_000_000  # candidates looked at in all, about
+EFFORT = 320_000  # candidates looked at in all, about
+
+
+Found = tuple[float, float, int, int]
+"""(merit, -cost, -guest, node), so that the best is the largest."""
+
+NOTHING: Found = (1e-12, 0.0, 0, -1)
 
 
 class Spreader:
@@ -16,7 +22,9 @@ class Spreader:
 
     def __init__(self, fleet: Fleet, min_gain: float, moved: Iterable[int] = ()) -> None:
         self.fleet, self.min_gain = fleet, max(min_gain, 1e-9)
-        self.effort = max(64, min(4000, EFFORT // max(1, len(fleet.guests))))
+        self.effort = max(16, min(4000, EFFORT // max(1, len(fleet.guests))))
+        self.targets = TARGETS if self.effort > 100 else 2
+        self.alike = self._alike()
         self.stays = {g for g in range(len(fleet.guests)) if g in fleet.bundle or not fleet.movable(g)}
         self.stays.update(moved)
 
@@ -34,11 +42,24 @@ class Spreader:
             if not made:
                 return
 
+    def _alike(self) -> list[int]:
+        """For each guest the first one that is like it: one of several alike on a host is looked at."""
+        fleet = self.fleet
+        first: dict[tuple[object, ...], int] = {}
+        return [
+            g
+            if guest.group or g in fleet.apart
+            else first.setdefault((guest.size, guest.kind, guest.live), g)
+            for g, guest in enumerate(fleet.guests)
+        ]
+
     # --- heat ---
 
     def _sort(self) -> None:
         fleet = self.fleet
         self.slope = [weight / max(fleet.deviation(r), 1e-3) for r, weight in enumerate(fleet.weights)]
+        mean = [total / fleet.counted for total in fleet.sum]
+        self.above = [tuple(share - m for share, m in zip(of, mean, strict=True)) for of in fleet.share]
         self.order = sorted((self._heat(n), n) for n, is_open in enumerate(fleet.open) if is_open)
         self.stuck: set[int] = set()
 
@@ -51,7 +72,9 @@ class Spreader:
         for n in (a, b):
             del self.order[bisect_left(self.order, (self._heat(n), n))]
         self.fleet.move(g, b)
+        mean = [total / self.fleet.counted for total in self.fleet.sum]
         for n in (a, b):
+            self.above[n] = tuple(share - m for share, m in zip(self.fleet.share[n], mean, strict=True))
             insort(self.order, (self._heat(n), n))
             self.stuck.discard(n)
         self.stays.add(g)
@@ -60,52 +83,53 @@ class Spreader:
 
     def _best(self) -> tuple[int, int, float] | None:
         """The best move of the hottest hosts that have one."""
-        fleet = self.fleet
-        n = fleet.counted
-        self.mean = [total / n for total in fleet.sum]
-        self.curve = [w / max(fleet.deviation(r), 1e-6) for r, w in enumerate(fleet.weights)]
-        self.cold: dict[str, list[int]] = {}
-        best, spent = (1e-12, 0.0, -1, -1), 0
+        best, spent = NOTHING, 0
         tried: list[int] = []
+        self.cold: dict[str, list[int]] = {}
         for _, a in reversed(self.order):
             if a in self.stuck:
                 continue
             tried.append(a)
             found, looked = self._of(a)
-            spent += looked
-            if found > best:
-                best = found
+            best, spent = max(best, found), spent + looked
             if spent > self.effort:
-                if best[2] >= 0:
-                    gain = fleet.gain(best[2], best[3])
-                    if gain >= self.min_gain:
-                        return best[2], best[3], gain
+                if (worth := self._worth(best)) is not None:
+                    return worth
                 self.stuck.update(tried)
-                tried, best, spent = [], (1e-12, 0.0, -1, -1), 0
-        if best[2] >= 0 and (gain := fleet.gain(best[2], best[3])) >= self.min_gain:
-            return best[2], best[3], gain
-        self.stuck.update(tried)
-        return None
+                tried, best, spent = [], NOTHING, 0
+        if (worth := self._worth(best)) is None:
+            self.stuck.update(tried)
+        return worth
 
-    def _of(self, a: int) -> tuple[tuple[float, float, int, int], int]:
-        """The best move off that node by the slope of the score: (merit, -cost, guest, node)."""
+    def _worth(self, found: Found) -> tuple[int, int, float] | None:
+        """That move with its gain, if it gains enough."""
+        if found is NOTHING:
+            return None
+        g, b = -found[2], found[3]
+        gain = self.fleet.gain(g, b)
+        return (g, b, gain) if gain >= self.min_gain else None
+
+    def _of(self, a: int) -> tuple[Found, int]:
+        """The best move off that node by the slope of the score, and how many were looked at."""
         fleet = self.fleet
-        best, looked = (1e-12, 0.0, -1, -1), 0
+        best, looked = NOTHING, 0
+        seen: set[int] = set()
         for g in sorted(fleet.on[a]):
-            if g in self.stays:
+            if g in self.stays or self.alike[g] in seen:
                 continue
+            seen.add(self.alike[g])
             tried = 0
             for b in self._targets(g):
                 if b == a:
                     continue
                 looked += 1
                 merit = self._merit(g, a, b)
-                if merit < best[0] or not fleet.fits(g, b) or not fleet.suits(g, b):
-                    tried += merit < best[0]
-                else:
+                if merit >= best[0] and fleet.fits(g, b) and fleet.suits(g, b):
+                    best = max(best, (merit, -fleet.guests[g].cost_gib, -g, b))
                     tried += 1
-                    best = max(best, (merit, -fleet.guests[g].cost_gib, g, b))
-                if tried == TARGETS:
+                elif merit < best[0]:
+                    tried += 1
+                if tried == self.targets:
                     break
         return best, max(1, looked)
 
@@ -123,13 +147,16 @@ class Spreader:
         return found
 
     def _merit(self, g: int, a: int, b: int) -> float:
+        """What the move takes off the score, to the first order."""
         fleet = self.fleet
-        size, ua, ub = fleet.guests[g].size, fleet.unit[a], fleet.unit[b]
-        sa, sb, mean, curve = fleet.share[a], fleet.share[b], self.mean, self.curve
-        merit = 0.0
-        for r in (0, 1, 2):
-            if not curve[r]:
-                continue
-            da, db = size[r] * ua[r], size[r] * ub[r]
-            merit += curve[r] * (da * (2 * (sa[r] - mean[r]) - da) - db * (2 * (sb[r] - mean[r]) + db))
-        return merit
+        m, v, d = fleet.guests[g].size
+        am, av, ad = fleet.unit[a]
+        bm, bv, bd = fleet.unit[b]
+        xm, xv, xd = self.above[a]
+        ym, yv, yd = self.above[b]
+        cm, cv, cd = self.slope
+        return (
+            cm * m * (am * (2 * xm - m * am) - bm * (2 * ym + m * bm))
+            + cv * v * (av * (2 * xv - v * av) - bv * (2 * yv + v * bv))
+            + cd * d * (ad * (2 * xd - d * ad) - bd * (2 * yd + d * bd))
+        )
