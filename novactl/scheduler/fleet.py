@@ -95,6 +95,7 @@ class Fleet:
             [used * unit for used, unit in zip(self.used[n], self.unit[n], strict=True)]
             for n in range(len(self.nodes))
         ]
+        self.largest = [max((node.limit[r] for node in self.nodes), default=0) or 1 for r in range(3)]
         self.sum = [sum(share[r] for share in self.share) for r in range(3)]
         self.squares = [sum(share[r] ** 2 for share in self.share) for r in range(3)]
 

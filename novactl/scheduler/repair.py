@@ -21,14 +21,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule: `weight` is what it counts in the score, moving one of `guests` off `node` mends it or
-    makes it less."""
+    """A broken rule: `weight` is what it counts in the score: 1 for each guest too many, for a host over its
+    capacity 1 and the excess as a share of the largest host's. Moving one of `guests` off `node` makes it
+    less."""
 
     kind: Kind
     text: str
     guests: tuple[int, ...]
     node: int
-    weight: int = 1
+    weight: float = 1
     resource: int = 0
 
 
@@ -58,7 +59,8 @@ def over_capacity(fleet: Fleet, n: int) -> Iterator[Violation]:
         if have > most:
             text = f"{node.name}: {have:g} {UNITS[resource]} are claimed, {max(0, most):g} may be"
             there = tuple(g for g in sorted(fleet.on[n]) if fleet.guests[g].size[r])
-            yield Violation(Kind.CAPACITY, text, there, n, resource=r)
+            weight = 1 + (have - max(0, most)) / fleet.largest[r]
+            yield Violation(Kind.CAPACITY, text, there, n, weight, r)
 
 
 def crowds(fleet: Fleet, name: str) -> Iterator[Violation]:
@@ -207,7 +209,14 @@ class Repairer:
         """The node that has the room and leaves the fleet most even."""
         fleet = self.fleet
         nodes = [n for n in range(len(fleet.nodes)) if fleet.fits(g, n) and self._may(g, n, broken)]
-        return max(nodes, key=lambda n: (fleet.gain(g, n), -n), default=None)
+        best = max(nodes, key=lambda n: (fleet.gain(g, n), -n), default=None)
+        if best is not None and broken.kind is Kind.CAPACITY:
+            size, r = fleet.guests[g].size[broken.resource], broken.resource
+            relief = min(size, (broken.weight - 1) * fleet.largest[r]) / fleet.largest[r]
+            enough = relief >= broken.weight - 1
+            if not enough and fleet.gain(g, best) / fleet.counted + relief < 0:
+                return None
+        return best
 
     def _room(self, g: int, broken: Violation) -> tuple[int, int, int] | None:
         """(a guest that makes room, where it goes, the node that then takes `g`), at the least cost."""
