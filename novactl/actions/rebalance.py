@@ -2,18 +2,25 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from novactl.actions.placement import Board
 from novactl.db import balance, groups
-from novactl.db.session import Row, Tx
+from novactl.db.balance import Placed
+from novactl.db.session import Tx
+from novactl.objects.candidate import Candidate
 from novactl.objects.duration import UNITS, as_duration
 from novactl.objects.group import GroupPolicy
+from novactl.objects.host import Resources
 from novactl.objects.moments import before, seconds_between
 from novactl.objects.placement import Placement
 from novactl.objects.states import TaskState, VmState, status
-from novactl.scheduler import rebalance
+from novactl.scheduler import filters, rebalance
+from novactl.scheduler.filters import active
 from novactl.scheduler.fleet import RESOURCES, Amounts, Guest, Node, Party, Rules
+from novactl.scheduler.spec import Rules as FleetRules
+from novactl.scheduler.spec import Spec
 
 if TYPE_CHECKING:
     from novactl.actions.world import World
@@ -65,23 +72,25 @@ def plan(view: View, wanted: Wanted) -> rebalance.Plan:
 def look(world: "World", cooldown: int = COOLDOWN) -> View:
     """Read it, in one view of the database."""
     now = world.clock.now()
+    since = before(now, cooldown)
 
     def work(tx: Tx) -> View:
-        hosts, found = balance.hosts(tx), balance.guests(tx)
+        board, found = Board.of(tx), balance.guests(tx)
         kinds = Kinds()
         blockers = Blockers(
             now=now,
+            since=since,
             cooldown=cooldown,
             worked_on=balance.worked_on(tx),
             unconfirmed=balance.unconfirmed(tx),
-            moved=balance.moved_since(tx, before(now, cooldown)),
+            moved=balance.moved_since(tx, since),
         )
         return View(
             now=now,
-            nodes=[_node(row) for row in hosts],
+            nodes=[_node(host, board.rules) for host in board.hosts],
             guests=[_guest(row, kinds.of(row), blockers.of(row)) for row in found],
             rules=Rules(
-                refused=kinds.refused(hosts),
+                refused=kinds.refused(board.hosts),
                 groups={
                     one.id: Party(
                         name=one.name,
@@ -94,41 +103,33 @@ def look(world: "World", cooldown: int = COOLDOWN) -> View:
                 apart=kinds.apart,
                 together=kinds.together,
             ),
-            versions={row["uuid"]: row["version"] for row in found},
-            projects={row["uuid"]: row["project"] for row in found},
+            versions={row.uuid: row.version for row in found},
+            projects={row.uuid: row.project for row in found},
         )
 
     return world.db.read(work)
 
 
-def _node(row: Row) -> Node:
-    memory = (
-        row["memory_mib"] - row["reserved_memory_mib"] - row["foreign_memory_mib"] - row["huge_memory_mib"]
-    )
-    vcpus = row["vcpus"] - row["reserved_vcpus"] - row["foreign_vcpus"]
-    disk = row["disk_gib"] - row["reserved_disk_gib"] - row["foreign_disk_gib"]
+def _node(host: Candidate, rules: FleetRules) -> Node:
     return Node(
-        name=row["name"],
-        limit=(
-            max(0, memory) * row["memory_ratio"],
-            max(0, vcpus) * row["cpu_ratio"],
-            max(0, disk) * row["disk_ratio"],
-        ),
-        used=(row["memory_mib_used"], row["vcpus_used"], row["disk_gib_used"]),
-        up=row["state"] == "up",
-        enabled=bool(row["enabled"]),
+        name=host.name,
+        limit=(max(0, host.memory_limit), max(0, host.vcpus_limit), max(0, host.disk_limit)),
+        used=(host.memory_used, host.vcpus_used, host.disk_used),
+        up=host.state == "up",
+        enabled=bool(host.enabled),
+        most=filters.most_instances(host, rules),
     )
 
 
-def _guest(row: Row, kind: str, blocker: str | None) -> Guest:
+def _guest(row: Placed, kind: str, blocker: str | None) -> Guest:
     return Guest(
-        uuid=row["uuid"],
-        name=row["name"],
-        host=row["host"],
-        size=(row["memory_mib"], row["vcpus"], row["disk_gib"]),
-        live=row["vm_state"] == VmState.ACTIVE,
+        uuid=row.uuid,
+        name=row.name,
+        host=row.host,
+        size=(row.memory_mib, row.vcpus, row.disk_gib),
+        live=row.vm_state == VmState.ACTIVE,
         kind=kind,
-        group=row["group_id"],
+        group=row.group_id,
         blocker=blocker,
     )
 
@@ -138,28 +139,29 @@ class Blockers:
     """Why an instance is left where it is."""
 
     now: str
+    since: str
     cooldown: int
     worked_on: Mapping[str, str]
     unconfirmed: set[str]
     moved: Mapping[str, str]
 
-    def of(self, row: Row) -> str | None:
+    def of(self, row: Placed) -> str | None:
         """None when nothing keeps it there."""
-        if row["locked"]:
+        if row.locked:
             return "is locked"
-        if (operation := self.worked_on.get(row["uuid"])) is not None:
+        if (operation := self.worked_on.get(row.uuid)) is not None:
             return f"operation {operation} works on it"
-        if row["task_state"] is not None or row["vm_state"] not in METHODS:
-            task = TaskState(row["task_state"]) if row["task_state"] else None
-            return f"is {task or status(VmState(row['vm_state']), None)}"
-        if row["uuid"] in self.unconfirmed:
+        if row.task_state is not None or row.vm_state not in METHODS:
+            task = TaskState(row.task_state) if row.task_state else None
+            return f"is {task or status(VmState(row.vm_state), None)}"
+        if row.uuid in self.unconfirmed:
             return "its last move is not confirmed"
-        if row["numa"] is not None:
-            return f"has processors or pages of {row['host']} for itself"
-        for word, moment in (("moved", self.moved.get(row["uuid"])), ("launched", row["launched_at"])):
-            if moment is not None and (age := seconds_between(moment, self.now)) < self.cooldown:
-                ago, cooldown = as_duration(max(0, int(age))), as_duration(self.cooldown)
-                return f"was {word} {ago} ago: cooldown is {cooldown}"
+        if row.pinned:
+            return f"has processors or pages of {row.host} for itself"
+        for word, moment in (("moved", self.moved.get(row.uuid)), ("launched", row.launched_at)):
+            if moment is not None and moment > self.since:
+                ago = as_duration(max(0, int(seconds_between(moment, self.now))))
+                return f"was {word} {ago} ago: cooldown is {as_duration(self.cooldown)}"
         return None
 
 
@@ -168,50 +170,69 @@ class Kinds:
     On the way the pairs are gathered that should be together or apart."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[str | None, ...], str] = {}
+        self.known: dict[tuple[str, str, str, str | None], str] = {}
         self.apart: list[tuple[str, str]] = []
         self.together: list[tuple[str, str]] = []
-        self._placements: dict[str | None, Placement] = {None: Placement()}
+        self._read: dict[str | None, tuple[Placement, str]] = {None: (Placement(), "{}")}
+        self._alone: dict[str, Placement] = {"{}": Placement()}
 
-    def of(self, row: Row) -> str:
-        """The kind of an instance."""
-        text = row["placement"]
-        if (placement := self._placements.get(text)) is None:
-            placement = self._placements[text] = Placement.from_dict(json.loads(text))
-        self.apart += [(row["uuid"], other) for other in placement.apart_from]
-        self.together += [(row["uuid"], other) for other in placement.together_with]
-        key = (text, row["image"])
-        return self.known.setdefault(key, str(len(self.known)))
+    def of(self, row: Placed) -> str:
+        """The kind of an instance; those that are pinned stay where they are and ask nothing."""
+        wishes, alone = self._wishes(row.placement)
+        self.apart += [(row.uuid, other) for other in wishes.apart_from]
+        self.together += [(row.uuid, other) for other in wishes.together_with]
+        if row.pinned:
+            return ""
+        return self.known.setdefault((row.project, alone, row.flavor, row.image), str(len(self.known) + 1))
 
-    def refused(self, hosts: Sequence[Row]) -> dict[str, dict[str, str]]:
-        """For each kind the hosts that are not for it, and why."""
-        labels = [json.loads(row["labels"]) for row in hosts]
+    def _wishes(self, text: str | None) -> tuple[Placement, str]:
+        """The wishes, and as text those that name no other instance."""
+        if (found := self._read.get(text)) is None:
+            assert text is not None
+            wishes = Placement.from_dict(json.loads(text))
+            rest = replace(wishes, apart_from=(), together_with=())
+            found = self._read[text] = wishes, json.dumps(rest.as_dict(), sort_keys=True)
+            self._alone[found[1]] = rest
+        return found
+
+    def refused(self, hosts: Sequence[Candidate]) -> dict[str, dict[str, str]]:
+        """For each kind the hosts that placement would never choose for it, and why."""
+        aggregates = any(host.aggregates for host in hosts)
         found: dict[str, dict[str, str]] = {}
-        for (text, image), kind in self.known.items():
-            placement = self._placements[text]
-            arch = json.loads(image)["properties"].get("hw_architecture") if image else None
+        for (project, wishes, flavor, image), kind in self.known.items():
+            spec = _spec(project, self._alone[wishes], flavor, image)
+            tests = [test for test in active(spec, aggregates=aggregates) if test not in PASSING]
             reasons = (
-                (row["name"], objection(row, of, placement, arch))
-                for row, of in zip(hosts, labels, strict=True)
+                (host.name, next(filter(None, (test(host, spec) for test in tests)), None)) for host in hosts
             )
             if refused := {name: reason for name, reason in reasons if reason is not None}:
                 found[kind] = refused
         return found
 
 
-def objection(host: Row, labels: Mapping[str, str], wants: Placement, arch: str | None) -> str | None:
-    """What of the wishes for a host this one is not."""
-    if wants.zone not in (None, host["zone"]):
-        return f"is in zone {host['zone']}, not {wants.zone}"
-    if arch is not None and host["arch"] not in (None, arch):
-        return f"is {host['arch']}, the image is {arch}"
-    for key, value in wants.required.items():
-        if key not in labels or value not in (None, labels[key]):
-            return f"has no label {key}{'' if value is None else f'={value}'}"
-    for key, value in wants.forbidden.items():
-        if key in labels and value in (None, labels[key]):
-            return f"has label {key}={labels[key]}"
-    return None
+PASSING = (
+    *(filters.forced_host, filters.tried, filters.enabled, filters.up, filters.capacity, filters.io_ops),
+    *(filters.instances, filters.group, filters.apart_from, filters.together_with),
+)
+"""Filters of what changes while a plan is carried out: the plan counts that itself."""
+
+
+def _spec(project: str, wishes: Placement, flavor: str, image: str | None) -> Spec:
+    """What the instances of a kind ask of any host."""
+    size = json.loads(flavor)
+    properties = json.loads(image)["properties"] if image else {}
+    return Spec(
+        resources=Resources(vcpus=0, memory_mib=0, disk_gib=0),
+        arch=properties.get("hw_architecture", "x86_64"),
+        project=project,
+        flavor=size["name"],
+        extra_specs=size["extra_specs"],
+        properties=properties,
+        zone=wishes.zone,
+        aggregate=wishes.aggregate,
+        required=wishes.required,
+        forbidden=wishes.forbidden,
+    )
 
 
 # --- as JSON (docs/cli.md) ---

@@ -1,16 +1,12 @@
 """What rebalancing reads of the fleet: named queries that read no more than that."""
 
-from novactl.db.session import Row, Tx
+from typing import NamedTuple
 
-HOSTS = """
-    SELECT name, zone, state, enabled, arch, labels, vcpus, memory_mib, disk_gib, vcpus_used, memory_mib_used,
-        disk_gib_used, reserved_vcpus, reserved_memory_mib, reserved_disk_gib, foreign_vcpus,
-        foreign_memory_mib, foreign_disk_gib, huge_memory_mib, cpu_ratio, memory_ratio, disk_ratio
-    FROM hosts ORDER BY name
-"""
+from novactl.db.session import Tx
+
 GUESTS = """
     SELECT i.uuid, i.name, i.project, i.host, i.vm_state, i.task_state, i.locked, i.version, i.group_id,
-        i.placement, i.flavor, i.image, i.launched_at, h.memory_mib, h.vcpus, h.disk_gib, h.numa
+        i.placement, i.flavor, i.image, i.launched_at, h.memory_mib, h.vcpus, h.disk_gib, h.numa IS NOT NULL
     FROM instances i JOIN holds h ON h.instance_uuid = i.uuid AND h.host = i.host AND h.role = 'instance'
     WHERE i.deleted_at IS NULL ORDER BY i.uuid
 """
@@ -18,14 +14,32 @@ MOVES = ("migrate", "live-migrate", "resize", "evacuate")
 """Kinds of operations that bring an instance to another host."""
 
 
-def hosts(tx: Tx) -> list[Row]:
-    """Each host's sizes, claims and place, by name."""
-    return tx.all(HOSTS)
+class Placed(NamedTuple):
+    """An instance and what it has of its host; `flavor`, `image` and `placement` as JSON, `pinned`: it has
+    processors or pages for itself."""
+
+    uuid: str
+    name: str
+    project: str
+    host: str
+    vm_state: str
+    task_state: str | None
+    locked: int
+    version: int
+    group_id: str | None
+    placement: str | None
+    flavor: str
+    image: str | None
+    launched_at: str | None
+    memory_mib: int
+    vcpus: int
+    disk_gib: int
+    pinned: int
 
 
-def guests(tx: Tx) -> list[Row]:
-    """Each instance that has room on a host, with what it has of it, by uuid."""
-    return tx.all(GUESTS)
+def guests(tx: Tx) -> list[Placed]:
+    """Each instance that has room on a host, by uuid."""
+    return [Placed(*row) for row in tx.tuples(GUESTS)]
 
 
 def worked_on(tx: Tx) -> dict[str, str]:

@@ -15,14 +15,16 @@ WEIGHTS: Amounts = (1.0, 0.25, 0.25)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A host. `limit` is what may be claimed in all, `used` what is claimed. One that is `up` can be left,
-    one that is `enabled` too can be moved to and counts for the spread."""
+    """A host. `limit` is what may be claimed in all, `used` what is claimed, `most` how many guests it may
+    have (0: any number). One that is `up` can be left, one that is `enabled` too can be moved to and counts
+    for the spread."""
 
     name: str
     limit: Amounts
     used: Amounts
     up: bool = True
     enabled: bool = True
+    most: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,10 +160,15 @@ class Fleet:
 
     def fits(self, g: int, b: int) -> bool:
         """Whether the node is open and has the room."""
-        limit, used = self.nodes[b].limit, self.used[b]
-        return self.open[b] and all(
-            not want or have + want <= most
-            for want, have, most in zip(self.guests[g].size, used, limit, strict=True)
+        (m, v, d), (um, uv, ud) = self.guests[g].size, self.used[b]
+        node = self.nodes[b]
+        lm, lv, ld = node.limit
+        return (
+            self.open[b]
+            and (not m or um + m <= lm)
+            and (not v or uv + v <= lv)
+            and (not d or ud + d <= ld)
+            and (not node.most or len(self.on[b]) < node.most)
         )
 
     def why_not(self, g: int, b: int) -> str | None:

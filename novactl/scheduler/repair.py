@@ -255,6 +255,8 @@ class Repairer:
         for b in sorted(range(len(fleet.nodes)), key=lambda n: (sum(fleet.share[n]), n)):
             room = zip(whole, fleet.used[b], fleet.nodes[b].limit, strict=True)
             alone = all(fleet.why_not(g, b) is None and not self._clash(g, b) for g in members)
+            most = fleet.nodes[b].most
+            alone = alone and (not most or len(fleet.on[b]) + len(members) <= most)
             if fleet.open[b] and alone and all(not want or have + want <= most for want, have, most in room):
                 for g in members:
                     if fleet.at[g] != b:
