@@ -171,6 +171,13 @@ class Fleet:
             and (not node.most or len(self.on[b]) < node.most)
         )
 
+    def has_room(self, n: int) -> bool:
+        """Whether no more is on the node than may be."""
+        node = self.nodes[n]
+        return all(used <= limit for used, limit in zip(self.used[n], node.limit, strict=True)) and (
+            not node.most or len(self.on[n]) <= node.most
+        )
+
     def why_not(self, g: int, b: int) -> str | None:
         """Why the guest must not be on that node, as far as that guest's own wishes go."""
         return self.rules.refused.get(self.guests[g].kind, {}).get(self.nodes[b].name)
@@ -192,6 +199,10 @@ class Fleet:
         if (bundle := self.bundle.get(g)) is not None:
             return sum(self.at[h] == b for h in bundle) >= sum(self.at[h] == a for h in bundle) - 1 > -1
         return True
+
+    def home(self, g: int) -> int:
+        """Where the guest was at first."""
+        return self.number[self.guests[g].host]
 
     def movable(self, g: int) -> bool:
         return self.guests[g].blocker is None and self.nodes[self.at[g]].up

@@ -3,10 +3,11 @@
 The score is the standard deviation of the used share over the hosts that are up and enabled, memory first
 (fleet.WEIGHTS), plus the count of broken rules; less is better (docs/design/0013-rebalance.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from novactl.scheduler.fleet import RESOURCES, WEIGHTS, Amounts, Fleet, Guest, Node, Rules
+from novactl.scheduler.refine import Refiner, ordered
 from novactl.scheduler.repair import Repairer, violations
 from novactl.scheduler.spread import Spreader
 
@@ -14,6 +15,14 @@ MIN_GAIN = 0.02
 """What a move for evenness gains at least: what the score falls by, times the number of hosts."""
 
 NO_LIMIT = 1 << 60
+
+REFINED = 400
+"""Plans of more moves are left as they were found."""
+
+ROUNDS = 4
+"""How often a plan is made better and then looked at for moves that are worth it now."""
+
+Step = tuple[int, int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +80,42 @@ def plan(
         gain = round(fleet.gain(mend.guest, mend.node), 4)
         moves.append(Move(guest=guest, target=fleet.nodes[mend.node].name, reason=mend.reason, gain=gain))
     if not only_rules:
-        for g, b, gain in Spreader(fleet, min_gain, repairer.moved).steps(limit - len(moves)):
-            reason = _why(fleet, g, b)
-            target = fleet.nodes[b].name
+        for g, b, gain in _even(fleet, repairer.moved, limit - len(moves), min_gain):
+            reason, target = _why(fleet, g, b), fleet.nodes[b].name
             moves.append(Move(guest=fleet.guests[g], target=target, reason=reason, gain=round(gain, 4)))
     return Plan(moves=(*moves, *blocked), before=before, after=score(fleet))
+
+
+def _even(fleet: Fleet, moved: Set[int], most: int, min_gain: float) -> Iterator[Step]:
+    """(guest, node, gain) of each move that makes the fleet more even, which is made when the next one is
+    asked for. They are found by making them on the fleet; then all go home."""
+    spreader = Spreader(fleet, min_gain, moved)
+    stays = frozenset(spreader.stays)
+    chosen = list(spreader.steps(most))
+    if 0 < len(chosen) <= REFINED:
+        reached = fleet.spread()
+        away = {g for g, _, _ in chosen}
+        for _ in range(ROUNDS):
+            targets = Refiner(fleet, away, stays).run()
+            more = list(Spreader(fleet, min_gain, stays | set(targets)).steps(most - len(targets)))
+            away = {*targets, *(g for g, _, _ in more)}
+            if not more:
+                break
+        targets = {g: fleet.at[g] for g in sorted(away)}
+        _go_home(fleet, stays)
+        better = list(ordered(fleet, targets, min_gain))
+        if fleet.spread() < reached:
+            chosen = better
+    _go_home(fleet, stays)
+    for g, b, gain in chosen:
+        yield g, b, gain
+        fleet.move(g, b)
+
+
+def _go_home(fleet: Fleet, stays: Set[int]) -> None:
+    for g, n in enumerate(fleet.at):
+        if g not in stays and n != fleet.home(g):
+            fleet.move(g, fleet.home(g))
 
 
 def score(fleet: Fleet) -> Score:
