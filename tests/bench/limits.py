@@ -78,3 +78,6 @@ REBALANCE_COMMAND_SECONDS = 3.0
 
 NO_WORSE = 1.0001
 """Spread and moves of a rebalancing by those of hbal; its figures are printed with so many digits."""
+
+PACKING = 0.05
+"""By how much placement told to pack may be behind the best of first fit, best fit and dot product."""
