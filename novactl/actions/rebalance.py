@@ -238,19 +238,20 @@ def _spec(project: str, wishes: Placement, flavor: str, image: str | None) -> Sp
 # --- as JSON (docs/cli.md) ---
 
 
-def as_dict(made: rebalance.Plan) -> dict[str, Any]:
+def as_dict(made: rebalance.Plan, view: View) -> dict[str, Any]:
     """`{moves, before, after}`."""
     return {
-        "moves": [_move(move) for move in made.moves],
+        "moves": [_move(move, view.projects[move.guest.uuid]) for move in made.moves],
         "before": _score(made.before),
         "after": _score(made.after),
     }
 
 
-def _move(move: rebalance.Move) -> dict[str, Any]:
+def _move(move: rebalance.Move, project: str) -> dict[str, Any]:
     return {
         "instance": move.guest.name,
         "uuid": move.guest.uuid,
+        "project": project,
         "from": move.guest.host,
         "to": move.target,
         "method": "live" if move.guest.live else "cold",

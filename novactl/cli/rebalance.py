@@ -79,7 +79,7 @@ def _made(session: Any, wanted: Any, out: Path | None) -> dict[str, Any]:
 
     world = session.cloud.world
     view = actions.look(world, wanted.cooldown)
-    found = actions.as_dict(actions.plan(view, wanted))
+    found = actions.as_dict(actions.plan(view, wanted), view)
     if out is not None:
         from novactl.actions import saved_plan
 

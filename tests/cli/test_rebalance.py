@@ -20,7 +20,7 @@ from novactl.objects.states import TaskState, VmState
 from tests.support import fleet
 from tests.support.command import Command
 
-FIELDS = ["instance", "uuid", "from", "to", "method", "reason", "cost_gib", "gain", "blocker"]
+FIELDS = ["instance", "uuid", "project", "from", "to", "method", "reason", "cost_gib", "gain", "blocker"]
 SCORE = ["score", "memory_spread", "vcpus_spread", "disk_spread", "violations"]
 PLANNED = "nothing was moved: this version plans, it has no novactl migrate to carry the moves out\n"
 
@@ -90,6 +90,7 @@ def test_a_plan(uneven: Command) -> None:
     assert {**first, "gain": 0} == {
         "instance": "web1",
         "uuid": fleet.uuid(1),
+        "project": "default",
         "from": "kvm1",
         "to": "kvm2",
         "method": "live",
