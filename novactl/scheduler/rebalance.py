@@ -19,9 +19,6 @@ NO_LIMIT = 1 << 60
 REFINED = 400
 """Plans of more moves are left as they were found."""
 
-ROUNDS = 4
-"""How often a plan is made better and then looked at for moves that are worth it now."""
-
 Step = tuple[int, int, float]
 
 
@@ -94,14 +91,14 @@ def _even(fleet: Fleet, moved: Set[int], most: int, min_gain: float) -> Iterator
     chosen = list(spreader.steps(most))
     if 0 < len(chosen) <= REFINED:
         reached = fleet.spread()
-        away = {g for g, _, _ in chosen}
-        for _ in range(ROUNDS):
-            targets = Refiner(fleet, away, stays).run()
-            more = list(Spreader(fleet, min_gain, stays | set(targets)).steps(most - len(targets)))
-            away = {*targets, *(g for g, _, _ in more)}
-            if not more:
-                break
-        targets = {g: fleet.at[g] for g in sorted(away)}
+        refiner = Refiner(fleet, (g for g, _, _ in chosen), stays)
+        more = chosen
+        while more and refiner.trials > 0:
+            refiner.run()
+            spreader = Spreader(fleet, min_gain, stays | refiner.away)
+            more = list(spreader.steps(most - len(refiner.away)))
+            refiner.away.update(g for g, _, _ in more)
+        targets = {g: fleet.at[g] for g in sorted(refiner.away)}
         _go_home(fleet, stays)
         better = list(ordered(fleet, targets, min_gain))
         if fleet.spread() < reached:
