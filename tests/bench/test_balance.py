@@ -21,8 +21,8 @@ SEED = 5
 @pytest.mark.parametrize(("count", "guests"), [(20, 200), (50, 500)])
 def test_beside_hbal(results: Results, tmp_path: Path, count: int, guests: int) -> None:
     """With hbal's own objective and ours; and both for memory alone, ours with no more moves than hbal took.
-    Then, for the record, with hbal told to go on for any gain (-g). The larger cluster takes it minutes:
-    the quick variant has a smaller one in its place."""
+    Then, for the record, with hbal told to go on for any gain (-g), which takes the larger cluster minutes
+    more; the quick variant has a smaller one in its place."""
     if count > 20 and not results.full:
         count, guests = 12, 120
     of = cluster(count, guests, SEED)
@@ -32,8 +32,9 @@ def test_beside_hbal(results: Results, tmp_path: Path, count: int, guests: int) 
     ratios = _beside(results, f"{name}, each its own objective", ours(of), hbal(of, tmp_path))
     theirs = hbal(of, tmp_path, memory_alone=True)
     ratios += _beside(results, f"{name}, memory alone", _no_more(of, theirs), theirs)
-    theirs = hbal(of, tmp_path, "-g", "0.000001", memory_alone=True)
-    _beside(results, f"{name}, memory alone, to the end", _no_more(of, theirs), theirs)
+    if count <= 20:
+        theirs = hbal(of, tmp_path, "-g", "0.000001", memory_alone=True)
+        _beside(results, f"{name}, memory alone, to the end", _no_more(of, theirs), theirs)
     for ratio in ratios:
         assert ratio <= limits.NO_WORSE
 
