@@ -43,9 +43,8 @@ class Balanced:
     vcpus: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.moves:5} moves  memory {self.memory:.4f}  vcpus {self.vcpus:.4f}  {self.seconds:8.2f} s"
-        )
+        shares = f"memory {self.memory:.4f}, vcpus {self.vcpus:.4f}"
+        return f"{self.moves} moves, {shares}, {self.seconds:.2f} s"
 
 
 def cluster(hosts: int, instances: int, seed: int, host_gib: int = HOST_GIB) -> Cluster:

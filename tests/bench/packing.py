@@ -78,6 +78,9 @@ class Packed:
     refused: int
     served: float
 
+    def __str__(self) -> str:
+        return f"{self.used:.2f} hosts in use, {self.served:.1%} of the cores served"
+
 
 def replay(
     of: Sequence[Request], on: list[Candidate], choose: Choose, multipliers: dict[str, float]

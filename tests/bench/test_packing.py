@@ -34,10 +34,9 @@ def replayed(results: Results, count: int, on: int, seed: int) -> dict[str, Pack
     found = {name: replay(asked, hosts(on), choose, PACK) for name, choose in CHOICES.items()}
     print(f"\n{count} requests on {on} hosts, seed {seed}")
     for name, packed in found.items():
-        print(f"  {name:12} {packed.used:7.2f} hosts in use, {packed.served:.1%} of the cores served")
-    results.notes[f"packing on {on} hosts, seed {seed}"] = {
-        name: vars(packed) for name, packed in found.items()
-    }
+        print(f"  {name:12} {packed}")
+    shown = {name: str(packed) for name, packed in found.items()}
+    results.notes[f"packing {count} requests on {on} hosts, seed {seed}"] = shown
     return found
 
 
