@@ -11,8 +11,11 @@ from novactl.db.balance import Placed
 from novactl.db.session import Tx
 from novactl.objects.candidate import Candidate
 from novactl.objects.duration import UNITS, as_duration
+from novactl.objects.extra_specs import cpu_request, firmware
+from novactl.objects.flavor import Flavor
 from novactl.objects.group import GroupPolicy
 from novactl.objects.host import Resources
+from novactl.objects.image import Image
 from novactl.objects.moments import before, seconds_between
 from novactl.objects.placement import Placement
 from novactl.objects.states import TaskState, VmState, status
@@ -217,21 +220,24 @@ PASSING = (
 """Filters of what changes while a plan is carried out: the plan counts that itself."""
 
 
-def _spec(project: str, wishes: Placement, flavor: str, image: str | None) -> Spec:
-    """What the instances of a kind ask of any host."""
-    size = json.loads(flavor)
-    properties = json.loads(image)["properties"] if image else {}
+def _spec(project: str, wishes: Placement, flavor_text: str, image_text: str | None) -> Spec:
+    """What the instances of a kind ask of any host. Cells of a host are asked for by pinned ones alone."""
+    flavor = Flavor(**json.loads(flavor_text))
+    image = Image.from_dict(json.loads(image_text)) if image_text else None
+    properties = image.properties if image else {}
     return Spec(
         resources=Resources(vcpus=0, memory_mib=0, disk_gib=0),
         arch=properties.get("hw_architecture", "x86_64"),
         project=project,
-        flavor=size["name"],
-        extra_specs=size["extra_specs"],
+        flavor=flavor.name,
+        extra_specs=flavor.extra_specs,
         properties=properties,
         zone=wishes.zone,
         aggregate=wishes.aggregate,
         required=wishes.required,
         forbidden=wishes.forbidden,
+        firmware=firmware(image),
+        cpu=cpu_request(flavor, image),
     )
 
 

@@ -293,6 +293,17 @@ def test_groups_pairs_labels_and_aggregates(novactl: Command, db: SqliteDatabase
     assert (to["web5"], to["web6"], to["web4"]) == ("kvm2", "kvm3", "kvm1")
 
 
+def test_the_processor(novactl: Command, db: SqliteDatabase) -> None:
+    """An instance never goes where its processor model is not."""
+    fleet.furnish(db, hosts_=3)
+    with db.writing() as tx:
+        for name, models in (("kvm1", "Nehalem"), ("kvm2", "qemu64"), ("kvm3", "Nehalem")):
+            hosts.update(tx, name, facts={"cpu_models": models, "cpu_features": "aes"})
+    for n in range(1, 5):
+        put(db, n, flavor=replace(fleet.flavor(), extra_specs={"hw:cpu_model": "Nehalem"}))
+    assert {move[2] for move in planned(novactl)} == {"kvm3"}
+
+
 # --- plans that are kept ---
 
 
