@@ -41,6 +41,7 @@ MODULES = {
     "projects": ("project", "quota"),
     "groups": ("group",),
     "inventory": ("inventory",),
+    "rebalance": ("rebalance",),
     "operations": ("op", "event"),
     "playbook": ("playbook",),
     "audit": ("audit",),

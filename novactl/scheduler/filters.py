@@ -10,7 +10,7 @@ from novactl.objects.candidate import Candidate
 from novactl.objects.group import GroupPolicy
 from novactl.scheduler.compare import matches
 from novactl.scheduler.hardware import cpu, firmware, numa
-from novactl.scheduler.spec import Spec
+from novactl.scheduler.spec import Rules, Spec
 
 Filter = Callable[[Candidate, Spec], str | None]
 
@@ -198,16 +198,21 @@ def io_ops(host: Candidate, spec: Spec) -> str | None:
 
 
 def instances(host: Candidate, spec: Spec) -> str | None:
-    """Not too many instances (Nova's NumInstancesFilter); an aggregate may have its own
+    """Not too many instances (Nova's NumInstancesFilter)."""
+    most = most_instances(host, spec.rules)
+    return f"has {host.instances} instances, {most} allowed" if most and host.instances >= most else None
+
+
+def most_instances(host: Candidate, rules: Rules) -> int:
+    """How many instances it may have, 0 for any number; an aggregate may have its own
     max_instances_per_host, the least counts."""
-    most = spec.rules.max_instances_per_host
+    most = rules.max_instances_per_host
     own = [
         int(metadata["max_instances_per_host"])
         for metadata in host.aggregates.values()
         if metadata.get("max_instances_per_host", "").isdecimal()
     ]
-    most = min([*own, *([most] if most else [])], default=0)
-    return f"has {host.instances} instances, {most} allowed" if most and host.instances >= most else None
+    return min([*own, *([most] if most else [])], default=0)
 
 
 def _scoped(spec: Spec, scope: str) -> Iterator[tuple[str, str]]:

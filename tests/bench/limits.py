@@ -69,3 +69,15 @@ CLAIMERS = 8
 
 CLAIMS_PER_SECOND = 1000
 """Full claims of CLAIMERS processes in all."""
+
+REBALANCE_SECONDS = 2.0
+"""The plan of a rebalancing of FLEET_HOSTS and FLEET_INSTANCES, as a function."""
+
+REBALANCE_COMMAND_SECONDS = 3.0
+"""`novactl rebalance` of the same fleet, from SQLite, printing some two thousand moves."""
+
+NO_WORSE = 1.0001
+"""Spread and moves of a rebalancing by those of hbal; its figures are printed with so many digits."""
+
+PACKING = 0.05
+"""By how much placement told to pack may be behind the best of first fit, best fit and dot product."""

@@ -1,0 +1,283 @@
+"""Which rules a fleet breaks, and the moves that mend them. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from novactl.scheduler.fleet import RESOURCES, Fleet
+
+UNITS = {"memory": "MiB of memory", "vcpus": "vcpus", "disk": "GiB of disk"}
+
+
+class Kind(StrEnum):
+    """What is broken, in the order in which it is mended."""
+
+    WISHES = "wishes"
+    CAPACITY = "capacity"
+    GROUP = "group"
+    APART = "apart"
+    TOGETHER = "together"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken rule: `weight` is what it counts in the score: 1 for each guest too many, for a host over its
+    capacity 1 and the excess as a share of the largest host's. Moving one of `guests` off `node` makes it
+    less."""
+
+    kind: Kind
+    text: str
+    guests: tuple[int, ...]
+    node: int
+    weight: float = 1
+    resource: int = 0
+
+
+def violations(fleet: Fleet) -> Iterator[Violation]:
+    """Every rule that is broken now."""
+    for g, n in enumerate(fleet.at):
+        if (reason := fleet.why_not(g, n)) is not None:
+            name = fleet.guests[g].name
+            yield Violation(Kind.WISHES, f"{name} is on {fleet.nodes[n].name}: {reason}", (g,), n)
+    for n in range(len(fleet.nodes)):
+        yield from over_capacity(fleet, n)
+    for name in sorted(fleet.members):
+        yield from crowds(fleet, name)
+    for g in sorted(fleet.apart):
+        for h in sorted(fleet.apart[g]):
+            if g < h and fleet.at[g] == fleet.at[h]:
+                yield _too_near(fleet, g, h)
+    for members in {min(bundle): bundle for bundle in fleet.bundle.values()}.values():
+        yield from scattered(fleet, members)
+
+
+def over_capacity(fleet: Fleet, n: int) -> Iterator[Violation]:
+    """Resources of which more is claimed there than may be."""
+    node = fleet.nodes[n]
+    for r, resource in enumerate(RESOURCES):
+        have, most = fleet.used[n][r], node.limit[r]
+        if have > most:
+            text = f"{node.name}: {have:g} {UNITS[resource]} are claimed, {max(0, most):g} may be"
+            there = tuple(g for g in sorted(fleet.on[n]) if fleet.guests[g].size[r])
+            weight = 1 + (have - max(0, most)) / fleet.largest[r]
+            yield Violation(Kind.CAPACITY, text, there, n, weight, r)
+
+
+def crowds(fleet: Fleet, name: str) -> Iterator[Violation]:
+    """Hosts with too many members of an anti-affinity group."""
+    party = fleet.rules.groups[name]
+    if party.together or not party.hard:
+        return
+    for n, count in sorted(fleet.members[name].items()):
+        if count > party.max_per_host:
+            there = tuple(g for g in fleet.in_group[name] if fleet.at[g] == n)
+            text = f"{fleet.nodes[n].name} has {count} of group {party.name}, {party.max_per_host} may be"
+            yield Violation(Kind.GROUP, text, there, n, count - party.max_per_host)
+
+
+def scattered(fleet: Fleet, members: set[int]) -> Iterator[Violation]:
+    """Those of a bundle that are not where most of it is."""
+    main = home(fleet, members)
+    for n in sorted({fleet.at[g] for g in members} - {main}):
+        away = tuple(sorted(g for g in members if fleet.at[g] == n))
+        names = ", ".join(fleet.guests[g].name for g in away)
+        other = next(fleet.guests[g].name for g in sorted(members) if fleet.at[g] == main)
+        text = f"{names} should be with {other} on {fleet.nodes[main].name}, not on {fleet.nodes[n].name}"
+        yield Violation(Kind.TOGETHER, text, away, n, len(away))
+
+
+def home(fleet: Fleet, members: set[int]) -> int:
+    """The node where most of a bundle is; of several one that is open, and the first."""
+    nodes = [fleet.at[g] for g in members]
+    return max(set(nodes), key=lambda n: (nodes.count(n), fleet.open[n], -n))
+
+
+def _too_near(fleet: Fleet, g: int, h: int) -> Violation:
+    one, other = fleet.guests[g].name, fleet.guests[h].name
+    text = f"{one} and {other} should be apart and are both on {fleet.nodes[fleet.at[g]].name}"
+    return Violation(Kind.APART, text, (g, h), fleet.at[g])
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """A move for a rule; `blocker` when it would be needed and cannot be."""
+
+    guest: int
+    node: int | None
+    reason: str
+    blocker: str | None = None
+
+
+class Repairer:
+    """Mends what is broken, each guest moved at most once and at most `most` moves."""
+
+    def __init__(self, fleet: Fleet, most: int) -> None:
+        self.fleet, self.left = fleet, most
+        self.moved: set[int] = set()
+
+    def steps(self) -> Iterator[Mend]:
+        """Each move, which is made when the next one is asked for, and then what cannot be mended."""
+        found = list(violations(self.fleet))
+        for broken in found:
+            yield from self._mend(broken)
+        blocked: set[int] = set()
+        for broken in violations(self.fleet):
+            if (mend := self._blocked(broken)) is not None and mend.guest not in blocked:
+                blocked.add(mend.guest)
+                yield mend
+
+    # --- one rule ---
+
+    def _mend(self, broken: Violation) -> Iterator[Mend]:
+        while self.left > 0 and (now := self._now(broken)) is not None:
+            before = self.left
+            yield from self._one(now)
+            if self.left == before:
+                return
+
+    def _now(self, broken: Violation) -> Violation | None:
+        """The same rule as it is now; None once it holds."""
+        fleet, n = self.fleet, broken.node
+        match broken.kind:
+            case Kind.WISHES:
+                (g,) = broken.guests
+                return broken if fleet.at[g] == n else None
+            case Kind.CAPACITY:
+                return next((v for v in over_capacity(fleet, n) if v.resource == broken.resource), None)
+            case Kind.GROUP:
+                name = fleet.guests[broken.guests[0]].group
+                assert name is not None
+                return next((v for v in crowds(fleet, name) if v.node == n), None)
+            case Kind.APART:
+                g, h = broken.guests
+                return broken if fleet.at[g] == fleet.at[h] else None
+            case Kind.TOGETHER:
+                members = fleet.bundle[broken.guests[0]]
+                return next((v for v in scattered(fleet, members) if v.node == n), None)
+
+    def _one(self, broken: Violation) -> Iterator[Mend]:
+        """Moves that make it less, if there are any."""
+        if broken.kind is Kind.WISHES and broken.guests[0] in self.fleet.bundle:
+            yield from self._together(broken)
+            return
+        candidates = [g for g in self._order(broken) if self._free(g)]
+        for g in candidates:
+            if (b := self._target(g, broken)) is not None:
+                yield from self._move(g, b, broken.text)
+                return
+        for g in candidates:
+            if (found := self._room(g, broken)) is not None:
+                victim, to, b = found
+                reason = f"makes room on {self.fleet.nodes[b].name} for {self.fleet.guests[g].name}"
+                yield from self._move(victim, to, reason)
+                yield from self._move(g, b, broken.text)
+                return
+
+    def _move(self, g: int, b: int, reason: str) -> Iterator[Mend]:
+        yield Mend(g, b, reason)
+        self.fleet.move(g, b)
+        self.moved.add(g)
+        self.left -= 1
+
+    def _free(self, g: int) -> bool:
+        return self.fleet.movable(g) and g not in self.moved
+
+    def _order(self, broken: Violation) -> list[int]:
+        """The guests of it, those first whose move costs least; off a full host those first that suffice."""
+        fleet, r = self.fleet, broken.resource
+
+        def rank(g: int) -> tuple[float, ...]:
+            guest = fleet.guests[g]
+            if broken.kind is not Kind.CAPACITY:
+                return (guest.cost_gib, g)
+            excess = fleet.used[broken.node][r] - fleet.nodes[broken.node].limit[r]
+            enough = guest.size[r] >= excess
+            return (not enough, guest.cost_gib if enough else -guest.size[r], g)
+
+        return sorted(broken.guests, key=rank)
+
+    # --- where to ---
+
+    def _may(self, g: int, b: int, broken: Violation) -> bool:
+        """Whether the rules let it go there, whatever room there is."""
+        fleet = self.fleet
+        if broken.kind is Kind.TOGETHER and b != home(fleet, fleet.bundle[g]):
+            return False
+        return b != fleet.at[g] and fleet.open[b] and fleet.suits(g, b)
+
+    def _target(self, g: int, broken: Violation) -> int | None:
+        """The node that has the room and leaves the fleet most even."""
+        fleet = self.fleet
+        nodes = [n for n in range(len(fleet.nodes)) if fleet.fits(g, n) and self._may(g, n, broken)]
+        best = max(nodes, key=lambda n: (fleet.gain(g, n), -n), default=None)
+        if best is not None and broken.kind is Kind.CAPACITY:
+            size, r = fleet.guests[g].size[broken.resource], broken.resource
+            relief = min(size, (broken.weight - 1) * fleet.largest[r]) / fleet.largest[r]
+            enough = relief >= broken.weight - 1
+            if not enough and fleet.gain(g, best) / fleet.counted + relief < 0:
+                return None
+        return best
+
+    def _room(self, g: int, broken: Violation) -> tuple[int, int, int] | None:
+        """(a guest that makes room, where it goes, the node that then takes `g`), at the least cost."""
+        if self.left < 2:
+            return None
+        fleet, size = self.fleet, self.fleet.guests[g].size
+        found: list[tuple[float, int, int, int]] = []
+        for b in range(len(fleet.nodes)):
+            if not self._may(g, b, broken):
+                continue
+            used, limit = fleet.used[b], fleet.nodes[b].limit
+            for victim in sorted(fleet.on[b]):
+                gone = fleet.guests[victim].size
+                after = zip(size, used, gone, limit, strict=True)
+                if not self._free(victim) or victim in fleet.bundle:
+                    continue
+                if all(not want or have - less + want <= most for want, have, less, most in after):
+                    found.append((fleet.guests[victim].cost_gib, victim, b, g))
+        for _, victim, b, _ in sorted(found):
+            nodes = [
+                n
+                for n in range(len(fleet.nodes))
+                if n not in (b, fleet.at[g]) and fleet.fits(victim, n) and fleet.suits(victim, n)
+            ]
+            if nodes:
+                return victim, max(nodes, key=lambda n: (fleet.gain(victim, n), -n)), b
+        return None
+
+    def _together(self, broken: Violation) -> Iterator[Mend]:
+        """A bundle moves as a whole, to a host that takes all of it."""
+        fleet = self.fleet
+        members = sorted(fleet.bundle[broken.guests[0]])
+        if len(members) > self.left or not all(self._free(g) for g in members):
+            return
+        whole = tuple(sum(fleet.guests[g].size[r] for g in members) for r in range(3))
+        for b in sorted(range(len(fleet.nodes)), key=lambda n: (sum(fleet.share[n]), n)):
+            room = zip(whole, fleet.used[b], fleet.nodes[b].limit, strict=True)
+            alone = all(fleet.why_not(g, b) is None and not self._clash(g, b) for g in members)
+            most = fleet.nodes[b].most
+            alone = alone and (not most or len(fleet.on[b]) + len(members) <= most)
+            if fleet.open[b] and alone and all(not want or have + want <= most for want, have, most in room):
+                for g in members:
+                    if fleet.at[g] != b:
+                        yield from self._move(g, b, broken.text)
+                return
+
+    def _clash(self, g: int, b: int) -> bool:
+        return any(self.fleet.at[h] == b for h in self.fleet.apart.get(g, ()))
+
+    # --- what remains ---
+
+    def _blocked(self, broken: Violation) -> Mend | None:
+        """The guest that would have to move, and why it does not; None when only --max-moves is why."""
+        fleet = self.fleet
+        free = [g for g in self._order(broken) if self._free(g)]
+        if free and self.left <= 0:
+            return None
+        if free:
+            return Mend(free[0], None, broken.text, "no host that may take it has room")
+        order = self._order(broken)
+        stuck = [g for g in order if fleet.blocker(g) is not None]
+        if not stuck:
+            return None
+        return Mend(stuck[0], None, broken.text, fleet.blocker(stuck[0]))
