@@ -253,6 +253,7 @@ SCENARIOS: dict[str, Scenario] = {
     "boot-with-everything": Scenario(lambda: boot(image="direct", flavor="disks")),
     "boot-later": Scenario(lambda: boot(count=17)),  # one of many: its steps are written when it starts
     "boot-later-next-host": Scenario(lambda: boot(count=17), faults=(Fault("start", "fails"),)),
+    "boot-in-a-group": Scenario(lambda: boot(group="apart"), faults=(Fault("start", "fails"),)),
     "boot-large": Scenario(lambda: boot(image="large")),
     "boot-next-host": Scenario(boot, faults=(Fault("start", "fails"),)),
     "boot-no-host": Scenario(

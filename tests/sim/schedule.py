@@ -65,6 +65,7 @@ class Schedule:
         self.fleet = SimFleet(
             directory, seed=seed, place=place, cpu_ratio=1.0, vcpus=vcpus, reserved_memory_mib=0
         )
+        self.fleet.limit()
         self.operators = "abcdefgh"[: self.chance.randint(3, 8)]
         self.left = TURNS
         self.history: list[str] = [f"{len(self.operators)} operators, {vcpus} vcpus"]
@@ -137,7 +138,8 @@ class Schedule:
 
     def action(self, verb: Any, name: str) -> Any:
         if verb is boot:
-            return boot(name, image=self.chance.choice(["tiny", "tiny", "large"]))
+            group = self.chance.choice([None, None, "apart"])
+            return boot(name, image=self.chance.choice(["tiny", "tiny", "large"]), group=group)
         return verb(name)
 
     def some_action(self) -> Any:

@@ -33,6 +33,7 @@ class Stage:
         self.count = 0
         (directory / "first").mkdir(parents=True)
         self.first = SimFleet(directory / "first", place=place)
+        self.first.limit()
         for action in scenario.before:
             assert self.first.run(action()).code == 0
         scenario.prepare(self.first)

@@ -20,7 +20,7 @@ from novactl.actions.power import Start, Stop
 from novactl.actions.steps import REGISTRY
 from novactl.actions.steps.images import QUICK
 from novactl.actions.world import World
-from novactl.db import catalogue, hosts, instances
+from novactl.db import catalogue, groups, hosts, instances, projects
 from novactl.db.journal import DbJournal, Owner
 from novactl.db.operations import listed
 from novactl.db.secrets import Secrets
@@ -36,9 +36,11 @@ from novactl.errors import (
     Refused,
     UsageError,
 )
+from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.host import Resources
 from novactl.objects.image import MIB, Image
 from novactl.objects.names import HOST_PATH, check_pattern, instance_dir
+from novactl.objects.project import Project
 from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
@@ -936,6 +938,9 @@ def images() -> list[Image]:
     return [tiny, records.image("direct", sha256=sha256, **sizes, **kernels, **initrds), large]
 
 
+APART = "aaaaaaaa-0000-4000-8000-00000000000a"
+
+
 class SimFleet:
     """Hosts, one database, and the processes that work on them. A process is gone when its life is not
     `living`; one that is `asleep` lives and does nothing: only its lease tells. `turns`: whose threads and
@@ -958,6 +963,13 @@ class SimFleet:
         self.hosts = {f"kvm{n}": SimHost(f"kvm{n}", scratch.FLEET) for n in range(1, hosts_ + 1)}
         self.db = self.place.fresh(directory)
         self._furnish(values)
+
+    def limit(self) -> None:
+        """The project counts what it uses, and has a group whose members are on hosts of their own."""
+        group = ServerGroup(id=APART, name="apart", project="default", policy=GroupPolicy.ANTI_AFFINITY)
+        with self.db.writing() as tx:
+            groups.create(tx, group)
+            projects.create(tx, Project(name="default", limits={"instances": 1000, "cores": 2000}))
 
     def _nobody(self) -> None:
         """No process of ours is there."""
@@ -1159,9 +1171,15 @@ CLAIMS = """
         OR memory_mib_used <> (SELECT COALESCE(SUM(memory_mib), 0) FROM holds WHERE host = h.name)
         OR disk_gib_used <> (SELECT COALESCE(SUM(disk_gib), 0) FROM holds WHERE host = h.name)
     UNION ALL SELECT name, 'is overcommitted' FROM hosts WHERE
-        vcpus_used > (vcpus - reserved_vcpus - foreign_vcpus) * cpu_ratio
-        OR memory_mib_used > (memory_mib - reserved_memory_mib - foreign_memory_mib) * memory_ratio
+        vcpus_used > (vcpus - reserved_vcpus - foreign_vcpus - dedicated_vcpus) * cpu_ratio
+        OR memory_mib_used
+            > (memory_mib - reserved_memory_mib - foreign_memory_mib - huge_memory_mib) * memory_ratio
         OR disk_gib_used > (disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio
+    UNION ALL SELECT name, 'counts other instances than it has' FROM projects p WHERE instances_used
+        <> (SELECT COUNT(*) FROM instances WHERE project = p.name AND deleted_at IS NULL)
+    UNION ALL SELECT MIN(g.name), 'has more than it may on one host' FROM server_groups g
+        JOIN instances i ON i.group_id = g.id AND i.deleted_at IS NULL AND i.host IS NOT NULL
+        WHERE g.policy = 'anti-affinity' GROUP BY g.id, i.host HAVING COUNT(*) > MIN(g.max_per_host)
     UNION ALL SELECT name, 'is deleted and keeps its name' FROM instances
         WHERE deleted_at IS NOT NULL AND live_name IS NOT NULL
     UNION ALL SELECT MIN(target), 'has several operations at once' FROM operations
