@@ -127,9 +127,8 @@ def _say_why(session: Any, decisions: list[Any]) -> None:
     """To people, on stderr; scripts find it in the document."""
     for decision in decisions:
         if decision is not None and session.output == "table":
-            for row in placement.rows(decision):
-                words = row["why"] or row["weights"]
-                session.tell(f"{row['host']}: {row['result']} {row['weight']} {words}".rstrip())
+            for sentence in placement.sentences(decision):
+                session.tell(sentence.rstrip())
 
 
 def _networks(session: Any, given: list[str]) -> tuple[Any, ...]:

@@ -32,8 +32,6 @@ Forbid = Annotated[
     typer.Option("--forbid", metavar="LABEL[=V]", help="A host without this label; repeatable."),
 ]
 
-HOST_COLUMNS = ("host", "result", "weight", "weights", "why")
-
 
 def wishes(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options above, by the names that boot and schedule have them under (ctx.params), as fields of
@@ -106,7 +104,7 @@ def show(session: Any, decision: dict[str, Any], *, explain: bool, count: int = 
         render.show(session, decision, ("chosen", "alternates", "fixes"))
         return
     if explain:
-        render.listing(session, rows(decision), HOST_COLUMNS)
+        render.listing(session, matrix(decision), list(matrix(decision)[0]) if decision["hosts"] else ())
     elif count > 1:
         items = [{"host": host, "instances": n} for host, n in decision["placed"].items()]
         render.listing(session, items, ("host", "instances"))
@@ -114,22 +112,41 @@ def show(session: Any, decision: dict[str, Any], *, explain: bool, count: int = 
         render.show(session, {key: decision[key] for key in ("chosen", "alternates")})
 
 
-def rows(decision: dict[str, Any]) -> list[dict[str, Any]]:
-    """A line for each host, the best first, then those that were rejected, fewest reasons first."""
-    order = sorted(
-        decision["hosts"],
-        key=lambda row: (not row["passed"], -(row["weight"] or 0), len(row["rejections"]), row["host"]),
-    )
+def matrix(decision: dict[str, Any]) -> list[dict[str, Any]]:
+    """A line for each host with the word of each filter, the best first, then those that were rejected,
+    fewest reasons first."""
     return [
         {
             "host": row["host"],
             "result": _result(row, decision["chosen"]),
             "weight": "" if row["weight"] is None else f"{row['weight']:.3f}",
-            "weights": " ".join(f"{name} {value:+.3f}" for name, value in row["weights"].items() if value),
-            "why": "; ".join(f"{one['filter']}: {one['reason']}" for one in row["rejections"]),
+            "weights": _weights(row),
+            "free": "{vcpus} vcpus, {memory_mib} MiB, {disk_gib} GiB".format(**row["free"]),
+            **dict.fromkeys(row["asked"], "ok"),
+            **{one["filter"]: one["reason"] for one in row["rejections"]},
         }
-        for row in order
+        for row in _ordered(decision)
     ]
+
+
+def sentences(decision: dict[str, Any]) -> list[str]:
+    """The same, a line of text for each host."""
+    return [
+        f"{row['host']}: {_result(row, decision['chosen'])} "
+        + ("; ".join(f"{one['filter']}: {one['reason']}" for one in row["rejections"]) or _weights(row))
+        for row in _ordered(decision)
+    ]
+
+
+def _ordered(decision: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(
+        decision["hosts"],
+        key=lambda row: (not row["passed"], -(row["weight"] or 0), len(row["rejections"]), row["host"]),
+    )
+
+
+def _weights(row: dict[str, Any]) -> str:
+    return " ".join(f"{name} {value:+.3f}" for name, value in row["weights"].items() if value)
 
 
 def _result(row: dict[str, Any], chosen: str | None) -> str:

@@ -134,6 +134,14 @@ class Candidate:
             self._facts = json.loads(self._facts_text)
         return self._facts
 
+    def free(self) -> dict[str, int]:
+        """What may still be claimed; below 0 it is overcommitted."""
+        return {
+            "vcpus": int(self.vcpus_limit - self.vcpus_used),
+            "memory_mib": int(self.memory_limit - self.memory_used),
+            "disk_gib": int(self.disk_limit - self.disk_used),
+        }
+
     def take(self, vcpus: int, memory_mib: int, disk_gib: int) -> None:
         """Count a claim that is made in memory."""
         self.vcpus_used += vcpus

@@ -82,9 +82,10 @@ def _passes(host: Candidate, spec: Spec, filters: tuple[Filter, ...]) -> bool:
 
 
 def explain(hosts: Sequence[Candidate], spec: Spec, *, aggregates: bool = False) -> list[dict[str, Any]]:
-    """Every host with its rejections, and the weights of those that pass: `{host, passed, rejections,
-    weights, weight}` (docs/cli.md), in the order given."""
+    """Every host with its rejections, what is free of it, and the weights if it passes: `{host, passed,
+    rejections, asked, free, weights, weight}` (docs/cli.md), in the order given. `asked`: the filters."""
     filters = active(spec, aggregates=aggregates)
+    names = [test.__name__ for test in filters]
     found = [(host, rejections(host, spec, filters)) for host in hosts]
     scale = Scale([host for host, reasons in found if not reasons], spec)
     return [
@@ -92,6 +93,8 @@ def explain(hosts: Sequence[Candidate], spec: Spec, *, aggregates: bool = False)
             "host": host.name,
             "passed": not reasons,
             "rejections": reasons,
+            "asked": names,
+            "free": host.free(),
             "weights": {} if reasons else scale.weights(host),
             "weight": None if reasons else round(scale.weight(host), 6),
         }
