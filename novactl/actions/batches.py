@@ -90,8 +90,11 @@ def skip(operator: Operating, parent: Operation, op: Operation, why: str) -> Non
         operator.journal.turn(op, OpState.UNDONE, why)
 
 
-def ordered(operator: Operating, parent: Operation, children: Sequence[str]) -> list[Operation]:
-    """These children without their steps, those of earlier batches first."""
+def waves(operator: Operating, parent: Operation, children: Sequence[str]) -> list[list[Operation]]:
+    """These children without their steps, by batches, earlier ones first; all at once without batches."""
     found = operator.world.db.read(lambda tx: [operations.one(tx, child)[0] for child in children])
     place = {target: n for n, batch in enumerate(parent.request.get("batches", ())) for target in batch}
-    return sorted(found, key=lambda op: place.get(op.request.get("target"), 0))
+    by_batch: dict[int, list[Operation]] = {}
+    for op in found:
+        by_batch.setdefault(place.get(op.request.get("target"), 0), []).append(op)
+    return [by_batch[n] for n in sorted(by_batch)]

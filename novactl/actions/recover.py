@@ -227,8 +227,13 @@ def _check_host(operator: Operating, op: Operation, host: str, greeting: Greetin
 def _take_over_children(
     operator: Operating, parent: Operation, children: Sequence[str], *, back: bool
 ) -> Operation:
+    """Those of a batch together, as they would have been carried out."""
     failures: list[NovactlError] = []
-    for child in batches.ordered(operator, parent, children):
+    waves = batches.waves(operator, parent, children)
+    family = [child for wave in waves for child in wave]
+
+    def one(index: int) -> None:
+        child = family[index]
         try:
             operator.world.interrupt.check()
             waits = not back and child.state is OpState.PLANNED
@@ -238,6 +243,11 @@ def _take_over_children(
                 take_over(operator, child.id, back=back)
         except NovactlError as error:
             failures.append(error)
+
+    first = 0
+    for wave in waves:
+        operator.in_threads(one, range(first, first + len(wave)))
+        first += len(wave)
     operator.end(parent)
     if failures:
         raise failures[0]
