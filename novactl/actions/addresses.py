@@ -48,11 +48,15 @@ def _address(tx: Tx, network: Network, wanted: str | None) -> str:
 
 
 def _free(tx: Tx, network: Network, given: set[str]) -> Iterator[str]:
-    """Addresses that nobody has, lowest first. Those that only a host or a name server had are found by the
-    second look, from the beginning."""
+    """Addresses that nobody has, lowest first. Mostly the one at the mark is free; after the first that is
+    not, all that are given are read. Those that only a host or a name server had are found by the second
+    look, from the beginning."""
+    taken: set[str] | None = None
     for since in dict.fromkeys((addresses.lowest(tx, network.id), 0)):
         for ip in free_addresses(network, given, _elsewhere(tx), None, since=since):
-            if not addresses.is_taken(tx, network.id, ip):
+            if taken is None and addresses.is_taken(tx, network.id, ip):
+                taken = set(instances.taken_addresses(tx, network.id))
+            if taken is None or ip not in taken:
                 addresses.mark(tx, network.id, int(IPv4Address(ip)) + 1)
                 yield ip
 

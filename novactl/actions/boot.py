@@ -9,7 +9,7 @@ from novactl.actions.steps.domains import DefineDomain, StartDomain
 from novactl.actions.steps.files import CheckHost, MakeDirectory
 from novactl.actions.steps.records import ClaimHost, MarkActive, RecordInstance
 from novactl.actions.world import World
-from novactl.db import catalogue, hosts, instances, projects
+from novactl.db import catalogue, groups, hosts, instances, projects
 from novactl.db import placement as fleet
 from novactl.db.session import Tx
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
@@ -92,23 +92,18 @@ class Boot:
             raise Refused(
                 f"instance {self.name} exists already", hint=f"novactl show {found.uuid}; or --if-not-exists"
             )
-        for key, value in found_before.items():
-            tx.memo.setdefault(key, value)
+        _recall(tx, request, found_before)
         instance, networks = self._instance(world, tx)
         projects.check_room(tx, instance.project, "metadata_items", 0, len(instance.metadata))
         projects.take(tx, instance.project, **_use(instance))
-        try:
-            claimed = placement.claim(
-                tx,
-                instance,
-                host=request.host,
-                like=id(request),
-                many=request.count > 1,
-                explaining=request.explain,
-            )
-        except NoValidHost:
-            projects.give_back(tx, instance.project, **_use(instance))
-            raise
+        claimed = placement.claim(
+            tx,
+            instance,
+            host=request.host,
+            like=id(request),
+            many=request.count > 1,
+            explaining=request.explain,
+        )
         instance = replace(instance, host=claimed.host, numa=claimed.numa)
         instances.add(tx, replace(instance, ports=()))
         for port, network in zip(instance.ports, networks, strict=True):
@@ -138,7 +133,9 @@ class Boot:
         }
         why = {"placement": claimed.explained} if claimed.explained else {}
         later = self.request.count > AT_ONCE and not world.rehearsal
-        host = None if later else hosts.get(tx, instance.host)
+        first = self.index == 0  # its steps show that all of them can be planned
+        host = None if later and not first else hosts.get(tx, instance.host)
+        steps = () if host is None else tuple(_steps(world, op_id, instance, host))
         return Plan(
             kind=self.kind,
             target=self.name,
@@ -146,8 +143,8 @@ class Boot:
             project=instance.project,
             request={"host": self.request.host} | why,
             locks=frozenset(locks),
-            common=() if host is None else (_recorded(instance),),
-            attempt=() if host is None else tuple(_steps(world, op_id, instance, host)),
+            common=() if later else (_recorded(instance),),
+            attempt=() if later else steps,
             applied=APPLIED,
             deferred=later,
             epoch=instance.epoch,
@@ -160,8 +157,6 @@ class Boot:
 
     def _instance(self, world: World, tx: Tx) -> tuple[Instance, list[Network]]:
         wanted = _wanted(tx, self.request)
-        if catalogue.image_id(tx, wanted.image.id) is None:
-            raise Refused(f"image {wanted.image.name} was deleted just now")
         draft = self._draft(wanted, world.ids.uuid(), world.clock.now())
         ports = addresses.ports(tx, draft.uuid, self.request.networks, wanted.networks)
         return replace(draft, ports=tuple(ports)), wanted.networks
@@ -221,6 +216,24 @@ def _wanted(tx: Tx, request: BootRequest) -> Wanted:
     return found
 
 
+def _recall(tx: Tx, request: BootRequest, found_before: dict[str, Any]) -> None:
+    """What was looked up before this transaction is used by its first try alone: what it decides changes it.
+    Raises Refused or NotFound for what is not there any more."""
+    for key, value in found_before.items():
+        tx.memo.setdefault(key, value)
+    if found_before:
+        found_before.clear()
+        tx.memo[f"request {id(request)}"] = _still(tx, _wanted(tx, request))
+
+
+def _still(tx: Tx, wanted: Wanted) -> Wanted:
+    if catalogue.image_id(tx, wanted.image.id) is None:
+        raise Refused(f"image {wanted.image.name} was deleted just now")
+    if wanted.group is not None and groups.get(tx, wanted.group.id) is None:
+        raise Refused(f"group {wanted.group.name} was deleted just now")
+    return replace(wanted, networks=[catalogue.network(tx, one.id) for one in wanted.networks])
+
+
 def sized(flavor: Flavor, request: BootRequest) -> Flavor:
     """With the sizes that the request gives itself. Raises UsageError."""
     if request.ephemeral_gib is not None:
@@ -257,14 +270,16 @@ def check_fit(flavor: Flavor, image: Image) -> None:
         )
 
 
+def _claimed(instance: Instance, host: str) -> Step:
+    return ClaimHost(host=host, uuid=instance.uuid, **vars(instance.resources))
+
+
 def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator[Step]:
     """One attempt on one host."""
     uuid, name, image = instance.uuid, host.name, instance.image
     assert image
     amounts = instance.resources
-    yield ClaimHost(
-        host=name, uuid=uuid, vcpus=amounts.vcpus, memory_mib=amounts.memory_mib, disk_gib=amounts.disk_gib
-    )
+    yield _claimed(instance, name)
     yield CheckHost(
         host=name,
         uuid=uuid,
@@ -290,7 +305,7 @@ def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt |
     assert op.target_uuid
     instance = instances.get(tx, op.target_uuid)
     if op.attempt == 0:
-        return _first_attempt(world, tx, op, instance)
+        return _first_attempt(world, tx, op, instance, undoing=bool(failure))
     failed = [r.step.host for r in op.records if isinstance(r.step, ClaimHost) and r.step.host]
     fleet.failed(tx, failed[-1])
     if op.attempt >= ATTEMPTS or op.request["host"] is not None:
@@ -310,14 +325,14 @@ def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt |
     )
 
 
-def _first_attempt(world: World, tx: Tx, op: Operation, instance: Instance) -> Attempt:
-    """On the host that was claimed when it was journaled."""
+def _first_attempt(world: World, tx: Tx, op: Operation, instance: Instance, *, undoing: bool) -> Attempt:
+    """On the host that was claimed when it was journaled. To be undone there is only the claim: nothing that
+    could keep the steps from being planned keeps it from being given back."""
     assert instance.host
-    return Attempt(
-        common=(_recorded(instance),),
-        steps=tuple(_steps(world, op.id, instance, hosts.get(tx, instance.host))),
-        applied=APPLIED,
-    )
+    steps = [_claimed(instance, instance.host)]
+    if not undoing:
+        steps = list(_steps(world, op.id, instance, hosts.get(tx, instance.host)))
+    return Attempt(common=(_recorded(instance),), steps=tuple(steps), applied=APPLIED)
 
 
 def names_of(request: BootRequest) -> list[str]:

@@ -13,6 +13,7 @@ from novactl.objects.candidate import Candidate
 from novactl.objects.host import Resources
 from novactl.objects.request import BootRequest
 from novactl.scheduler import hardware
+from novactl.scheduler.filters import most_instances
 from novactl.scheduler.spec import Spec
 
 MOST = 1_000_000  # of a flavor that takes nothing
@@ -65,7 +66,7 @@ def _wants(amounts: Resources) -> tuple[int, int, int]:
 def _more(free: Free, host: Candidate, spec: Spec) -> int:
     """How many alike fit into what is free of a host that takes one."""
     counts = [int(have / want) for have, want in zip(free, _wants(spec.resources), strict=True) if want > 0]
-    if most := spec.rules.max_instances_per_host:
+    if (most := most_instances(host, spec.rules)) is not None:
         counts.append(most - host.instances)
     return hardware.more(host, spec, max(0, min(counts, default=MOST)))
 

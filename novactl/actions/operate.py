@@ -202,8 +202,9 @@ class Operator:
         def once() -> list[Operation | None]:
             facts = [action.check(self.world) for action in actions]
 
-            def work(tx: Tx) -> list[Operation | None]:
+            def work(tx: Tx) -> tuple[list[Operation | None], dict[int, Refused]]:
                 ops: list[Operation | None] = []
+                errors: dict[int, Refused] = {}
                 for index, (action, fact) in enumerate(zip(actions, facts, strict=True)):
                     try:
                         with plans.apart(tx, refused is not None):
@@ -211,11 +212,15 @@ class Operator:
                     except Refused as error:
                         if refused is None:
                             raise
-                        refused[index].fail(error)
+                        errors[index] = error
                         ops.append(None)
-                return ops
+                return ops, errors
 
-            return self.world.db.write(work)
+            ops, errors = self.world.db.write(work)
+            for index, error in errors.items():
+                assert refused is not None
+                refused[index].fail(error)
+            return ops
 
         return self._patiently(once)
 

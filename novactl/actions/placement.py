@@ -12,6 +12,7 @@ from novactl.objects.candidate import Candidate
 from novactl.objects.extra_specs import cpu_request, firmware, numa_request
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.instance import Instance
+from novactl.objects.names import KEY, check_pattern, check_text
 from novactl.objects.placement import Placement
 from novactl.objects.request import Wishes
 from novactl.scheduler import hardware
@@ -101,8 +102,9 @@ def spec_of(
         zone=wishes.zone,
         aggregate=wishes.aggregate,
         not_hosts=tried,
-        apart=_hosts_of(tx, wishes.apart_from),
-        together=_hosts_of(tx, wishes.together_with),
+        apart=_hosts_of(tx, wishes.apart_from) | (_naming(tx, instance, "apart_from") if tried else {}),
+        together=_hosts_of(tx, wishes.together_with)
+        | (_naming(tx, instance, "together_with") if tried else {}),
         required=wishes.required,
         forbidden=wishes.forbidden,
         group=_members(tx, instance),
@@ -117,6 +119,13 @@ def _hosts_of(tx: Tx, wanted: Sequence[str]) -> dict[str, str]:
     """The host of each of these instances, and the instance's name; those that are gone bind nobody."""
     found = [instances.get(tx, uuid) for uuid in wanted]
     return {one.host: one.name for one in found if one.deleted_at is None and one.host is not None}
+
+
+def _naming(tx: Tx, instance: Instance, wish: str) -> dict[str, str]:
+    """The host of each instance that wants to be apart from this one, or with it, and its name. Nobody names
+    a new one; one that changes its host may be named."""
+    found = [instances.get(tx, uuid) for uuid in placement.naming(tx, instance.uuid)]
+    return {one.host: one.name for one in found if one.host and instance.uuid in getattr(one.placement, wish)}
 
 
 def _members(tx: Tx, instance: Instance) -> Members | None:
@@ -180,6 +189,16 @@ class Board:
         is."""
         self.prepared[like] = Selection(self.hosts, spec, aggregates=self.has_aggregates)
 
+    def still(self, tx: Tx, host: Candidate, selection: Selection) -> bool:
+        """Whether a host that passed in an earlier look does so now."""
+        if not self.prepared:
+            return True
+        counted = bool(self.rules.max_instances_per_host)
+        now = placement.candidates(tx, counted=counted, name=host.name)
+        if selection.spec.numa is not None:
+            placement.load_numa_holds(tx, now)
+        return any(selection.passes(one) for one in now)
+
     def refusal(self, name: str, spec: Spec, like: object = None) -> NoValidHost:
         """Why nobody can take it; looked for once for all who ask alike."""
         if like is None:
@@ -218,20 +237,43 @@ def claim(
     """The best host holds its share for the instance. `like`: a key that those who ask the same in this
     transaction have in common (`many`: there are several). Raises NoValidHost with every host's reasons."""
     board = Board.of(tx)
+    try:
+        return _claimed(tx, board, instance, host, tried, like, many=many, explaining=explaining)
+    except NoValidHost:
+        if not board.prepared:
+            raise
+    del tx.memo["board"]  # it was read before this transaction: the refusal is about the hosts as they are
+    return _claimed(tx, Board.of(tx), instance, host, tried, like, many=many, explaining=explaining)
+
+
+def _claimed(
+    tx: Tx,
+    board: Board,
+    instance: Instance,
+    host: str | None,
+    tried: frozenset[str],
+    like: object,
+    *,
+    many: bool,
+    explaining: bool,
+) -> Claimed:
     if instance.group_id is not None:
         _join(tx, board, instance, new=not tried)
     selection = board.selections.get(like) if like is not None else None
+    first = selection is None
     if selection is None:
         spec = spec_of(tx, instance, host=host, tried=tried)
         selection = board.prepared.get(like)
         if selection is None or selection.spec != spec:
             selection = board.select(spec, like)
-    rows = board.explain(selection.spec) if explaining else None
+    rows = board.explain(selection.spec) if explaining and first else None
     pick = uuids.UUID(instance.uuid).int
     while (best := selection.best(pick)) is not None:
         numa = hardware.cells(best, selection.spec)
         kept = dumps(numa) if numa is not None else None
-        if hosts.claim(tx, best.name, instance.uuid, instance.resources, numa=kept):
+        if board.still(tx, best, selection) and hosts.claim(
+            tx, best.name, instance.uuid, instance.resources, numa=kept
+        ):
             others = [] if many else [one.name for one in selection.ordered(ALTERNATES + 1)]
             others = [name for name in others if name != best.name][:ALTERNATES]
             selection.take(best)
@@ -263,10 +305,13 @@ def labels(words: Sequence[str], option: str) -> Mapping[str, str | None]:
     """KEY or KEY=VALUE, as typed. Raises UsageError."""
     found: dict[str, str | None] = {}
     for word in words:
-        key, sign, value = word.partition("=")
-        if not key:
-            raise UsageError(f"{option} {word!r} has no key")
-        found[key] = value if sign else None
+        key, sign, text = word.partition("=")
+        value = check_text(text, f"{option} {key}") if sign else None
+        check_pattern(key, KEY, f"{option}: label", "letters, digits and . _ : -")
+        known = found.get(key)
+        if None not in (known, value) and known != value:
+            raise UsageError(f"{option} {key}: cannot be both {known} and {value}")
+        found[key] = known if value is None else value
     return found
 
 

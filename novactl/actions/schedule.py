@@ -13,6 +13,7 @@ from novactl.errors import NoValidHost
 from novactl.objects.instance import Instance
 from novactl.objects.request import BootRequest
 from novactl.objects.states import VmState
+from novactl.scheduler.fixes import nearest
 from novactl.scheduler.select import ALTERNATES, Selection
 from novactl.scheduler.spec import Spec
 
@@ -26,14 +27,15 @@ def schedule(world: World, request: BootRequest) -> tuple[dict[str, Any], NoVali
         rows = board.explain(spec)
         selection = board.select(spec)
         names = boot.names_of(request)
-        alternates = [host.name for host in selection.ordered(ALTERNATES + 1)]
+        ordered = [host.name for host in selection.ordered(ALTERNATES + 1)]
         chosen = list(_placed(selection, len(names)))
-        found = placement.explained(chosen[0] if chosen else None, alternates[1:], rows, [])
+        alternates = [name for name in ordered if name not in chosen[:1]][:ALTERNATES]
+        found = placement.explained(chosen[0] if chosen else None, alternates, rows, [])
         found["placed"] = dict(Counter(chosen))
         if len(chosen) == len(names):
             return found, None
-        refusal = board.refusal(names[len(chosen)], spec)
-        return {**found, "fixes": refusal.hint.split("; or ")}, refusal
+        rest = board.explain(spec)
+        return {**found, "fixes": nearest(board.hosts, spec, rest)}, board.refusal(names[len(chosen)], spec)
 
     return world.db.read(work)
 

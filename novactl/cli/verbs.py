@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from novactl.cli import render, views
-from novactl.errors import NovactlError, PartlyDone, UsageError
+from novactl.errors import NovactlError, PartlyDone, Refused, UsageError
 
 PLAN_COLUMNS = ("n", "name", "kind", "host", "summary")
 OUTCOME_COLUMNS = ("target", "result", "operation")
@@ -43,12 +43,21 @@ def dry_run(
     plans: list[dict[str, Any]] = session.cloud.operator.show(actions, partial=partial)
     for plan in plans:
         plan["target"] = shown.get(plan["target"], plan["target"])
+    _show_plans(session, plans, many=many)
+    refused = [plan["target"] for plan in plans if "refused" in plan]
+    if refused:
+        kind = Refused if len(refused) == len(plans) else PartlyDone
+        raise kind(f"{len(refused)} of {len(plans)} would be refused: {', '.join(refused)}")
+    return plans
+
+
+def _show_plans(session: Any, plans: Sequence[dict[str, Any]], *, many: bool) -> None:
     if session.output != "table":
         if many:
             render.listing(session, plans, ("kind", "target", "host"))
         else:
             render.show(session, plans[0])
-        return plans
+        return
     for plan in plans:
         where = f" on {plan['host']}" if plan["host"] else ""
         others = f" (else {', '.join(plan['alternates'][:3])})" if plan["alternates"] else ""
@@ -59,7 +68,6 @@ def dry_run(
             session.tell(f"refused: {plan['refused']}")
         else:
             session.tell("nothing to do")
-    return plans
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ def mark(tx: Tx, network_id: str, number: int) -> None:
 
 
 def freed(tx: Tx, network_id: str, ip: str) -> None:
-    """This one is free again."""
-    if (number := int(IPv4Address(ip))) < lowest(tx, network_id):
+    """This one is free again. The mark is locked first: of two freed at once the lower one counts."""
+    locked = tx.run("UPDATE meta SET value = value WHERE name = :name", name=_name(network_id))
+    if locked and (number := int(IPv4Address(ip))) < lowest(tx, network_id):
         mark(tx, network_id, number)
 
 

@@ -5,6 +5,7 @@ from novactl.db.session import Row, Tx
 from novactl.errors import NotFound, Refused
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.names import near
+from novactl.objects.project import UNLIMITED
 
 
 def create(tx: Tx, group: ServerGroup) -> None:
@@ -44,9 +45,9 @@ def delete(tx: Tx, group: ServerGroup) -> list[Row]:
 
 
 def find(tx: Tx, name: str, project: str) -> ServerGroup:
-    """By name in the project, or by id. Raises NotFound with near names."""
+    """By name or id, in the project. Raises NotFound with near names."""
     row = tx.one(
-        "SELECT * FROM server_groups WHERE (project = :project AND name = :name) OR id = :name",
+        "SELECT * FROM server_groups WHERE project = :project AND (name = :name OR id = :name)",
         project=project,
         name=name,
     )
@@ -101,9 +102,11 @@ def all_members(tx: Tx) -> dict[str, list[Row]]:
 
 def check_room(tx: Tx, group: ServerGroup, project: str, wanted: int = 1) -> None:
     """Raises QuotaExceeded when the project's groups may not have so many more members."""
-    if projects.get(tx, project) is not None:
-        used = len(members(tx, group.id))
-        projects.check_room(tx, project, "server_group_members", used, wanted)
+    found = projects.get(tx, project)
+    if found is not None and found.limit("server_group_members") != UNLIMITED:
+        sql = "SELECT COUNT(*) AS n FROM instances WHERE group_id = :id AND deleted_at IS NULL"
+        row = tx.one(sql, id=group.id) or {}
+        projects.check_room(tx, project, "server_group_members", int(row["n"]), wanted)
 
 
 def _group(row: Row) -> ServerGroup:

@@ -10,27 +10,28 @@ SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
 LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
 
 
-def candidates(tx: Tx, *, counted: bool) -> list[Candidate]:
-    """All hosts, by name. `counted`: with the number of their instances, which an aggregate may ask for
-    too."""
-    found = [Candidate(*row) for row in tx.tuples(f"{SELECT} ORDER BY name")]
+def candidates(tx: Tx, *, counted: bool, name: str | None = None) -> list[Candidate]:
+    """All hosts, by name, or the one named. `counted`: with the number of their instances, which an
+    aggregate may ask for too."""
+    only = {} if name is None else {"name": name}
+    where = " WHERE name = :name" if only else ""
+    found = [Candidate(*row) for row in tx.tuples(f"{SELECT}{where} ORDER BY name", **only)]
     by_name = {host.name: host for host in found}
-    for name, count in tx.tuples("SELECT id, COUNT(*) FROM op_locks WHERE kind = 'host' GROUP BY id"):
-        if name in by_name:
-            by_name[name].busy = count
-    for name, hosts, metadata in tx.tuples("SELECT name, hosts, metadata FROM aggregates"):
+    busy = "SELECT id, COUNT(*) FROM op_locks WHERE kind = 'host'" + (" AND id = :name" if only else "")
+    for host, count in tx.tuples(f"{busy} GROUP BY id", **only):
+        if host in by_name:
+            by_name[host].busy = count
+    for aggregate, hosts, metadata in tx.tuples("SELECT name, hosts, metadata FROM aggregates"):
         words = json.loads(metadata)
         counted |= "max_instances_per_host" in words
         for host in json.loads(hosts):
             if host in by_name:
-                by_name[host].aggregates = {**by_name[host].aggregates, name: words}
+                by_name[host].aggregates = {**by_name[host].aggregates, aggregate: words}
     if counted:
-        sql = (
-            "SELECT host, COUNT(*) FROM instances WHERE deleted_at IS NULL AND host IS NOT NULL GROUP BY host"
-        )
-        for name, count in tx.tuples(sql):
-            if name in by_name:
-                by_name[name].instances = count
+        living = f"SELECT host, COUNT(*) FROM instances {LIVING}" + (" AND host = :name" if only else "")
+        for host, count in tx.tuples(f"{living} GROUP BY host", **only):
+            if host in by_name:
+                by_name[host].instances = count
     return found
 
 
@@ -64,6 +65,12 @@ def held(tx: Tx) -> dict[str, list[Resources]]:
     for host, vcpus, memory, disk in tx.tuples(sql):
         found.setdefault(host, []).append(Resources(vcpus=vcpus, memory_mib=memory, disk_gib=disk))
     return found
+
+
+def naming(tx: Tx, uuid: str) -> list[str]:
+    """Living instances whose wishes name this one. Rare: all are looked at."""
+    sql = f"SELECT uuid FROM instances {LIVING} AND placement LIKE :like"
+    return [row[0] for row in tx.tuples(sql, like=f"%{uuid}%")]
 
 
 def zones(tx: Tx) -> list[str]:

@@ -165,7 +165,9 @@ def usage(tx: Tx, name: str) -> dict[str, int]:
 
 
 def recount(tx: Tx, name: str) -> None:
-    """What its living instances use is what is counted."""
+    """What its living instances use is what is counted. Its row is locked first: a delete gives back before
+    or after, not between."""
+    tx.run("UPDATE projects SET name = name WHERE name = :name", name=name)
     used = usage(tx, name)
     sets = ", ".join(f"{resource}_used = :{resource}" for resource in COUNTED)
     tx.run(

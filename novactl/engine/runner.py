@@ -10,6 +10,7 @@ from novactl.engine.ports import Clock, Failpoints, Interrupt, Journal, Observer
 from novactl.engine.step import Answer, Kind, RecordStep
 from novactl.errors import (
     Busy,
+    DatabaseError,
     Fenced,
     HostFault,
     HostUnreachable,
@@ -100,8 +101,7 @@ class Runner:
         """Go on from wherever the journal ends: forward, or back when it was being undone. Returns the
         operation when it is done; raises OperationFailed or Interrupted when it was undone,
         OperationIncomplete when it was left."""
-        self._begin(op)
-        failure = _left_undoing(op)
+        failure = self._begin(op) or _left_undoing(op)
         if failure is None:
             self.journal.turn(op, OpState.RUNNING)
         while failure is not None or (failure := self._forward(op)) is not None:
@@ -117,18 +117,29 @@ class Runner:
     def roll_back(self, op: Operation) -> Operation:
         """Undo all that was ever started. Raises Refused past the pivot, OperationIncomplete when
         something cannot be undone."""
-        self._begin(op)
-        self._refuse_past_pivot(op)
         reason = OperationFailed("rolled back")
+        self._begin(op, reason)
+        self._refuse_past_pivot(op)
         for attempt in range(op.attempt, -1, -1):
             self._undo(op, attempt, reason)
         self.journal.turn(op, OpState.UNDONE, op.error or "rolled back")
         return op
 
-    def _begin(self, op: Operation) -> None:
-        """The steps of a deferred plan are written before anything else, also before they are undone."""
-        if op.attempt == 0:
-            self.journal.append_attempt(op, lambda tx: self.next_attempt(tx, op, ""))
+    def _begin(self, op: Operation, failure: NovactlError | None = None) -> NovactlError | None:
+        """The steps of a deferred plan are written before anything else; given why it is to be undone, or
+        when they cannot be planned, only those that were applied. Returns why, for the caller to undo."""
+        if op.attempt:
+            return failure
+        words = str(failure) if failure else ""
+        try:
+            self.journal.append_attempt(op, lambda tx: self.next_attempt(tx, op, words))
+        except (Fenced, DatabaseError):
+            raise
+        except NovactlError as error:
+            if failure is not None:
+                raise
+            return self._begin(op, error)
+        return failure
 
     def _refuse_past_pivot(self, op: Operation) -> None:
         refused = Refused(

@@ -111,8 +111,10 @@ def _of_image(name: str, image: "Image | None") -> object | None:
 
 def check_extra_specs(flavor: "Flavor") -> None:
     """Raises UsageError for a `hw:` that is not known, has no such value, or that the flavor's sizes do not
-    allow. Other namespaces are not looked at here."""
-    for key in flavor.extra_specs:
+    allow; for a `trait:` that is neither required nor forbidden. Other namespaces are not looked at here."""
+    for key, value in flavor.extra_specs.items():
+        if key.startswith("trait:") and value not in ("required", "forbidden"):
+            raise UsageError(f"extra spec {key}={value}: required or forbidden")
         if key.startswith("hw:") and key.removeprefix("hw:") not in PARSERS:
             known = ", ".join(f"hw:{name}" for name in PARSERS)
             raise UsageError(f"extra spec {key} is not supported", hint=f"there are {known}")

@@ -32,9 +32,9 @@ def matches(value: str, wanted: str) -> bool:
     if op == "<or>":
         return value in (word.strip() for word in rest.split("<or>"))
     if op == "<in>":
-        return rest in value
+        return bool(rest) and rest in value
     if op == "<all-in>":
-        return all(word in value for word in rest.split())
+        return bool(rest) and all(word in value for word in rest.split())
     if op in WORDS and rest:
         return WORDS[op](value, rest)
     if op in NUMBERS and rest:

@@ -113,7 +113,7 @@ def labels(host: Candidate, spec: Spec) -> str | None:
     for key, value in spec.extra_specs.items():
         scope, sign, name = key.partition(SCOPED)
         if sign and scope == "trait":
-            (required if value == "required" else forbidden)[name] = None
+            (required if value == "required" else forbidden).setdefault(name, None)
     for name, want in required.items():
         if name not in host.labels or (want is not None and host.labels[name] != want):
             return f"has no label {_label(name, want)}"
@@ -144,38 +144,35 @@ def tenants(host: Candidate, spec: Spec) -> str | None:
 
 
 def image_isolation(host: Candidate, spec: Spec) -> str | None:
-    """A property that the image has, and an aggregate of the host too, must be one of the aggregate's (Nova's
+    """A property that the image has, and aggregates of the host too, must be one of theirs (Nova's
     AggregateImagePropertiesIsolation)."""
-    for metadata in host.aggregates.values():
-        for key, value in metadata.items():
-            mine = spec.properties.get(key)
-            if mine is not None and mine not in (word.strip() for word in value.split(",")):
-                return f"is for images with {key}={value}, this one has {mine}"
+    for key, mine in spec.properties.items():
+        values = _of_host(host, key)
+        if values and mine not in values:
+            return f"is for images with {key}={','.join(sorted(values))}, this one has {mine}"
     return None
+
+
+def _of_host(host: Candidate, key: str) -> set[str]:
+    """The values that all aggregates of a host have for a key, comma-separated ones apart."""
+    words = (metadata.get(key, "").split(",") for metadata in host.aggregates.values())
+    return {word.strip() for some in words for word in some if word.strip()}
 
 
 def flavor_aggregates(host: Candidate, spec: Spec) -> str | None:
     """Extra specs without a scope, or scoped aggregate_instance_extra_specs, are met by the aggregates of the
     host (Nova's AggregateInstanceExtraSpecsFilter)."""
     for key, wish in _of_aggregates(spec):
-        values = [
-            word.strip()
-            for metadata in host.aggregates.values()
-            for word in metadata.get(key, "").split(",")
-            if word.strip()
-        ]
+        values = _of_host(host, key)
         if not any(matches(value, wish) for value in values):
             return f"is in no aggregate with {key}={wish}"
     return None
 
 
 def flavor_affinity(host: Candidate, spec: Spec) -> str | None:
-    """An aggregate with instance_type is for those flavors alone (Nova's AggregateTypeAffinityFilter)."""
-    for metadata in host.aggregates.values():
-        names = metadata.get("instance_type")
-        if names is not None and spec.flavor not in (word.strip() for word in names.split(",")):
-            return f"is for flavors {names}"
-    return None
+    """Aggregates with instance_type are for those flavors alone (Nova's AggregateTypeAffinityFilter)."""
+    names = _of_host(host, "instance_type")
+    return f"is for flavors {', '.join(sorted(names))}" if names and spec.flavor not in names else None
 
 
 def capabilities(host: Candidate, spec: Spec) -> str | None:
@@ -200,19 +197,15 @@ def io_ops(host: Candidate, spec: Spec) -> str | None:
 def instances(host: Candidate, spec: Spec) -> str | None:
     """Not too many instances (Nova's NumInstancesFilter)."""
     most = most_instances(host, spec.rules)
-    return f"has {host.instances} instances, {most} allowed" if most and host.instances >= most else None
+    full = most is not None and host.instances >= most
+    return f"has {host.instances} instances, {most} allowed" if full else None
 
 
-def most_instances(host: Candidate, rules: Rules) -> int:
-    """How many instances it may have, 0 for any number; an aggregate may have its own
-    max_instances_per_host, the least counts."""
-    most = rules.max_instances_per_host
-    own = [
-        int(metadata["max_instances_per_host"])
-        for metadata in host.aggregates.values()
-        if metadata.get("max_instances_per_host", "").isdecimal()
-    ]
-    return min([*own, *([most] if most else [])], default=0)
+def most_instances(host: Candidate, rules: Rules) -> int | None:
+    """How many instances it may have, None for any number: what aggregates say (the least of it), else what
+    holds for the fleet."""
+    own = [int(word) for word in _of_host(host, "max_instances_per_host") if word.isdecimal()]
+    return min(own) if own else rules.max_instances_per_host or None
 
 
 def _scoped(spec: Spec, scope: str) -> Iterator[tuple[str, str]]:

@@ -16,15 +16,15 @@ WEIGHTS: Amounts = (1.0, 0.25, 0.25)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A host. `limit` is what may be claimed in all, `used` what is claimed, `most` how many guests it may
-    have (0: any number). One that is `up` can be left, one that is `enabled` too can be moved to and counts
-    for the spread."""
+    have (None: any number). One that is `up` can be left, one that is `enabled` too can be moved to and
+    counts for the spread."""
 
     name: str
     limit: Amounts
     used: Amounts
     up: bool = True
     enabled: bool = True
-    most: int = 0
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,14 +168,14 @@ class Fleet:
             and (not m or um + m <= lm)
             and (not v or uv + v <= lv)
             and (not d or ud + d <= ld)
-            and (not node.most or len(self.on[b]) < node.most)
+            and (node.most is None or len(self.on[b]) < node.most)
         )
 
     def has_room(self, n: int) -> bool:
         """Whether no more is on the node than may be."""
         node = self.nodes[n]
         return all(used <= limit for used, limit in zip(self.used[n], node.limit, strict=True)) and (
-            not node.most or len(self.on[n]) <= node.most
+            node.most is None or len(self.on[n]) <= node.most
         )
 
     def why_not(self, g: int, b: int) -> str | None:

@@ -61,6 +61,10 @@ class Selection:
             self._now[host.name] = weight
             heapq.heappush(self._heap, (-weight, host.name, host))
 
+    def passes(self, host: Candidate) -> bool:
+        """Whether it can take the instance, asked anew."""
+        return _passes(host, self.spec, self.filters)
+
     def drop(self, host: Candidate) -> None:
         """It is none of the candidates any more."""
         self._now.pop(host.name, None)

@@ -77,8 +77,8 @@ WEIGHERS: Mapping[str, tuple[Weigher, float]] = {
 """By the names that operators multiply them by, with Nova's multipliers: above 0 the most is best (memory:
 spread), below 0 the least (memory: pack), 0 leaves it out."""
 
-FROM_ZERO = frozenset({"memory", "vcpus", "disk"})
-"""Those whose scale begins at nothing free, not at the least of the candidates (Nova's minval = 0)."""
+FROM_ZERO = frozenset({"memory", "vcpus", "disk", "io_ops"})
+"""Those whose scale begins at 0, not at the least of the candidates (Nova's minval = 0)."""
 
 
 class Scale:

@@ -158,7 +158,10 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("--hint", "group=affinity", "--group", "anti-affinity"), 2, "name different groups"),
     (("--hint", "different_host"), 2, "is not one of group=…, different_host=…, same_host=…"),
     (("--hint", "query=x"), 2, "is not one of"),
-    (("--require", "=x"), 2, "--require '=x' has no key"),
+    (("--require", "=x"), 2, "--require: label '' is not acceptable"),
+    (("--forbid", "my label"), 2, "--forbid: label 'my label' is not acceptable"),
+    (("--forbid", "a=\x01"), 2, "--forbid a"),
+    (("--require", "a=1", "--require", "a=2"), 2, "--require a: cannot be both 1 and 2"),
     (("--require", "ssd", "--forbid", "ssd"), 2, "label ssd: both required and forbidden"),
     (("--count", "0"), 2, "--count 0 is not within 1 to 10000"),
     (("--count", "-3"), 2, "--count -3 is not within 1 to 10000"),
@@ -200,7 +203,9 @@ def test_dry_run_explains_what_boot_would_do(three: Command) -> None:
 
 
 def test_partial_plans_what_fits(three: Command) -> None:
-    plans = three.json(*BOOT, "--dry-run", "--count", "14", "--partial")
+    ended = three(*BOOT, "--dry-run", "--count", "14", "--partial", "-o", "json")
+    assert (ended.code, "error: 2 of 14 would be refused: new-13, new-14\n" in ended.err) == (3, True)
+    plans = ended.json
     assert [plan["host"] for plan in plans].count("kvm1") == 8
     assert [plan["host"] for plan in plans].count("kvm2") == 4
     refused = [plan for plan in plans if "refused" in plan]

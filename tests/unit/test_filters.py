@@ -92,6 +92,13 @@ PASSES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"extra_specs": {"aggregate_instance_extra_specs:cores": ">= 12"}},
     ),
     ({"aggregates": {"a": {"instance_type": "small, tiny"}}}, {"flavor": "tiny"}),
+    ({"aggregates": {"a": {"instance_type": "small"}, "b": {"instance_type": "tiny"}}}, {"flavor": "tiny"}),
+    ({"aggregates": {"a": {"os": "debian"}, "b": {"os": "windows"}}}, {"properties": {"os": "debian"}}),
+    (
+        {"instances": 60, "aggregates": {"a": {"max_instances_per_host": "100"}}},
+        {"rules": Rules(max_instances_per_host=50)},
+    ),
+    ({"labels": {"ssd": "nvme"}}, {"required": {"ssd": "nvme"}, "extra_specs": {"trait:ssd": "required"}}),
     ({"aggregates": {"rack2": {}}}, {"aggregate": "rack2"}),
     (
         {"facts": {"qemu_version": "7.2", "bridges": ["br0"]}},
@@ -129,6 +136,16 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"together": {"kvm2": "db1"}}, "together_with: does not have db1, to be together with"),
     ({}, {"required": {"ssd": None}}, "labels: has no label ssd"),
     ({"labels": {"ssd": "no"}}, {"required": {"ssd": "yes"}}, "labels: has no label ssd=yes"),
+    (
+        {"labels": {"ssd": "sata"}},
+        {"required": {"ssd": "nvme"}, "extra_specs": {"trait:ssd": "required"}},
+        "labels: has no label ssd=nvme",
+    ),
+    (
+        {"instances": 1, "aggregates": {"a": {"max_instances_per_host": "0"}}},
+        {},
+        "instances: has 1 instances, 0 allowed",
+    ),
     ({"labels": {"gpu": "x"}}, {"forbidden": {"gpu": None}}, "labels: has the forbidden label gpu"),
     ({"labels": {"gpu": "x"}}, {"forbidden": {"gpu": "x"}}, "labels: has the forbidden label gpu=x"),
     ({}, {"extra_specs": {"trait:gpu": "required"}}, "labels: has no label gpu"),
@@ -222,6 +239,8 @@ def test_a_host_with_several_faults_tells_all() -> None:
         ("true", "true", True),
         ("True", "true", False),
         (">= 7", ">=", False),
+        ("x", "<in>", False),
+        ("x", "<all-in>", False),
     ],
 )
 def test_operators(value: str, wanted: str, fits: bool) -> None:

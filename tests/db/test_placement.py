@@ -1,0 +1,254 @@
+"""A boot looks at the hosts before the transaction that claims: what changed in between is seen, and a
+transaction that is tried again decides anew."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from novactl.actions.boot import Boot, names_of
+from novactl.actions.operate import Operator
+from novactl.actions.outcome import Outcome
+from novactl.db import aggregates, catalogue, groups, hosts, instances, operations, projects, settings
+from novactl.db.session import Rollback, Tx
+from novactl.db.sqlite import SqliteDatabase
+from novactl.engine.operation import OpState
+from novactl.errors import NotFound, NovactlError, NoValidHost, OperationFailed, Refused, UsageError
+from novactl.objects.aggregate import Aggregate
+from novactl.objects.group import GroupPolicy, ServerGroup
+from novactl.objects.project import Project
+from novactl.objects.request import BootRequest, NetworkRequest
+from tests.db.claimer import operator
+from tests.support import fleet, scratch
+from tests.support.scratch import quick
+
+LAN = (NetworkRequest(network="lan"),)
+
+
+@pytest.fixture
+def db(quick: Path) -> Iterator[SqliteDatabase]:
+    """Three hosts with room for seven each; a group whose members are apart."""
+    made = scratch.database(quick / "novactl.db")
+    fleet.furnish(made, hosts_=3)
+    with made.writing() as tx:
+        group = ServerGroup(id="g", name="apart", project="default", policy=GroupPolicy.ANTI_AFFINITY)
+        groups.create(tx, group)
+        projects.create(tx, Project(name="default", limits={"instances": 1000}))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def novactl(db: SqliteDatabase, quick: Path) -> Operator:
+    return operator(db, 1, quick)
+
+
+def boot(name: str, **values: Any) -> Boot:
+    return Boot(
+        request=BootRequest(name=name, image="tiny", flavor="small", networks=LAN, **values), name=name
+    )
+
+
+def looked(novactl: Operator, action: Boot) -> Callable[[Tx], str | None]:
+    """Its look is taken now; what is returned decides in a transaction, as often as it is called."""
+    facts = action.check(novactl.world)
+
+    def decide(tx: Tx) -> str | None:
+        op_id = novactl.world.ids.operation()
+        plan = action.plan(novactl.world, tx, op_id, facts)
+        assert plan is not None
+        novactl.journal.insert(tx, op_id, plan, None, OpState.RUNNING)
+        return plan.host
+
+    return decide
+
+
+def rolled_back(db: SqliteDatabase, work: Callable[[Tx], Any]) -> None:
+    """A try that the server lost."""
+    with db.writing() as tx:
+        work(tx)
+        raise Rollback
+
+
+def test_a_second_try_keeps_the_rules_of_a_group(novactl: Operator, db: SqliteDatabase) -> None:
+    one = looked(novactl, boot("a", group="apart"))
+    taken = [db.write(looked(novactl, boot("m1", group="apart")))]
+    rolled_back(db, one)
+    taken.append(db.write(looked(novactl, boot("m2", group="apart"))))
+    taken.append(db.write(one))
+    assert sorted(map(str, taken)) == ["kvm1", "kvm2", "kvm3"]
+
+
+def test_a_second_try_does_not_count_the_first(novactl: Operator, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
+        tx.run("UPDATE hosts SET enabled = 0 WHERE name <> 'kvm1'")
+        hosts.update(tx, "kvm1", memory_mib=1024)  # room for one
+    one = looked(novactl, boot("a"))
+    rolled_back(db, one)
+    assert db.write(one) == "kvm1"
+
+
+A = Aggregate(id="a", name="a", hosts=("kvm1", "kvm2"))
+CHANGES: list[tuple[dict[str, Any], Callable[[Tx], None], str]] = [
+    ({"zone": "nova"}, lambda tx: hosts.update(tx, "kvm1", zone="other"), "kvm2"),
+    ({"required": {"ssd": None}}, lambda tx: hosts.update(tx, "kvm1", labels={}), "kvm2"),
+    ({}, lambda tx: hosts.update(tx, "kvm1", enabled=0), "kvm2"),
+    ({}, lambda tx: hosts.update(tx, "kvm1", state="down"), "kvm2"),
+    (
+        {"aggregate": "a"},
+        lambda tx: aggregates.update(tx, Aggregate(id="a", name="a", hosts=("kvm2",))),
+        "kvm2",
+    ),
+    (
+        {},
+        lambda tx: aggregates.update(tx, replace(A, hosts=("kvm1",), metadata={"filter_tenant_id": "other"})),
+        "kvm2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asks", "change", "goes"), CHANGES)
+def test_what_changed_since_the_look_is_seen(
+    novactl: Operator, db: SqliteDatabase, asks: dict[str, Any], change: Callable[[Tx], None], goes: str
+) -> None:
+    with db.writing() as tx:
+        for name in ("kvm1", "kvm2"):
+            hosts.update(tx, name, labels={"ssd": "yes"})
+        hosts.update(tx, "kvm3", enabled=0)
+        aggregates.create(tx, A)
+    decide = looked(novactl, boot("a", **asks))
+    with db.writing() as tx:
+        change(tx)
+    assert db.write(decide) == goes
+
+
+def test_limits_hold_for_those_who_look_at_once(novactl: Operator, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
+        settings.put(tx, "scheduler", {"max_instances_per_host": 1})
+    decisions = [looked(novactl, boot(name)) for name in ("a", "b", "c", "d")]
+    assert sorted(str(db.write(decide)) for decide in decisions[:3]) == ["kvm1", "kvm2", "kvm3"]
+    with pytest.raises(NoValidHost, match="has 1 instances, 1 allowed"):
+        db.write(decisions[3])
+
+
+def test_a_refusal_is_about_the_hosts_as_they_are(novactl: Operator, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
+        hosts.update(tx, "kvm2", enabled=0, disabled_reason="fans")
+        hosts.update(tx, "kvm3", enabled=0, disabled_reason="fans")
+    decide, other = looked(novactl, boot("a")), looked(novactl, boot("b"))
+    with db.writing() as tx:
+        hosts.update(tx, "kvm1", enabled=0, disabled_reason="smoke")
+        hosts.update(tx, "kvm2", enabled=1)
+    assert db.write(decide) == "kvm2"
+    with db.writing() as tx:
+        hosts.update(tx, "kvm2", enabled=0, disabled_reason="fire")
+    with pytest.raises(NoValidHost) as caught:
+        db.write(other)
+    assert "kvm1: disabled: smoke\n  kvm2: disabled: fire" in caught.value.message
+
+
+def test_names_that_are_gone_since_the_look(novactl: Operator, db: SqliteDatabase) -> None:
+    decisions = {
+        "image": looked(novactl, boot("a")),
+        "group": looked(novactl, boot("b", group="apart")),
+    }
+    with db.writing() as tx:
+        groups.delete(tx, groups.find(tx, "apart", "default"))
+    with pytest.raises(Refused, match="group apart was deleted just now"):
+        db.write(decisions["group"])
+    with db.writing() as tx:
+        catalogue.remove_network(tx, "lan")
+    with pytest.raises(NotFound, match="network 'id-lan' does not exist"):
+        db.write(decisions["image"])
+    image = looked(novactl, replace(boot("c"), request=replace(boot("c").request, networks=())))
+    with db.writing() as tx:
+        catalogue.remove_image(tx, "id-tiny")
+    with pytest.raises(Refused, match="image tiny was deleted just now"):
+        db.write(image)
+    with db.reading() as tx:
+        assert instances.everything(tx) == []
+
+
+def test_partial_tells_what_the_last_try_found(
+    novactl: Operator, db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try has room for one of two and is lost; by the second there is room for both."""
+    with db.writing() as tx:
+        tx.run("UPDATE hosts SET enabled = 0 WHERE name <> 'kvm1'")
+        hosts.update(tx, "kvm1", memory_mib=1024)
+    write = db.write
+
+    def twice(work: Callable[[Tx], Any], **options: Any) -> Any:
+        rolled_back(db, work)
+        with db.writing() as tx:
+            hosts.update(tx, "kvm1", memory_mib=4096)
+        return write(work, **options)
+
+    request = BootRequest(name="p", image="tiny", flavor="small", networks=LAN, count=2)
+    boots = [Boot(request=request, name=name, index=n) for n, name in enumerate(names_of(request))]
+    outcomes = [Outcome(target=one.name) for one in boots]
+    monkeypatch.setattr(db, "write", twice)
+    ops = novactl.submit_all(boots, None, OpState.RUNNING, outcomes)
+    assert [op is not None for op in ops] == [True, True]
+    assert [outcome.error for outcome in outcomes] == [None, None]
+
+
+def later(novactl: Operator, db: SqliteDatabase) -> Any:
+    """One of many, whose steps are not written yet."""
+    request = BootRequest(name="many", image="tiny", flavor="small", networks=LAN, count=17)
+    op = novactl.submit(Boot(request=request, name="many-2", index=1), None, OpState.RUNNING)
+    assert op is not None and (op.attempt, op.records) == (0, [])
+    return op
+
+
+def gone(db: SqliteDatabase, op: Any) -> None:
+    with db.reading() as tx:
+        assert instances.everything(tx) == [] and tx.all("SELECT * FROM holds") == []
+        assert operations.one(tx, op.id)[0].state is OpState.UNDONE
+        assert projects.find(tx, "default").instances_used == 0
+
+
+def broken(name: str) -> str:
+    raise UsageError("templates/domain.xml is not XML")
+
+
+def test_one_whose_steps_cannot_be_planned_is_undone(novactl: Operator, db: SqliteDatabase) -> None:
+    op = later(novactl, db)
+    novactl.world = replace(novactl.world, template=broken)
+    with pytest.raises(OperationFailed, match="is not XML"):
+        novactl.runner().run(op)
+    gone(db, op)
+
+
+def test_one_whose_steps_cannot_be_planned_is_rolled_back(novactl: Operator, db: SqliteDatabase) -> None:
+    op = later(novactl, db)
+    novactl.world = replace(novactl.world, template=broken)
+    novactl.runner().roll_back(op)
+    gone(db, op)
+
+
+def test_many_whose_steps_cannot_be_planned_are_refused(novactl: Operator, db: SqliteDatabase) -> None:
+    novactl.world = replace(novactl.world, template=broken)
+    request = BootRequest(name="many", image="tiny", flavor="small", networks=LAN, count=20)
+    boots = [Boot(request=request, name=name, index=n) for n, name in enumerate(names_of(request))]
+    with pytest.raises(NovactlError, match="is not XML"):
+        novactl.submit_all(boots, None, OpState.RUNNING)
+    with db.reading() as tx:
+        assert instances.everything(tx) == []
+
+
+def test_a_retry_stays_away_from_those_who_want_to_be_apart(novactl: Operator, db: SqliteDatabase) -> None:
+    """b is apart from a: when a's host fails, a does not come to b's."""
+    first = novactl.submit(boot("a"), None, OpState.RUNNING)
+    assert first is not None
+    assert db.write(looked(novactl, boot("b", apart_from=("a",)))) == "kvm2"
+    with db.writing() as tx:
+        hosts.update(tx, "kvm3", memory_mib=1536)  # the emptier kvm2 would be better
+        attempt = novactl._next_attempt(tx, first, "kvm1: failed")
+    assert attempt is not None
+    assert {step.host for step in attempt.steps if step.host} == {"kvm3"}
+
+
+__all__ = ["quick"]
