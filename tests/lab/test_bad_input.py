@@ -87,7 +87,7 @@ def test_unknown_names_come_with_near_ones(grounds, name, tmp_path):
         ):
             ended = refused(novactl, *words, code=4, says="does not exist", hint=near)
             assert words[0] in ("op", "event") or any(near in found for found in ended.error["candidates"])
-        refused(novactl, "boot", web, *BOOT, "--zone", "moon", code=5, says="is in zone nova, not moon")
+        refused(novactl, "boot", web, *BOOT, "--zone", "moon", code=5, says="zone 'moon': no host is in it")
         refused(novactl, "boot", web, "--flavor", "tiny", code=2, says="--image")
         refused(novactl, "frobnicate", code=2, says="frobnicate")
     novactl.ok("keypair", "delete", "operator")
@@ -121,7 +121,7 @@ def test_values_are_kept_literally_and_never_executed(grounds, name, tmp_path):
     disk, kernel, initrd = map(str, stored)
     files = ["--file", disk, "--format", "raw", "--kernel", kernel, "--initrd", initrd]
     novactl.ok("image", "add", web, *files, "--cmdline", cmdline, "--property", f"note={LITERAL}")
-    novactl.ok("flavor", "create", web, *SIZES, "--property", f"a={LITERAL}")
+    novactl.ok("flavor", "create", web, *SIZES, "--property", f"note:a={LITERAL}")
     novactl.ok("host", "set", "kvm2", "--label", f"rack={LITERAL}", "--disable", "--reason", LITERAL)
     assert novactl.json("host", "show", "kvm2")["labels"] == {"rack": LITERAL}
     no_room = novactl("boot", f"{web}x", *BOOT, "--host", "kvm2")
