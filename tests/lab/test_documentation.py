@@ -183,6 +183,20 @@ def test_a_day_with_instances(reader: Reader) -> None:
     novactl.ok("reset-state", "web2", "--state", "active")
 
 
+def test_placement(reader: Reader) -> None:
+    own = {"tiny": "debian"}  # the image that this reader has
+    names = [one["name"] for one in reader.novactl.json("list")]
+    reader.novactl.ok("delete", *names, "--yes")
+    assert "chosen" in reader.types("novactl schedule --flavor small --explain").out
+    assert "fit; after the loss of" in reader.types("novactl host capacity --flavor small").err
+    reader.types("novactl boot web1 --flavor small --image tiny --dry-run --explain", **own)
+    reader.types("novactl host set kvm1 --cpu-ratio 4 --memory-ratio 1 --reserved-memory 2048")
+    reader.types("novactl boot web --count 3 --flavor small --image tiny", **own)
+    reader.types("novactl boot batch --count 3 --partial --flavor small --image tiny", **own)
+    rows = reader.novactl.json("list")
+    assert len(rows) == 6 and {one["status"] for one in rows} == {"ACTIVE"}
+
+
 def test_the_fleet_as_files(reader: Reader) -> None:
     fleet = str(reader.directory / "fleet")
     reader.types("novactl inventory export fleet", fleet=fleet)

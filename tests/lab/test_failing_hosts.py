@@ -89,6 +89,10 @@ def test_a_dead_libvirtd(grounds: Grounds, name):
         with unchanged(grounds):
             only = ["boot", web, *DEAF, "--host", "kvm1"]
             refused(novactl, *only, code=1, says="libvirt", hint="is libvirtd")
+        other = novactl("boot", f"{web}-2", *DEAF, "-o", "json")  # where a boot has failed comes last
+        assert (other.code, other.json["host"], "trying" in other.err) == (0, "kvm2", False)
+        novactl.ok("delete", f"{web}-2", "--yes")
+        novactl.ok("host", "set", "kvm1", "--enable")  # which forgets it
         boot = novactl("boot", web, *DEAF, "-o", "json")
         assert boot.code == 0 and "kvm1: " in boot.err and f"; trying {boot.json['host']}" in boot.err
         novactl.ok("delete", web, "--yes")
