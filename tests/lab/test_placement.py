@@ -44,7 +44,7 @@ def test_groups_hold(grounds: Grounds, name: Callable[[], str], group: Callable[
     novactl.ok("boot", web, *TINY, "--group", apart, "--count", "3")
     assert hosts_of(grounds, web) == dict.fromkeys(HOSTS, 1)
     fourth = refused(novactl, "boot", f"{web}-4", *TINY, "--group", apart, code=5, says="no host can take it")
-    assert fourth.err.count(f"has 1 of group {apart}, 1 allowed") == 3
+    assert fourth.error["message"].count(f"has 1 of group {apart}, 1 allowed") == 3
     together, db = group("affinity"), name()
     novactl.ok("boot", db, *TINY, "--group", together, "--with", f"{web}-2")
     novactl.ok("boot", f"{db}-2", *TINY, "--group", together)
