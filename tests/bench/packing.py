@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from novactl.objects.candidate import Candidate
+from novactl.objects.candidate import COLUMNS, Candidate
 from novactl.objects.host import Resources
 from novactl.scheduler.spec import Rules, Spec
 
@@ -59,14 +59,11 @@ def _one(rng: random.Random, of: Sequence[tuple[float, float]]) -> float:
 
 def hosts(count: int) -> list[Candidate]:
     """Empty ones, alike."""
-    return [
-        Candidate(
-            *(f"h{n:04}", "nova", "up", 1, None, "x86_64"),
-            *(HOST_CPUS, HOST_GIB << 10, HOST_DISK_GIB, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-            *(1.0, 1.0, 1.0, 0, None, "{}", "{}"),
-        )
-        for n in range(count)
-    ]
+    own = {"zone": "nova", "state": "up", "enabled": 1, "arch": "x86_64", "labels": "{}", "facts": "{}"}
+    sizes = {"vcpus": HOST_CPUS, "memory_mib": HOST_GIB << 10, "disk_gib": HOST_DISK_GIB}
+    ratios = dict.fromkeys(("cpu_ratio", "memory_ratio", "disk_ratio"), 1.0)
+    columns = {**dict.fromkeys(COLUMNS, 0), **own, **sizes, **ratios, "dedicated_cpus": None}
+    return [Candidate(*({**columns, "name": f"h{n:04}"}[column] for column in COLUMNS)) for n in range(count)]
 
 
 @dataclass(frozen=True)

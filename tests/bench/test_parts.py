@@ -70,10 +70,10 @@ def test_claims(results: Results, tmp_path: Path) -> None:
     def claim(name: str) -> None:
         wanted = (NetworkRequest(network="lan"),)
         action = Boot(request=BootRequest(name=name, flavor="small", image="img", networks=wanted), name=name)
-        action.check(cloud.world)
+        facts = action.check(cloud.world)
         with cloud.db.writing() as tx:
             op_id = cloud.world.ids.operation()
-            plan = action.plan(cloud.world, tx, op_id, None)
+            plan = action.plan(cloud.world, tx, op_id, facts)
             assert plan is not None
             cloud.journal.insert(tx, op_id, plan)
 
