@@ -313,7 +313,9 @@ def test_names_of_groups_are_a_project_s_own(db: Database) -> None:
         with pytest.raises(Refused, match=r"^group group1 exists already$"):
             groups.create(tx, group(3, name="group1"))
         assert groups.find(tx, "group1", "other").id == fleet.uuid(2)
-        assert groups.find(tx, fleet.uuid(2), "default").project == "other"
+        assert groups.find(tx, fleet.uuid(2), "other").name == "group1"
+        with pytest.raises(NotFound):  # also by its id: whose members count is whose quota holds
+            groups.find(tx, fleet.uuid(2), "default")
         with pytest.raises(NotFound) as caught:
             groups.find(tx, "group1", "third")
     assert (caught.value.code, caught.value.hint) == (4, "novactl group list shows what exists")

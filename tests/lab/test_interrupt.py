@@ -43,10 +43,10 @@ def big(_grounds: Grounds, tmp_path_factory) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def arriving(grounds: Grounds, big, name) -> Iterator[Running]:
-    """A boot on kvm2 whose image is a third there, over a link of 100 Mbit/s."""
+    """A boot on kvm2 whose image is a third there, over a link of 50 Mbit/s."""
     link = grounds.host("kvm2").lab.link
     grounds.host("kvm2").run(["sh", "-c", f"rm -f {INSTANCES}/_base/{big['sha256']}*"])
-    slow = "tbf rate 100mbit burst 256kb latency 100ms".split()
+    slow = "tbf rate 50mbit burst 256kb latency 100ms".split()
     subprocess.run(["tc", "qdisc", "add", "dev", link, "root", *slow], check=True)
     words = ["--flavor", "tiny", "--image", "big", "--network", "lan", "--host", "kvm2"]
     running = Running(grounds.novactl, "boot", name(), *words)
