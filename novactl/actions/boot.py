@@ -105,7 +105,7 @@ class Boot:
             explaining=request.explain,
         )
         instance = replace(instance, host=claimed.host, numa=claimed.numa)
-        instances.add(tx, replace(instance, ports=()))
+        instances.add(tx, instance)
         for port, network in zip(instance.ports, networks, strict=True):
             instances.add_port(tx, instance.uuid, network.id, port)
         if request.user_data is not None:

@@ -216,7 +216,8 @@ class Operator:
                         ops.append(None)
                 return ops, errors
 
-            ops, errors = self.world.db.write(work)
+            with plans.without_gc():
+                ops, errors = self.world.db.write(work)
             for index, error in errors.items():
                 assert refused is not None
                 refused[index].fail(error)

@@ -37,7 +37,7 @@ def add(tx: Tx, instance: Instance) -> None:
         tags=dumps(list(instance.tags)),
         locked=int(instance.locked),
         fault=None,
-        placement=dumps(instance.placement.as_dict()),
+        placement=_text(tx, instance.placement),
         **{
             column: getattr(instance, column)
             for column in [
@@ -62,9 +62,9 @@ def add(tx: Tx, instance: Instance) -> None:
     )
 
 
-def _text(tx: Tx, part: Flavor | Image) -> str:
+def _text(tx: Tx, part: Flavor | Image | Placement) -> str:
     """As JSON; made once for all instances of a transaction that share it."""
-    known: dict[int, tuple[Flavor | Image, str]] = tx.memo.setdefault("texts", {})
+    known: dict[int, tuple[Flavor | Image | Placement, str]] = tx.memo.setdefault("texts", {})
     if id(part) not in known:
         known[id(part)] = part, dumps(part.as_dict())
     return known[id(part)][1]

@@ -81,6 +81,9 @@ FROM_ZERO = frozenset({"memory", "vcpus", "disk", "io_ops"})
 """Those whose scale begins at 0, not at the least of the candidates (Nova's minval = 0)."""
 
 
+SOFT = {"soft_affinity": GroupPolicy.SOFT_AFFINITY, "soft_anti_affinity": GroupPolicy.SOFT_ANTI_AFFINITY}
+
+
 class Scale:
     """Weights of one decision: the range of each weigher over its candidates, kept while it goes on.
     `initial` are their weights in the order given."""
@@ -122,4 +125,6 @@ def _matters(name: str, spec: Spec) -> bool:
     """Whether the weigher can tell hosts apart; asked once, not for each of them."""
     if name == "cross_zone":
         return spec.from_zone is not None
-    return not name.startswith("soft_") or spec.group is not None
+    if name in SOFT:
+        return spec.group is not None and spec.group.policy is SOFT[name]
+    return True
