@@ -18,13 +18,16 @@ from novactl.scheduler.select import ALTERNATES, Selection
 from novactl.scheduler.spec import Spec
 
 
-def schedule(world: World, request: BootRequest) -> tuple[dict[str, Any], NoValidHost | None]:
+def schedule(
+    world: World, request: BootRequest, *, explaining: bool = True
+) -> tuple[dict[str, Any], NoValidHost | None]:
     """(the decision, the refusal when nobody passes or not so many): `{chosen, alternates, hosts, fixes}`,
-    and `placed`: how many go to which host. Raises NotFound and Refused as boot does."""
+    and `placed`: how many go to which host; `hosts` only when explaining. Raises NotFound and
+    Refused as boot does."""
 
     def work(tx: Tx) -> tuple[dict[str, Any], NoValidHost | None]:
         board, spec = Board.of(tx), spec_for(tx, request)
-        rows = board.explain(spec)
+        rows = board.explain(spec) if explaining else []
         selection = board.select(spec)
         names = boot.names_of(request)
         ordered = [host.name for host in selection.ordered(ALTERNATES + 1)]

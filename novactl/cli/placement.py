@@ -90,7 +90,8 @@ def schedule(
         count=count,
         **wishes(ctx.params),
     )
-    decision, refusal = actions.schedule(session.cloud.world, request)
+    whole = explain or session.output != "table"
+    decision, refusal = actions.schedule(session.cloud.world, request, explaining=whole)
     show(session, decision, explain=explain, count=count)
     if refusal is not None:
         placed = sum(decision["placed"].values())

@@ -67,9 +67,6 @@ BATCH_SECONDS = 5.0
 CLAIMERS = 8
 """Processes that claim at once."""
 
-CLAIMS_PER_SECOND = 1000
-"""Full claims of CLAIMERS processes in all."""
-
 REBALANCE_SECONDS = 2.0
 """The plan of a rebalancing of FLEET_HOSTS and FLEET_INSTANCES, as a function."""
 
