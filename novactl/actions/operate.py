@@ -216,8 +216,7 @@ class Operator:
                         ops.append(None)
                 return ops, errors
 
-            with plans.without_gc():
-                ops, errors = self.world.db.write(work)
+            ops, errors = self.world.db.write(work)
             for index, error in errors.items():
                 assert refused is not None
                 refused[index].fail(error)

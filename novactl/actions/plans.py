@@ -1,7 +1,6 @@
 """Plans for people and scripts, as `--dry-run` prints them, and what making one must not do."""
 
 import contextlib
-import gc
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -32,18 +31,6 @@ def apart(tx: Tx, wanted: bool) -> Iterator[None]:
         tx.run("ROLLBACK TO SAVEPOINT one")
         raise
     tx.run("RELEASE SAVEPOINT one")
-
-
-@contextlib.contextmanager
-def without_gc() -> Iterator[None]:
-    """Ten thousand plans are no garbage: looking for some among them costs a fifth of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 class Unsealed:

@@ -26,7 +26,7 @@ PORTS = """
 
 
 def add(tx: Tx, instance: Instance) -> None:
-    """A new row with its ports. The unique live name refuses a second one."""
+    """A new row; its ports are added by add_port. The unique live name refuses a second one."""
     tx.insert(
         "instances",
         uuid=instance.uuid,

@@ -210,7 +210,6 @@ class SqliteDatabase(Database):
         connection.row_factory = _as_dict
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -131072")  # KiB: a boot of ten thousand does not spill
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
 

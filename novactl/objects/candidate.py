@@ -35,8 +35,6 @@ COLUMNS = (
 )
 """Columns of the hosts table in the order of Candidate's arguments."""
 
-NOTHING: Mapping[str, str] = {}
-
 
 class Candidate:
     """One host. What may be claimed is `*_limit`, what is claimed `*_used`: vcpus, MiB, GiB. Claims made in

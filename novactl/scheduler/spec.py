@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from novactl.objects.extra_specs import CpuRequest
 from novactl.objects.group import GroupPolicy
 from novactl.objects.host import Resources
 from novactl.objects.numa import NumaRequest
-
-NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(kw_only=True)
