@@ -233,17 +233,22 @@ def claim(
     like: object = None,
     many: bool = False,
     explaining: bool = False,
+    role: str = "instance",
 ) -> Claimed:
     """The best host holds its share for the instance. `like`: a key that those who ask the same in this
-    transaction have in common (`many`: there are several). Raises NoValidHost with every host's reasons."""
+    transaction have in common (`many`: there are several). `tried`: hosts that it does not go to. `role`: of
+    its hold there, move-target for one that has a host. Raises NoValidHost with every host's reasons."""
+    how = {"many": many, "explaining": explaining}
     board = Board.of(tx)
     try:
-        return _claimed(tx, board, instance, host, tried, like, many=many, explaining=explaining)
+        return _claimed(tx, board, instance, host, tried, like, role=role, **how)
     except NoValidHost:
         if not board.prepared:
             raise
     del tx.memo["board"]  # it was read before this transaction: the refusal is about the hosts as they are
-    return _claimed(tx, Board.of(tx), instance, host, tried, like, many=many, explaining=explaining)
+    return _claimed(
+        tx, Board.of(tx), instance, host, tried, like, many=many, explaining=explaining, role=role
+    )
 
 
 def _claimed(
@@ -256,6 +261,7 @@ def _claimed(
     *,
     many: bool,
     explaining: bool,
+    role: str,
 ) -> Claimed:
     if instance.group_id is not None:
         _join(tx, board, instance, new=not tried)
@@ -272,7 +278,7 @@ def _claimed(
         numa = hardware.cells(best, selection.spec)
         kept = dumps(numa) if numa is not None else None
         if board.still(tx, best, selection) and hosts.claim(
-            tx, best.name, instance.uuid, instance.resources, numa=kept
+            tx, best.name, instance.uuid, instance.resources, role, numa=kept
         ):
             others = [] if many else [one.name for one in selection.ordered(ALTERNATES + 1)]
             others = [name for name in others if name != best.name][:ALTERNATES]

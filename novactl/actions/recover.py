@@ -213,8 +213,7 @@ def fence(operator: Operating, op: Operation) -> None:
 
 
 def _hosts(op: Operation, states: frozenset[StepState]) -> list[str]:
-    named = {record.step.host for record in op.records if record.state in states}
-    return sorted(filter(None, named))
+    return sorted({host for record in op.records if record.state in states for host in record.step.hosts})
 
 
 def _check_host(operator: Operating, op: Operation, host: str, greeting: Greeting) -> None:

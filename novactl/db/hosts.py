@@ -189,6 +189,17 @@ def change_hold(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role:
     return True
 
 
+def change_role(tx: Tx, host: str, instance_uuid: str, role: str, new_role: str) -> None:
+    """The hold is for something else from now on; twice is fine."""
+    tx.run(
+        "UPDATE holds SET role = :new_role WHERE instance_uuid = :uuid AND host = :host AND role = :role",
+        new_role=new_role,
+        uuid=instance_uuid,
+        host=host,
+        role=role,
+    )
+
+
 def _grow(tx: Tx, host: str, amounts: dict[str, int], *conditions: str) -> bool:
     """Count these amounts, unless one that grows has no room or a condition does not hold."""
     tests = [f"{size}_used + :{size} <= {ROOM[size]}" for size, amount in amounts.items() if amount > 0]

@@ -228,6 +228,28 @@ Table(
 )
 
 Table(
+    "migrations",  # moves of instances to another host or flavor (as Nova's)
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("instance_uuid", Id, nullable=False),
+    Column("kind", words(24), nullable=False),
+    Column("status", words(16), nullable=False),
+    Column("source", Name, nullable=False),
+    Column("target", Name, nullable=False),
+    Column("storage", words(16), nullable=False),
+    Column("old_flavor", Text, nullable=False),
+    Column("new_flavor", Text, nullable=False),
+    Column("was", words(24), nullable=False),
+    Column("reason", words(16)),
+    Column("operation", Id, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    Index("migrations_by_instance", "instance_uuid"),
+    Index("migrations_by_status", "status"),
+    Index("migrations_by_source", "source"),
+)
+
+Table(
     "operations",
     metadata,
     Column("id", Id, primary_key=True),

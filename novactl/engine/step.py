@@ -67,6 +67,11 @@ class Step:
 
     host: str | None = None
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All hosts that it acts on: whoever takes over keeps older processes off each of them."""
+        return (self.host,) if self.host else ()
+
     def summary(self) -> str:
         """One line for people: what will be true afterwards. Names no generated id."""
         return (type(self).__doc__ or self.type).splitlines()[0].rstrip(".")

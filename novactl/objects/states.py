@@ -97,6 +97,12 @@ ALLOWED: dict[str, frozenset[VmState]] = {
     "unset": _LIVING,
     "reset-state": _LIVING - {VmState.BUILDING},
     "delete": _LIVING,
+    "resize": frozenset({VmState.ACTIVE, VmState.STOPPED}),
+    "migrate": frozenset({VmState.ACTIVE, VmState.STOPPED}),
+    "migrate --live": frozenset({VmState.ACTIVE, VmState.PAUSED}),
+    "resize-confirm": frozenset({VmState.RESIZED}),
+    "resize-revert": frozenset({VmState.RESIZED}),
+    "evacuate": frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.ERROR}),
 }
 """Which vm_state an action starts from (nova/compute/api.py, check_instance_state).
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need some too
 DEADLINE = 180.0
 CHUNK = 1 << 16
-PARTS = ("host.sh", "jobs.sh", "commands.sh", "memory.sh", "survey.sh", "states.sh", "prune.sh")
+PARTS = ("host.sh", "jobs.sh", "commands.sh", "memory.sh", "survey.sh", "states.sh", "prune.sh", "trust.sh")
 
 
 @cache
@@ -37,6 +37,11 @@ def job_script(words: Sequence[str]) -> bytes:
     """What a job runs by itself: the library and one call. The braces make a shell that got only a part
     of it run nothing."""
     return f"{library()}\n{{\nnv_state=$1 nv_job=$2\nnv_job_run {shlex.join(words)}\nexit\n}}\n".encode()
+
+
+def receiver() -> bytes:
+    """What a host runs for an operation's key that may call one function there (trust.sh)."""
+    return f'{library()}\n{{\nset -e\n"$@"\nexit\n}}\n'.encode()
 
 
 def failure(host: str, status: int, message: str) -> NovactlError:
@@ -140,6 +145,10 @@ class HostShell:
     def job_script(self, words: Sequence[str]) -> bytes:
         """The script of a job that calls one function (nv_job_start)."""
         return job_script(words)
+
+    def receiver(self) -> bytes:
+        """The script behind an operation's key (nv_trust_allow)."""
+        return receiver()
 
     def call(self, *words: str, data: bytes | None = None, deadline: float = DEADLINE) -> str:
         """stdout of a function. Raises HostUnreachable when the link fails (the effect may have

@@ -25,6 +25,7 @@ TOLD = [
     "0002: leases of operations, marks of commits",
     "0003: aggregates, settings and cron tasks",
     "0004: server groups, projects, and what placement knows of hosts and instances",
+    "0005: migrations: moves of instances to another host or flavor",
 ]
 WORDS = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 NAMED = [f"id VARCHAR(64) {WORDS} NOT NULL PRIMARY KEY", f"name VARCHAR(64) {WORDS} NOT NULL UNIQUE"]

@@ -8,8 +8,10 @@ from novactl.actions.steps import (
     heals,
     images,
     memory,
+    moves,
     playbooks,
     records,
+    trust,
 )
 from novactl.actions.steps.registry import REGISTRY
 
@@ -22,6 +24,8 @@ __all__ = [
     "heals",
     "images",
     "memory",
+    "moves",
     "playbooks",
     "records",
+    "trust",
 ]
