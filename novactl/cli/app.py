@@ -13,47 +13,11 @@ import typer
 
 from novactl.cli.render import FORMATS, say
 from novactl.cli.session import Session
+from novactl.cli.words import MODULES
 from novactl.errors import NovactlError, OperationIncomplete, UsageError
 from novactl.version import __version__
 
-MODULES = {
-    "completion": ("completion",),
-    "boot": ("boot",),
-    "placement": ("schedule",),
-    "instances": ("list", "show", "wait"),
-    "lifecycle": (
-        "start",
-        "stop",
-        "reboot",
-        "pause",
-        "unpause",
-        "suspend",
-        "resume",
-        "lock",
-        "unlock",
-        "delete",
-    ),
-    "records": ("set", "unset", "reset-state"),
-    "consoles": ("console-log", "ssh"),
-    "hosts": ("host",),
-    "aggregates": ("aggregate",),
-    "catalogue": ("flavor", "image", "keypair", "network"),
-    "projects": ("project", "quota"),
-    "groups": ("group",),
-    "inventory": ("inventory",),
-    "rebalance": ("rebalance",),
-    "operations": ("op", "event"),
-    "playbook": ("playbook",),
-    "audit": ("audit",),
-    "cron": ("cron",),
-    "health": ("check", "metrics"),
-    "database": ("db",),
-    "lab": ("lab",),
-    "demo": ("demo",),
-}
-"""The modules of this room in the order of `--help`, and the words they hang on the root: a command imports
-the module of its own word, which is half of the time it takes to start."""
-
+HELP = ["-h", "--help"]
 VALUED = {"-o": "--output", "-c": "--column"}
 FLAGS = {"-q", "--quiet", "-v", "-vv", "--verbose", "--debug", "-y", "--yes", "--version"}
 LONG_VALUED = {"--output", "--column", "--db", "--config", "--project"}
@@ -122,9 +86,7 @@ def root(
         logging.getLogger("novactl").setLevel(logging.DEBUG)
 
 
-@functools.cache
-def tree(word: str | None = None) -> typer.Typer:
-    """The root with the commands of that word, or with all of them when none or no such word is given."""
+def _bare() -> typer.Typer:
     app = typer.Typer(
         name="novactl",
         help="Nova without the control plane: run a fleet of KVM hosts over SSH.",
@@ -133,18 +95,47 @@ def tree(word: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": HELP},
     )
     app.callback()(root)
-    for module in [name for name, words in MODULES.items() if word in words] or MODULES:
-        import_module(f"novactl.cli.{module}").register(app)
     return app
 
 
+@functools.cache
+def tree(word: str | None = None) -> typer.Typer:
+    """The root with the commands of that word's module, or with all of them: importing what is not asked
+    for would be half of the time that a command takes to start."""
+    app = _bare()
+    for module, words in MODULES.items():
+        if word is None or word in words:
+            import_module(f"novactl.cli.{module}").register(app)
+    return app
+
+
+@functools.cache
+def outline() -> typer.Typer:
+    """The root with the names of all commands and nothing behind them: for `--help`, for the completion of
+    a word, and for a word that is none."""
+    app = _bare()
+    for words in MODULES.values():
+        for word, line in words.items():
+            app.command(word, help=line)(lambda: None)
+    return app
+
+
+def needed(words: list[str]) -> typer.Typer:
+    """The root as far as a command line needs it."""
+    word = verb(words)
+    return tree(word) if any(word in of for of in MODULES.values()) else outline()
+
+
 def verb(words: list[str]) -> str | None:
-    """The first word of a command line that is no option and no option's value."""
+    """The first word of a command line that is no option and no option's value; none after a `--help` of
+    the root."""
     rest = iter(words)
     for word in rest:
+        if word in HELP:
+            return None
         if word in VALUED or word in LONG_VALUED:
             next(rest, None)
         elif not word.startswith("-"):
@@ -170,7 +161,7 @@ def run(argv: list[str]) -> int:
     session = Session(output=_output_asked(words))  # an unknown command is told before root() is called
     _catch_signals(session)
     try:
-        code = tree(verb(words))(args=words, prog_name="novactl", standalone_mode=False, obj=session)
+        code = needed(words)(args=words, prog_name="novactl", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except NovactlError as error:
         return _told(session, error)
@@ -194,7 +185,7 @@ def run(argv: list[str]) -> int:
 
 
 def _command(words: list[str]) -> Any:
-    return typer.main.get_command(tree(verb(words)))
+    return typer.main.get_command(needed(words))
 
 
 def _output_asked(words: list[str]) -> str:

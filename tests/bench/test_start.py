@@ -50,7 +50,7 @@ def test_help_and_start_up(results: Results, empty: Command) -> None:
     take_turns(results, results.repeat(21, 5), runs)
     helps = ("novactl --help", "novactl boot --help")
     for name in helps:
-        results.check(name, f"median of {name}", results.median(name), limits.HELP_SECONDS)
+        results.check_time(name, limits.HELP_SECONDS)
     results.verdict(*helps)
 
 
@@ -136,9 +136,9 @@ def test_list(results: Results, crowd: Callable[[int], Command]) -> None:
     }
     take_turns(results, results.repeat(15, 3), runs)
     for name in (table, as_json):
-        results.check(name, f"median of {name}", results.median(name), limits.LIST_SECONDS)
+        results.check_time(name, limits.LIST_SECONDS)
     what = f"{limits.LIST_HOSTS} hosts, none reachable, against one"
-    ratio = results.median(spread) / results.median(table)
+    ratio = results.figure(spread) / results.figure(table)
     results.check("list, hosts", what, ratio, limits.LIST_MORE_HOSTS, "times")
     results.verdict(table, as_json, "list, hosts")
 

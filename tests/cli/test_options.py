@@ -425,17 +425,28 @@ def test_json_is_one_document_with_what_it_was_given(novactl: Command, db: Sqlit
 
 
 def test_every_word_is_in_its_module() -> None:
-    """What MODULES says of a word is what `--help` shows, and the same command."""
+    """What MODULES says of a word is what the code says, and the same command."""
     whole = typer.main.get_command(tree()).commands  # type: ignore[attr-defined]
-    said = [word for words in MODULES.values() for word in words]
+    said = {word: line for words in MODULES.values() for word, line in words.items()}
     assert sorted(said) == sorted(whole)
-    for word in said:
+    for word, line in said.items():
         alone = typer.main.get_command(tree(word)).commands  # type: ignore[attr-defined]
         assert word in alone
         assert set(getattr(alone[word], "commands", ())) == set(getattr(whole[word], "commands", ()))
+        assert " ".join(whole[word].help.split()).startswith(line.removesuffix("."))
 
 
-def test_an_unknown_word_is_compared_with_all() -> None:
+def test_help_shows_whole_lines(novactl: Command) -> None:
+    shown = novactl("--help").out
+    for words in MODULES.values():
+        for word, line in words.items():
+            assert re.search(rf"^ +{word} +{re.escape(line)}$", shown, re.MULTILINE)
+    assert novactl("--help", "boot").out == novactl("-q", "-h", "nonsense").out == shown
+
+
+def test_an_unknown_word_is_compared_with_all(novactl: Command) -> None:
     assert verb(["--project", "list", "-q", "sto", "web1"]) == "sto"
-    assert len(tree("sto").registered_groups) == len(tree().registered_groups)
-    assert not tree("stop").registered_groups
+    for near, meant in (("sto", "stop"), ("hots", "host")):
+        ended = novactl(near, "web1")
+        assert ended.code == 2 and f"did you mean {meant!r}" in ended.err.lower()
+    assert "host" not in typer.main.get_command(tree("stop")).commands  # type: ignore[attr-defined]

@@ -18,7 +18,8 @@ for name in ("cli.app", "cloud", "actions.operate", "actions.watch", "actions.im
              "actions.catalogue", "db.tables", "images.store", "objects.keypair",
              "actions.inventory_apply", "actions.inventory_export"):
     importlib.import_module(f"novactl.{name}")
-from novactl.cli.app import MODULES, tree
+from novactl.cli.app import MODULES, outline, tree
+typer.main.get_command(outline())
 for word in (None, *(word for words in MODULES.values() for word in words)):
     typer.main.get_command(tree(word))
 gc.disable()
