@@ -39,6 +39,9 @@ MODULES: dict[str, dict[str, str]] = {
     "hosts": {
         "host": "Hypervisors.",
     },
+    "pki": {
+        "pki": "Certificates by which hosts know each other.",
+    },
     "aggregates": {
         "aggregate": "Groups of hosts.",
     },

@@ -26,6 +26,7 @@ TOLD = [
     "0003: aggregates, settings and cron tasks",
     "0004: server groups, projects, and what placement knows of hosts and instances",
     "0005: migrations: moves of instances to another host or flavor",
+    "0006: certificates: of hosts, signed by the fleet's authority",
 ]
 WORDS = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 NAMED = [f"id VARCHAR(64) {WORDS} NOT NULL PRIMARY KEY", f"name VARCHAR(64) {WORDS} NOT NULL UNIQUE"]

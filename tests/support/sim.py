@@ -139,6 +139,8 @@ class SimHost:
     mark: str = ""
     copy: tuple[int, bytes] = (0, b"")
     jobs: SimJobs = field(default_factory=SimJobs)
+    pki: dict[str, str] = field(default_factory=dict)  # files of certificates
+    crl_number: int = 0
     trusts: dict[str, str] = field(default_factory=dict)  # operation: what its key may do here, or is
     acted: list[tuple[str, str, int]] = field(default_factory=list)  # (call, uuid, epoch) that it let in
     boots: int = 1
@@ -537,6 +539,24 @@ class SimHypervisor:
         with self._call("trusts"):
             self._ours()
             return sorted(self.host.trusts)
+
+    def pki_where(self) -> str:
+        with self._call("pki_where"):
+            self._ours()
+            return "/etc/pki/qemu"
+
+    def pki_place(self, crl_number: int, files: Mapping[str, str]) -> None:
+        with self._call("pki_place"):
+            self._ours()
+            self.host.pki, self.host.crl_number = dict(files), crl_number
+
+    def pki_publish(self, crl_number: int, crl: str) -> None:
+        with self._call("pki_publish"):
+            self._ours()
+            if not self.host.pki:
+                self._die(1, "novactl's certificates are no longer in /etc/pki/qemu")
+            if crl_number > self.host.crl_number:
+                self.host.pki["ca-crl.pem"], self.host.crl_number = crl, crl_number
 
     def job_start(self, op: str, n: int, *words: str) -> None:
         with self._call("job_start"):
