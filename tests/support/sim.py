@@ -548,7 +548,10 @@ class SimHypervisor:
     def pki_place(self, crl_number: int, files: Mapping[str, str]) -> None:
         with self._call("pki_place"):
             self._ours()
-            self.host.pki, self.host.crl_number = dict(files), crl_number
+            kept = {}
+            if self.host.pki.get("ca-cert.pem") == files["ca-cert.pem"] and self.host.crl_number > crl_number:
+                kept, crl_number = {"ca-crl.pem": self.host.pki["ca-crl.pem"]}, self.host.crl_number
+            self.host.pki, self.host.crl_number = {**files, **kept}, crl_number
 
     def pki_publish(self, crl_number: int, crl: str) -> None:
         with self._call("pki_publish"):
