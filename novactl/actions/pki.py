@@ -4,8 +4,9 @@ As with hosts themselves (actions.hosts) the record comes first, then the host, 
 again: what a killed command left is a certificate that nobody has seen placed.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from novactl.actions.world import World
@@ -42,13 +43,14 @@ class Revoked:
     hosts: list[Published]
 
 
-def init(world: World, days: int = AUTHORITY_DAYS) -> tuple[Authority, bool]:
-    """The fleet's authority, made unless it is there: (it, whether it is new)."""
+def init(world: World, days: int = AUTHORITY_DAYS, *, replace: bool = False) -> tuple[Authority, bool]:
+    """The fleet's authority, made unless it is there: (it, whether it is new). `replace`: another one, and
+    all that the first has signed is forgotten: each host needs a new certificate."""
     from novactl.db import x509
 
     _check_days(days)
     there = world.db.read(certificates.authority)
-    if there is not None:
+    if there is not None and not replace:
         return there, False
     key, now, secret = x509.new_key(), world.clock.now(), world.ids.uuid()
     pem = x509.authority(key, world.fleet, now, days)
@@ -56,8 +58,9 @@ def init(world: World, days: int = AUTHORITY_DAYS) -> tuple[Authority, bool]:
     crl = x509.revocations(pem, key, 1, [], now)
 
     def work(tx: Tx) -> tuple[Authority, bool]:
-        if (there := certificates.authority(tx)) is not None:
-            return there, False
+        if (found := certificates.authority(tx)) is not None and found != there:
+            return found, False  # somebody was faster
+        certificates.forget_all(tx)
         made = Authority(
             pem=pem,
             key=world.secrets.seal(tx, secret, certificates.OWNER, key.encode()),
@@ -119,7 +122,10 @@ def where(world: World, name: str, days: int) -> str:
 
 def _refuse_expired(authority: Authority, now: str) -> None:
     if authority.not_after <= now:
-        raise Refused(f"the authority has expired at {authority.not_after}")
+        raise Refused(
+            f"the authority has expired at {authority.not_after}",
+            hint="novactl pki init --replace makes another",
+        )
 
 
 def _files(authority: Authority, made: Certificate, key: str) -> dict[str, str]:
@@ -157,7 +163,7 @@ def _signed_anew(world: World, tx: Tx, authority: Authority, now: str) -> Author
     key = world.secrets.open(tx, authority.key).decode()
     number = authority.crl_number + 1
     revoked = [(one.serial, one.revoked_at) for one in certificates.everything(tx) if one.revoked_at]
-    return replace(
+    return dataclasses.replace(
         authority, crl_number=number, crl=x509.revocations(authority.pem, key, number, revoked, now)
     )
 
@@ -248,7 +254,9 @@ def _authority(tx: Tx) -> Authority:
 
 
 def _check_known(tx: Tx, which: str) -> None:
-    """Raises NotFound unless it is a host with a certificate, or a certificate's serial."""
+    """Raises NotFound unless it is a host with a certificate, or a certificate's serial; Refused without an
+    authority."""
+    _authority(tx)
     found = certificates.everything(tx)
     if not any(which in (one.host, one.serial) for one in found):
         close = near(which, {one.host for one in found})
@@ -267,9 +275,9 @@ def _check_days(days: int) -> None:
 # --- plans, as --dry-run prints them: what would be done, nothing of it is journaled ---
 
 
-def planned_init(world: World, days: int) -> dict[str, Any]:
+def planned_init(world: World, days: int, *, replace: bool) -> dict[str, Any]:
     _check_days(days)
-    if world.db.read(certificates.authority) is not None:
+    if not replace and world.db.read(certificates.authority) is not None:
         return _plan("pki-init", "authority", [])
     return _plan("pki-init", "authority", [(None, "make", f"an authority for {days} days, its key sealed")])
 

@@ -24,6 +24,9 @@ def register(root: typer.Typer) -> None:
 def init(
     ctx: typer.Context,
     days: Annotated[int, typer.Option("--days", metavar="N", help="How long it is good.")] = 3650,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make another: each host then needs a new certificate.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make the fleet's certificate authority, unless it has one.
@@ -34,9 +37,11 @@ def init(
 
     session = ctx.obj
     if dry_run:
-        verbs.show_plans(session, [pki.planned_init(session.cloud.world, days)], many=False)
+        verbs.show_plans(session, [pki.planned_init(session.cloud.world, days, replace=replace)], many=False)
         return
-    found, made = pki.init(session.cloud.world, days)
+    if replace:
+        session.confirm("replace the authority? TLS fails at each host until it has a new certificate")
+    found, made = pki.init(session.cloud.world, days, replace=replace)
     session.tell(f"authority {'made; its key is sealed in the database' if made else 'unchanged'}")
     render.show(session, _authority(found), AUTHORITY_COLUMNS)
 

@@ -22,6 +22,13 @@ def keep_authority(tx: Tx, made: Authority) -> None:
     set_meta(tx, AUTHORITY, dumps(vars(made)))
 
 
+def forget_all(tx: Tx) -> None:
+    """There is no authority, its key is erased, and nothing that it signed is remembered."""
+    tx.run("DELETE FROM certificates")
+    tx.run("DELETE FROM secrets WHERE owner = :owner", owner=OWNER)
+    tx.run("DELETE FROM meta WHERE name = :name", name=AUTHORITY)
+
+
 def add(tx: Tx, made: Certificate) -> None:
     tx.insert("certificates", **{**vars(made), "names": dumps(list(made.names))})
 

@@ -186,11 +186,11 @@ def test_a_live_migration_by_tls_until_an_end_is_revoked(guest: Grounds) -> None
     moved = migrate(guest, "kvm1", "kvm2")
     assert moved.returncode == 0, moved.stderr
     assert (guest.state("kvm1", GUEST), guest.state("kvm2", GUEST)) == ("", "running")
-    guest.novactl.ok("pki", "revoke", "kvm1")
+    guest.novactl.ok("pki", "revoke", "kvm2")
     refused = migrate(guest, "kvm2", "kvm1")
     assert refused.returncode == 1
     assert (guest.state("kvm1", GUEST), guest.state("kvm2", GUEST)) == ("", "running")
-    guest.novactl.ok("pki", "issue", "kvm1")
+    guest.novactl.ok("pki", "issue", "kvm2")
     again = migrate(guest, "kvm2", "kvm1")
     assert again.returncode == 0, again.stderr
     assert (guest.state("kvm1", GUEST), guest.state("kvm2", GUEST)) == ("running", "")

@@ -12,8 +12,7 @@ from cryptography import x509
 from novactl.actions import pki
 from novactl.db import certificates, hosts
 from novactl.db import x509 as ours
-from novactl.errors import HostUnreachable, NotFound, Refused, UsageError
-from novactl.objects.moments import before
+from novactl.errors import HostUnreachable, NotFound, NovactlError, Refused, UsageError
 from tests.support.databases import Place, content
 from tests.support.sim import Fault, SimFleet, audited
 from tests.support.toys import Died
@@ -44,7 +43,8 @@ def ready(fleet: SimFleet) -> SimFleet:
 
 
 def done(fleet: SimFleet, act: Callable[..., Any], *words: Any, **how: Any) -> Any:
-    """An act in a process of its own."""
+    """An act in a process of its own, a second after what was before."""
+    fleet.clock.sleep(1)
     with fleet.process(**how) as process:
         return act(process.world, *words)
 
@@ -73,6 +73,20 @@ def test_once_made_an_authority_stays(fleet: SimFleet) -> None:
     assert made
     again, made = done(fleet, pki.init, 5)
     assert (again, made) == (first, False)
+
+
+def test_another_authority_begins_anew(ready: SimFleet) -> None:
+    first = ready.hosts["kvm1"].pki["ca-cert.pem"]
+    with ready.process() as process:
+        authority, made = pki.init(process.world, 100, replace=True)
+    assert made and authority.pem != first
+    assert states(ready) == []
+    assert reason(ready, "kvm1") == "kvm1 has no certificate: novactl pki issue kvm1"
+    assert len(ready.db.read(lambda tx: tx.all("SELECT id FROM secrets"))) == 1  # the old key is erased
+    done(ready, pki.issue, "kvm1")
+    assert ready.hosts["kvm1"].pki["ca-cert.pem"] == authority.pem
+    done(ready, pki.revoke, "kvm1")
+    assert (len(void(ready, "kvm1")), len(void(ready, "kvm2"))) == (1, 0)
 
 
 def test_what_a_host_gets(ready: SimFleet) -> None:
@@ -214,8 +228,8 @@ def test_an_init_that_is_killed_is_done_again(fleet: SimFleet, dies_at: tuple[st
 
 @pytest.mark.parametrize("how", ["lost", "fails", "full"])
 def test_a_host_that_fails_to_take_it(ready: SimFleet, how: str) -> None:
-    ready.faults.append(Fault("kvm1", "pki_place", how))
-    with pytest.raises(Exception, match="kvm1"):
+    ready.faults.append(Fault("pki_place", how, "kvm1"))
+    with pytest.raises(NovactlError, match="kvm1"):
         done(ready, pki.issue, "kvm1")
     assert ("kvm1", "unplaced") in states(ready)
     assert reason(ready, "kvm1") is None
@@ -232,14 +246,14 @@ def test_what_is_refused(fleet: SimFleet) -> None:
         assert {tuple(host.pki) for host in fleet.hosts.values()} == {()}
 
     for act in (pki.issue, pki.planned_issue):
-        words = ("kvm1", 730)
-        refused(Refused, "has no certificate authority", act, *words)
-    refused(Refused, "has no certificate authority", pki.revoke, "kvm1")
+        refused(Refused, "has no certificate authority", act, "kvm1", 730)
+    for act in (pki.revoke, pki.planned_revoke):
+        refused(Refused, "has no certificate authority", act, "kvm1")
     refused(UsageError, "--days 0", pki.init, 0)
     done(fleet, pki.init, 100)
+    refused(NotFound, "'kvm1' is no host with a certificate", pki.revoke, "kvm1")
     refused(UsageError, "--days 36501", pki.issue, "kvm1", 36501)
     refused(NotFound, "'kvm9'", pki.issue, "kvm9")
-    refused(NotFound, "'kvm1' is no host with a certificate", pki.revoke, "kvm1")
     fleet.hosts["kvm1"].up = False
     refused(HostUnreachable, "kvm1", pki.issue, "kvm1")
     fleet.hosts["kvm1"].up = True
@@ -263,4 +277,3 @@ def test_a_certificate_ends_with_the_authority(fleet: SimFleet) -> None:
     authority, _ = done(fleet, pki.init, 100)
     fleet.clock.sleep(50 * DAY)
     assert done(fleet, pki.issue, "kvm1").not_after == authority.not_after
-    assert before(authority.not_after, 49 * DAY) < fleet.clock.now()
