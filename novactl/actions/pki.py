@@ -7,13 +7,14 @@ again: what a killed command left is a certificate that nobody has seen placed.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from novactl.actions.world import World
 from novactl.db import certificates, hosts
 from novactl.db.session import Tx
 from novactl.engine.step import Kind
-from novactl.errors import HostRefused, NotFound, NovactlError, Refused, UsageError
+from novactl.errors import Busy, HostFault, HostRefused, NotFound, NovactlError, Refused, UsageError
 from novactl.objects.certificate import EXPIRING, Authority, Certificate, CertificateState
 from novactl.objects.moments import seconds_between
 from novactl.objects.names import near
@@ -98,6 +99,8 @@ def issue(world: World, name: str, days: int = HOST_DAYS) -> Certificate:
         return _authority(tx), done
 
     newest, made = world.db.write(placed)
+    if newest.pem != authority.pem:
+        raise Busy("the authority was replaced meanwhile", hint="the same again")
     if newest.crl_number > authority.crl_number:  # somebody revoked meanwhile, and did not know of this host
         _publish(world, newest, [name])
     return made
@@ -169,12 +172,11 @@ def _signed_anew(world: World, tx: Tx, authority: Authority, now: str) -> Author
 
 
 def _publish(world: World, authority: Authority, names: Sequence[str]) -> list[Published]:
-    """The hosts have the newest revocation list. Those that cannot be told are named, and missing no more the
-    next time."""
+    """The hosts have the newest revocation list; those that cannot be told are named."""
     number = authority.crl_number
     rows = world.db.read(certificates.everything)
     behind = sorted({one.host for one in rows if one.host in names and one.crl_number < number})
-    told = dict(
+    answers = dict(
         fan_out(
             lambda host: world.hypervisor(host).pki_publish(number, authority.crl),
             behind,
@@ -182,19 +184,33 @@ def _publish(world: World, authority: Authority, names: Sequence[str]) -> list[P
             arrivals=world.arrivals,
         )
     )
-    done = [host for host in behind if told[host] is None]
 
-    def work(tx: Tx) -> None:
-        for host in done:
-            certificates.told(tx, host, number)
+    def work(tx: Tx) -> dict[str, NovactlError | None]:
+        newest = _authority(tx).crl_number
+        told = {host: _refused(host, answer, newest) for host, answer in answers.items()}
+        for host, error in told.items():
+            if error is None:
+                certificates.told(tx, host, number)
+        return told
 
-    world.db.write(work)
-    return [_published(host, host in told, told.get(host)) for host in names]
+    told = world.db.write(work)
+    results = {host: "done" if error is None else "failed" for host, error in told.items()}
+    return [
+        Published(host=host, result=results.get(host, "unchanged"), error=told.get(host)) for host in names
+    ]
 
 
-def _published(host: str, asked: bool, answer: NovactlError | None) -> Published:
-    result = "failed" if answer is not None else "done" if asked else "unchanged"
-    return Published(host=host, result=result, error=answer)
+def _refused(host: str, answer: int | NovactlError, newest: int) -> NovactlError | None:
+    """Why a host that answered has not got the list. One that has a newer list than the database ever made
+    has taken ours for old."""
+    if isinstance(answer, NovactlError):
+        return answer
+    if answer > newest:
+        return HostFault(
+            f"{host}: has revocation list {answer}, this database made {newest} at most: it is an older copy",
+            hint="novactl pki init --replace",
+        )
+    return None
 
 
 def in_force(tx: Tx, which: str, now: str) -> list[str]:
@@ -211,11 +227,12 @@ def _told_of_revocations(tx: Tx) -> list[str]:
 
 def listed(tx: Tx, now: str) -> list[tuple[Certificate, CertificateState]]:
     """All certificates and what each is good for."""
-    found = certificates.everything(tx)
-    by_host = {
-        one.host: certificates.current([other for other in found if other.host == one.host]) for one in found
-    }
-    return [(one, state_of(one, by_host[one.host], now)) for one in found]
+    by_host = [list(found) for _, found in groupby(certificates.everything(tx), lambda one: one.host)]
+    return [
+        (one, state_of(one, current, now))
+        for found, current in ((found, certificates.current(found)) for found in by_host)
+        for one in found
+    ]
 
 
 def state_of(one: Certificate, current: Certificate | None, now: str) -> CertificateState:
@@ -276,6 +293,7 @@ def _check_days(days: int) -> None:
 
 
 def planned_init(world: World, days: int, *, replace: bool) -> dict[str, Any]:
+    """Raises UsageError."""
     _check_days(days)
     if not replace and world.db.read(certificates.authority) is not None:
         return _plan("pki-init", "authority", [])

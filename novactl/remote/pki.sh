@@ -53,7 +53,10 @@ nv_pki_place() { # crl-number: stdin is the six files, each after a line "# NAME
     [ "$(id -u)" -ne 0 ] || setpriv --reuid "$nv_user" --regid "$nv_group" --clear-groups cat "$nv_set/server-key.pem" >/dev/null ||
         nv_die 1 "QEMU's user $nv_user cannot read what is in $nv_pki"
     sync "$nv_set"/* "$nv_set" || nv_failed "cannot write to $nv_pki"
-    for nv_file in "$nv_set"/*.pem; do ln -sfn "novactl/${nv_file##*/}" "$nv_pki/${nv_file##*/}"; done
+    for nv_file in "$nv_set"/*.pem; do
+        nv_file=${nv_file##*/}
+        [ -L "$nv_pki/$nv_file" ] || ln -s "novactl/$nv_file" "$nv_pki/$nv_file"
+    done
     ln -sfn "${nv_set##*/}" "$nv_pki/.novactl"
     mv -T "$nv_pki/.novactl" "$nv_pki/novactl"
     trap - EXIT
@@ -63,16 +66,21 @@ nv_pki_place() { # crl-number: stdin is the six files, each after a line "# NAME
     done
 }
 
-nv_pki_publish() { # number: stdin is the revocation list of that number; one that is no newer than what is here is let go
+nv_pki_publish() { # number: stdin is the revocation list of that number; one that is no newer than what is here is let go.
+    # Says which number is here then
     nv_pki_find
     nv_pki_lock
     nv_where=$nv_pki/novactl
     [ -e "$nv_where/crl-number" ] || nv_die 1 "novactl's certificates are no longer in $nv_pki"
     read -r nv_seen <"$nv_where/crl-number"
-    [ "$1" -gt "$nv_seen" ] || return 0
+    if [ "$1" -le "$nv_seen" ]; then
+        echo "$nv_seen"
+        return 0
+    fi
     nv_full=$nv_where/.ca-crl.new
     cat >"$nv_full" || nv_failed "cannot write to $nv_pki"
     sync "$nv_full" || nv_failed "cannot write to $nv_pki"
     mv "$nv_full" "$nv_where/ca-crl.pem"
     echo "$1" >"$nv_where/crl-number"
+    echo "$1"
 }

@@ -18,6 +18,7 @@ class Pki(Calls):
         text = "".join(f"# {name}\n{content}" for name, content in files.items())
         self._ours("nv_pki_place", str(crl_number), data=text.encode())
 
-    def pki_publish(self, crl_number: int, crl: str) -> None:
-        """The revocation list there is this one, or a newer. HostFault without certificates of ours."""
-        self._ours("nv_pki_publish", str(crl_number), data=crl.encode())
+    def pki_publish(self, crl_number: int, crl: str) -> int:
+        """The revocation list there is this one, or a newer: its number. HostFault without certificates of
+        ours."""
+        return int(self._ours("nv_pki_publish", str(crl_number), data=crl.encode()))

@@ -78,6 +78,20 @@ def test_openssl_verifies_them(certified: Grounds, role: str) -> None:
     )
 
 
+def test_a_key_is_seen_nowhere_but_there(certified: Grounds) -> None:
+    ended = certified.novactl.ok("pki", "issue", "kvm1", "-vv", "--debug")
+    secret = certified.host("kvm1").run(["cat", f"{WHERE}/server-key.pem"]).stdout.splitlines()[1]
+    assert len(secret) == 64
+    assert secret not in ended.out + ended.err
+    left = [path for path in certified.novactl.config.rglob("*") if path.is_file()]
+    assert [path for path in left if secret.encode() in path.read_bytes()] == []
+    found = certified.host("kvm1").run(
+        ["grep", "-rlsF", secret, "/etc", "/var/lib", "/var/log", "/tmp", "/root"]
+    )
+    there = {path.rpartition("/")[2] for path in found.stdout.splitlines()}
+    assert there == {"server-key.pem", "client-key.pem"}
+
+
 class Nbd:
     """A disk of kvm1 that qemu-nbd exports with its certificates, as QEMU's own user."""
 

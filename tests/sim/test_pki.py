@@ -12,7 +12,7 @@ from cryptography import x509
 from novactl.actions import pki
 from novactl.db import certificates, hosts
 from novactl.db import x509 as ours
-from novactl.errors import HostUnreachable, NotFound, NovactlError, Refused, UsageError
+from novactl.errors import Busy, HostUnreachable, NotFound, NovactlError, Refused, UsageError
 from tests.support.databases import Place, content
 from tests.support.sim import Fault, SimFleet, audited
 from tests.support.toys import Died
@@ -188,6 +188,32 @@ def test_a_revocation_meanwhile_reaches_the_new_host(fleet: SimFleet) -> None:
         host.pki_place = place  # type: ignore[method-assign,assignment]
         pki.issue(process.world, "kvm1")
     assert [len(void(fleet, name)) for name in fleet.hosts] == [1, 1, 1]
+
+
+def test_an_older_copy_of_the_database_does_not_take_its_list_for_told(ready: SimFleet) -> None:
+    ready.hosts["kvm1"].crl_number = 5  # it was told what this database has forgotten
+    told = done(ready, pki.revoke, "kvm3")
+    assert [one.result for one in told.hosts] == ["failed", "done", "done"]
+    assert "has revocation list 5, this database made 2 at most" in str(told.hosts[0].error)
+    assert done(ready, pki.revoke, "kvm3").hosts[0].result == "failed"
+
+
+def test_an_authority_that_is_replaced_meanwhile(ready: SimFleet) -> None:
+    with ready.process() as process:
+        host = process.world.hypervisor("kvm1")
+        placing = host.pki_place
+
+        def place(crl_number: int, files: dict[str, str]) -> None:
+            with ready.process() as other:
+                pki.init(other.world, replace=True)
+            placing(crl_number, files)
+
+        host.pki_place = place  # type: ignore[method-assign,assignment]
+        with pytest.raises(Busy, match="the authority was replaced meanwhile"):
+            pki.issue(process.world, "kvm1")
+    assert states(ready) == []
+    done(ready, pki.issue, "kvm1")
+    assert reason(ready, "kvm1") is None
 
 
 KILLS = [(point, n) for n in (1, 2) for point in ("before-write", "after-write")]

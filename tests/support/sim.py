@@ -553,13 +553,14 @@ class SimHypervisor:
                 kept, crl_number = {"ca-crl.pem": self.host.pki["ca-crl.pem"]}, self.host.crl_number
             self.host.pki, self.host.crl_number = {**files, **kept}, crl_number
 
-    def pki_publish(self, crl_number: int, crl: str) -> None:
+    def pki_publish(self, crl_number: int, crl: str) -> int:
         with self._call("pki_publish"):
             self._ours()
             if not self.host.pki:
                 self._die(1, "novactl's certificates are no longer in /etc/pki/qemu")
             if crl_number > self.host.crl_number:
                 self.host.pki["ca-crl.pem"], self.host.crl_number = crl, crl_number
+            return self.host.crl_number
 
     def job_start(self, op: str, n: int, *words: str) -> None:
         with self._call("job_start"):

@@ -102,7 +102,7 @@ def test_lists_only_ever_become_newer(host: Ground, where: Path) -> None:
         host.hypervisor.pki_publish(2, "two\n")
     host.hypervisor.pki_place(1, files("one"))
     for number, seen in ((3, "3\n"), (2, "3\n"), (3, "3\n"), (4, "4\n")):
-        host.hypervisor.pki_publish(number, f"{number}\n")
+        assert host.hypervisor.pki_publish(number, f"{number}\n") == int(seen)
         assert there(where) == {**files("one"), "ca-crl.pem": seen}
     host.hypervisor.pki_place(2, files("two"))  # it was signed before what is there
     assert there(where) == {**files("two"), "ca-crl.pem": "4\n"}
