@@ -1,10 +1,15 @@
 """pki as a user runs it: what is shown, what is refused, how it ends. Hosts with certificates: tests/lab."""
 
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from novactl.db import certificates
 from novactl.db.session import meta
 from novactl.db.sqlite import SqliteDatabase
+from novactl.objects.moments import as_text
 from tests.cli.test_output import certificate
 from tests.support import fleet
 from tests.support.command import Command
@@ -52,6 +57,26 @@ def test_a_dry_run_changes_nothing(stocked: Command, db: SqliteDatabase) -> None
         *((1, "revoke", None), (2, "publish", "kvm2"))
     ]
     assert [row["state"] for row in stocked.json("pki", "list")] == ["valid"]
+
+
+@pytest.mark.parametrize(("end", "state", "result"), [(10, "expiring", "warn"), (-1, "expired", "fail")])
+def test_check_tells_what_ends(
+    stocked: Command, db: SqliteDatabase, end: int, state: str, result: str
+) -> None:
+    def told() -> list[dict[str, str]]:
+        rows = json.loads(stocked("check", "-o", "json").out)
+        return [row for row in rows if row["check"] == "certificates"]
+
+    db.write(lambda tx: certificates.add(tx, certificate(1, fleet.WHEN)))
+    assert told() == []
+    ends = as_text(datetime.now(UTC) + timedelta(days=end))
+    for number, host in ((2, "kvm2"), (3, "gone")):
+        one = replace(certificate(number, fleet.WHEN), host=host, not_after=ends)
+        db.write(lambda tx, one=one: certificates.add(tx, one))
+    assert [(row["target"], row["result"], row["hint"]) for row in told()] == [
+        ("kvm2", result, "novactl pki issue kvm2")
+    ]
+    assert told()[0]["message"] == f"kvm2: its certificate is {state}, its end is {ends}"
 
 
 def test_a_revocation_that_nobody_hears_is_recorded(stocked: Command, db: SqliteDatabase) -> None:
