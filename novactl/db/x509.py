@@ -19,6 +19,10 @@ from novactl.objects.certificate import Certificate
 from novactl.objects.moments import as_text
 
 BITS = 3072  # RSA: QEMU wants keyEncipherment of a certificate, which no other kind of key may claim
+USES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 SKEW = timedelta(hours=1)
 """A certificate is good so long before it was made: clocks differ."""
 
@@ -111,11 +115,7 @@ def _builder(
 
 
 def _usage(**wanted: bool) -> x509.KeyUsage:
-    every = (
-        "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign"
-    )
-    every += " crl_sign encipher_only decipher_only"
-    return x509.KeyUsage(**{use: wanted.get(use, False) for use in every.split()})
+    return x509.KeyUsage(**{**dict.fromkeys(USES, False), **wanted})
 
 
 def _name(common: str) -> x509.Name:

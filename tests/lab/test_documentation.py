@@ -54,7 +54,6 @@ ELSEWHERE = {
     "novactl pki issue kvm1": "test_pki.py",
     "novactl pki list": "test_pki.py",
     "novactl pki revoke kvm2": "test_pki.py",
-    "novactl pki init --replace": "../cli/test_pki.py",
     "novactl op resume ID": "test_operations.py",
     "novactl op rollback ID": "test_operations.py",
     "novactl audit --adopt": "test_restored.py",
