@@ -28,7 +28,7 @@ from novactl.db import catalogue, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
-from novactl.errors import HostUnreachable, NoValidHost, Refused, UsageError
+from novactl.errors import HostUnreachable, NoValidHost, Refused
 from novactl.objects.extra_specs import firmware
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import MIB
@@ -84,7 +84,10 @@ class Resize:
 
     def check(self, world: World) -> Way:
         if self.live:
-            raise UsageError("resize --live is not there yet")
+            raise Refused(
+                f"{self.name}: memory and processors of a guest that runs on are not changed yet",
+                hint="without --live it is shut down for a moment",
+            )
         flavor = world.db.read(lambda tx: catalogue.flavor(tx, self.flavor))
         seen = acting.look(world, self.name, self.project)
         acting.check(world, "resize", seen)
