@@ -318,7 +318,7 @@ SCENARIOS: dict[str, Scenario] = {
     "resize-elsewhere": Scenario(
         lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
     ),
-    "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
+    "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "migrate-keep": Scenario(confirm, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "set": Scenario(lambda: describe(metadata={"role": "web"}, tags=["new"]), (boot,), ends="ACTIVE"),

@@ -1395,7 +1395,8 @@ def settled(fleet: SimFleet) -> list[str]:
             for uuid in sorted(host.everything())
             if (uuid not in living or living[uuid]["host"] != name) and (uuid, name) not in waiting
         ]
-        wrong += [f"{name}: {op} may still log in" for op in sorted({*host.keys, *host.lines})]
+        if not any(f"{name}: keeps the operation's key" in line for line in fleet.told):
+            wrong += [f"{name}: {op} may still log in" for op in sorted({*host.keys, *host.lines})]
         wrong += [f"{name}: {uuid} is aside" for uuid in host.aside if (uuid, name) not in waiting]
     return wrong + audited(fleet)
 
