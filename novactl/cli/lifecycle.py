@@ -41,8 +41,8 @@ def start(
     from novactl.actions.power import Start
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Start(name=name, project=project, interrupted=interrupted),
@@ -70,8 +70,8 @@ def stop(
     from novactl.actions.power import Stop
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Stop(name=name, project=project, force=force),
@@ -106,8 +106,8 @@ def reboot(
     from novactl.actions.power import Reboot
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Reboot(name=name, project=project, hard=hard),
@@ -134,8 +134,8 @@ def pause(
     from novactl.actions.memory import Pause
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Pause(name=name, project=project),
@@ -162,8 +162,8 @@ def unpause(
     from novactl.actions.memory import Unpause
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Unpause(name=name, project=project),
@@ -190,8 +190,8 @@ def suspend(
     from novactl.actions.memory import Suspend
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Suspend(name=name, project=project),
@@ -221,8 +221,8 @@ def resume(
     from novactl.actions.memory import Resume
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Resume(name=name, project=project, force=force),
@@ -249,8 +249,8 @@ def lock(
     from novactl.actions.describe import Lock
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Lock(name=name, project=project),
@@ -277,8 +277,8 @@ def unlock(
     from novactl.actions.describe import Lock
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Lock(name=name, project=project, locked=False),
@@ -305,10 +305,10 @@ def delete(
     from novactl.actions.delete import Delete
 
     project = ctx.obj.settings.project
-    targets = _targets(ctx.obj, names, selector, on, False)
+    targets = targets_of(ctx.obj, names, selector, on, False)
     if targets and not dry_run:
         ctx.obj.confirm(f"delete {', '.join(targets.values())} and their disks?")
-    _verb(
+    carry_out(
         ctx.obj,
         targets,
         lambda name: Delete(name=name, project=project, if_exists=if_exists),
@@ -317,7 +317,7 @@ def delete(
     )
 
 
-def _targets(
+def targets_of(
     session: Any,
     names: Sequence[str] | None,
     selector: Sequence[str] | None,
@@ -345,7 +345,7 @@ def _targets(
     return dict(session.cloud.db.read(lambda tx: pages.names(tx, wanted)))
 
 
-def _verb(
+def carry_out(
     session: Any,
     targets: Mapping[str, str],
     action: Callable[[str], Any],

@@ -27,6 +27,12 @@ MODULES: dict[str, dict[str, str]] = {
         "unlock": "Let locked instances be changed again.",
         "delete": "Delete instances and their disks.",
     },
+    "moves": {
+        "resize": "Give an instance another flavor.",
+        "migrate": "Move instances to other hosts.",
+        "resize-confirm": "Keep instances as a resize or migration left them.",
+        "resize-revert": "Bring instances back to what they were before a move.",
+    },
     "records": {
         "set": "Give an instance another name, more metadata or tags.",
         "unset": "Take metadata or tags from an instance.",

@@ -13,6 +13,7 @@ from novactl.objects.survey import Survey
 from novactl.virt import states, survey
 from novactl.virt.calls import Shell, check_uuid
 from novactl.virt.commands import Commands
+from novactl.virt.copies import Copies
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
@@ -47,7 +48,7 @@ class Greeting:
     saved: bool = False
 
 
-class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Pki):
+class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Copies, Pki):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""

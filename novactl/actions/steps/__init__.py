@@ -3,6 +3,7 @@
 from novactl.actions.steps import (
     bridges,
     commands,
+    copies,
     domains,
     files,
     heals,
@@ -19,6 +20,7 @@ __all__ = [
     "REGISTRY",
     "bridges",
     "commands",
+    "copies",
     "domains",
     "files",
     "heals",
