@@ -27,6 +27,10 @@ MODULES: dict[str, dict[str, str]] = {
         "unlock": "Let locked instances be changed again.",
         "delete": "Delete instances and their disks.",
     },
+    "live": {
+        "migrate": "Move instances to another host.",
+        "migrate-abort": "End a live migration that is under way.",
+    },
     "records": {
         "set": "Give an instance another name, more metadata or tags.",
         "unset": "Take metadata or tags from an instance.",
