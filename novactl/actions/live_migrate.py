@@ -8,7 +8,14 @@ from novactl.actions import acting, guest, moving, preflight
 from novactl.actions.acting import Seen, still
 from novactl.actions.preflight import Report
 from novactl.actions.steps.files import CheckHost, CreateDisk, MakeDirectory
-from novactl.actions.steps.live import BringFiles, LeaveSource, MoveGuest, OpenSockets, SettleArrival
+from novactl.actions.steps.live import (
+    BringFiles,
+    LeaveSource,
+    MoveGuest,
+    OpenSockets,
+    RecordLeft,
+    SettleArrival,
+)
 from novactl.actions.steps.moves import RecordArrived
 from novactl.actions.steps.records import SetTask
 from novactl.actions.steps.trust import EndTrust, OpenTrust
@@ -170,11 +177,12 @@ class LiveMigrate:
             source=source,
             vm_state=found.seen.vm_state,
             power_state=found.seen.power,
-            status=MigrationStatus.COMPLETED,
-            kept=False,
+            status=MigrationStatus.MIGRATING,
+            kept=True,
         )
         yield SettleArrival(host=target, uuid=uuid, xml=xml)
         yield LeaveSource(host=source, uuid=uuid, shared=found.report.shared)
+        yield RecordLeft(host=source, uuid=uuid, migration=move.migration.id)
         yield EndTrust(host=source, target=target)
 
 

@@ -68,7 +68,10 @@ nv_probe() { # instances-path name write|look|remove: a file that tells whether 
     case $2 in '' | *[!0-9a-f]*) nv_die 2 "$2 is not the name of a probe" ;; esac
     nv_where=$1
     case $3 in
-        write) : >"$1/.probe-$2" || nv_failed "cannot write $1" ;;
+        write)
+            find "$1" -maxdepth 1 -name '.probe-*' -mmin +10 -delete # of somebody who did not live to remove it
+            : >"$1/.probe-$2" || nv_failed "cannot write $1"
+            ;;
         look)
             touch -c "$1" # a network file system looks again
             [ ! -e "$1/.probe-$2" ] || echo shared

@@ -57,6 +57,7 @@ from tests.support import fleet as records
 from tests.support.clock import SeededIds, SimClock
 from tests.support.databases import Place
 from tests.support.life import Guard, Heart, Life, Mortal, SimOperator, Turns, mortal
+from tests.support.sim_live import LIVE_TAKES, Ends, SimLive, arrive, depart, stop_moving
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED})
 CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
@@ -82,6 +83,9 @@ class SimDomain:
     autostart: bool = False
     saved: bool = False  # libvirt keeps its memory
     saving_until: float | None = None  # a save is under way, in libvirtd: it needs nobody who waits for it
+    moving: str | None = None  # the operation whose live migration of it is under way
+    arriving: bool = False  # it stands still, and its source has not gone
+    reason: str = ""  # of its state, as libvirt has it
 
 
 @dataclass
@@ -144,6 +148,12 @@ class SimHost:
     made: set[str] = field(default_factory=set)  # files by commands of playbooks
     put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reboots_at: float | None = None
+    peers: dict[str, "SimHost"] = field(default_factory=dict)  # all hosts, itself too
+    trusts: dict[str, str] = field(default_factory=dict)  # operation: the host that its key leads to
+    sockets: set[str] = field(default_factory=set)  # operations whose guests may come in
+    probes: set[str] = field(default_factory=set)
+    cpu_differs: str = ""
+    live_ends: Ends = Ends.ARRIVES
 
     def tick(self, clock: SimClock) -> None:
         """Guests that were asked to shut down do so in time, and jobs end."""
@@ -165,7 +175,10 @@ class SimHost:
         self.boots += 1
         for job in self.jobs.values():
             job.dead = job.rc is None
-        for domain in self.domains.values():
+        for uuid, domain in list(self.domains.items()):
+            stop_moving(self, uuid)
+            if domain.moving:  # it was coming in
+                del self.domains[uuid]
             domain.state, domain.off_at, domain.saving_until = PowerState.SHUTDOWN, None, None
 
     def _work(self, words: tuple[str, ...]) -> tuple[int, str]:
@@ -212,6 +225,8 @@ class SimHost:
                 return self._unsave(domain, files)
             case "nv_restore":
                 return self._restore(domain, files)
+            case "nv_live":
+                return arrive(self, uuid, words[3], words[5])
         return 127, f"{words[0]}: not found\n"
 
     def _save(self, domain: SimDomain | None, files: dict[str, Any], size: int) -> tuple[int, str]:
@@ -270,7 +285,10 @@ class SimHost:
         return 0, ""
 
     def running(self) -> set[str]:
-        return {uuid for uuid, domain in self.domains.items() if domain.state not in OFF}
+        """Whose guests run, or would if they were not paused; one that stands still while its source has not
+        gone is not counted."""
+        alive = {uuid: domain for uuid, domain in self.domains.items() if domain.state not in OFF}
+        return {uuid for uuid, domain in alive.items() if not domain.arriving}
 
     def everything(self) -> set[str]:
         """Whose things are here, the uuids."""
@@ -297,7 +315,7 @@ def serial(mark: str) -> int:
     return int(mark.partition(".")[0] or 0)
 
 
-class SimHypervisor:
+class SimHypervisor(SimLive):
     """actions.world.Hypervisor on a SimHost, for one process. Promises and errors are those of
     virt.hypervisor.Hypervisor; tests/virt/test_hypervisor.py holds both to the same contract."""
 
@@ -373,7 +391,7 @@ class SimHypervisor:
     def _wait_for_jobs(self, uuid: str) -> None:
         """A job that acts on the instance holds its lock."""
         for job in list(self.host.jobs.values()):
-            if job.running and job.words[:2] == ("nv_fenced", uuid):
+            if job.running and job.words[:2] == ("nv_fenced", uuid) and job.words[3] != "nv_live":
                 self.clock.sleep(max(0.0, job.ends_at - self.clock.monotonic()))
                 self.host.tick(self.clock)
 
@@ -512,13 +530,15 @@ class SimHypervisor:
             if found is None or found.dead:
                 seconds = float(words[-1]) if "sleep" in words[-2:-1] else None
                 takes = {"nv_base_finish": JOB_TAKES, "nv_run": JOB_TAKES}
-                takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
+                takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES, "nv_live": LIVE_TAKES}
                 what = words[3] if words[0] == "nv_fenced" else words[0]
                 ends_at = self.clock.monotonic() + (takes.get(what, 0) if seconds is None else seconds)
                 domain = self.host.domains.get(words[1]) if what == "nv_save" else None
                 begins = domain is not None and int(words[2]) >= self.host.epochs.get(words[1], 0)
                 if domain and begins and domain.state not in OFF and self.host.room_to_save >= int(words[6]):
                     domain.saving_until = ends_at
+                if what == "nv_live" and int(words[2]) >= self.host.epochs.get(words[1], 0):
+                    depart(self.host, words[1], words[6])
                 self.host.jobs[op, n] = SimJob(words, ends_at)
 
     def job_wait(self, op: str, n: int, seconds: float) -> JobState:
@@ -537,6 +557,8 @@ class SimHypervisor:
             self._ours()
             if job := self.host.jobs.get((op, n)):
                 job.dead = job.rc is None
+                if job.dead and "nv_live" in job.words:
+                    stop_moving(self.host, job.words[1])
                 self._half("job_end")
                 del self.host.jobs[op, n]
 
@@ -961,6 +983,8 @@ class SimFleet:
         self.turns: Turns | None = None
         self._nobody()
         self.hosts = {f"kvm{n}": SimHost(f"kvm{n}", scratch.FLEET) for n in range(1, hosts_ + 1)}
+        for host in self.hosts.values():
+            host.peers = self.hosts
         self.db = self.place.fresh(directory)
         self._furnish(values)
 
@@ -1238,7 +1262,9 @@ def settled(fleet: SimFleet) -> list[str]:
     for row in living.values():
         wrong += _instance_wrong(fleet, row, rows["holds"])
     for name, host in fleet.hosts.items():
-        wrong += [f"{name}: {stray} was left" for stray in sorted(host.strays)]
+        left = [*sorted(host.strays), *host.trusts, *host.sockets]
+        left += [f for d in host.directories.values() for f in d.files if f.startswith("migrate")]
+        wrong += [f"{name}: {one} was left" for one in left]
         wrong += [
             f"{name}: {uuid} is not here by the record"
             for uuid in sorted(host.everything())

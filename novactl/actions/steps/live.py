@@ -5,9 +5,12 @@ from typing import Any, ClassVar
 
 from novactl.actions.steps import jobs, trust
 from novactl.actions.steps.files import SEALED
+from novactl.actions.steps.moves import SOURCE
 from novactl.actions.steps.registry import REGISTRY
-from novactl.engine.step import Answer, Kind, Step
+from novactl.db import hosts, instances, moves
+from novactl.engine.step import Answer, Kind, RecordStep, Step
 from novactl.errors import HostFault, Interrupted
+from novactl.objects.migration import MigrationStatus
 from novactl.virt.domain import marked
 from novactl.virt.files import disk_info
 from novactl.virt.live import Whereabouts, moved_xml, virsh_words
@@ -207,3 +210,20 @@ class LeaveSource(Step):
         host = ctx.world.hypervisor(self.host)
         host.leave_source(self.uuid, ctx.epoch, shared=self.shared)
         host.unlisten(ctx.operation_id)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RecordLeft(RecordStep):
+    """The instance claims nothing of the host that it left, and the move is completed."""
+
+    type: ClassVar[str] = "record-left"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+    migration: str
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        assert self.host
+        hosts.release(tx, self.host, self.uuid, SOURCE)
+        moves.turn(tx, self.migration, MigrationStatus.COMPLETED, ctx.world.clock.now())
+        instances.note_copy(tx, self.uuid, behind=False)  # its domain was made from this very record
