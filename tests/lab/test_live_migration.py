@@ -89,8 +89,9 @@ def test_a_paused_guest_stays_paused(grounds: Grounds, guest: dict[str, Any]) ->
 def begin(grounds: Grounds, guest: dict[str, Any]) -> Running:
     """A migration to kvm2 that takes its time, under way."""
     slow = ["migrate", guest["name"], "--live", "--host", "kvm2", "--bandwidth", "2"]
-    moving = Running(grounds.novactl, "-v", *slow)
-    moving.until("remaining", 60)
+    moving = Running(grounds.novactl, *slow)
+    told = ["sh", "-c", "cat /var/lib/novactl/job/*/progress"]
+    wait_until(lambda: "remaining" in grounds.host("kvm1").run(told).stdout, 60, "its progress")
     return moving
 
 
