@@ -37,7 +37,8 @@ class SeenDirectory:
 @dataclass(frozen=True, kw_only=True)
 class Survey:
     """One look at a host. `mark` is the highest it was told ("serial.operation", "" for none); `bases` are
-    ready, `parts` left by transfers; `jobs` are (operation, step, whether it runs)."""
+    ready, `parts` left by transfers; `jobs` are (operation, step, whether it runs); `trusts` the operations
+    whose keys between hosts are there."""
 
     fleet: str | None
     mark: str
@@ -48,6 +49,7 @@ class Survey:
     parts: tuple[str, ...] = ()
     epochs: dict[str, int]
     jobs: tuple[tuple[str, int, bool], ...] = ()
+    trusts: tuple[str, ...] = ()
 
     @property
     def serial(self) -> int:

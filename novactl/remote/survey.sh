@@ -31,6 +31,7 @@ nv_survey() { # mark instances-path: the mark sets virsh's answers apart, and no
     for nv_file in "$nv_state"/job/*; do
         if [ -d "$nv_file" ]; then nv_survey_job "$nv_file"; fi
     done
+    for nv_file in $(nv_trusts); do nv_told trust "$nv_file"; done
 }
 
 nv_survey_job() { # directory

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from novactl.objects.candidate import Candidate
+from novactl.scheduler import hardware
 from novactl.scheduler.filters import shortages
 from novactl.scheduler.spec import Spec
 
@@ -48,10 +49,23 @@ def _of(name: str, host: Candidate, spec: Spec) -> list[tuple[str, float]]:
         words = " and ".join(f"{_number(lack)} {UNITS[size]}" for size, (lack, _) in missing.items())
         far = sum(lack / max(1, amounts[size]) for size, (lack, _) in missing.items())
         return [(f"free {words} on {host.name}", 3.0 + far)]
+    if (reason := _hardware(name, host, spec)) is not None:
+        if hardware.UNKNOWN in reason:
+            return [(f"novactl host check {host.name}", 2.0)]
+        if name == "firmware":
+            return [(f"install the package ovmf on {host.name}, then novactl host check {host.name}", 2.5)]
+        if name == "numa" and host.dedicated_cpus is None and spec.numa is not None and spec.numa.dedicated:
+            return [(f"novactl host set {host.name} --dedicated-cpus …", 2.5)]
     if name == "group":
         assert spec.group is not None
         return [(f"drop --group {spec.group.name}", 1.0)]
     return []
+
+
+def _hardware(name: str, host: Candidate, spec: Spec) -> str | None:
+    """The reason of a filter on the hardware, None of any other."""
+    asked = {"firmware": hardware.firmware, "cpu": hardware.cpu, "numa": hardware.numa}
+    return asked[name](host, spec) if name in asked else None
 
 
 def _sizes(spec: Spec) -> dict[str, int]:

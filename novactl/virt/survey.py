@@ -56,6 +56,7 @@ def parse(host: str, answer: bytes, mark: str) -> Survey:
         bases=bases,
         parts=parts,
         epochs={uuid: _number(seen) or 0 for uuid, seen in epochs.items() if UUID.fullmatch(uuid)},
+        trusts=tuple(sorted(value for key, value in pairs if key == "trust")),
         jobs=tuple(sorted((job[1], int(job[2]), state == "running") for job, state in jobs if job)),
     )
 

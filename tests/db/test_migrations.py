@@ -1,5 +1,6 @@
 """`db upgrade`: a database of novactl 0.1 becomes what this one makes, whatever comes between."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from novactl.db.session import SCHEMA, Database, Tx, set_meta
 from novactl.db.sqlite import SqliteDatabase
 from novactl.errors import DatabaseError
 from tests.db import schema1
+from tests.sim.effort import sample
 from tests.support.clock import SimClock
 from tests.support.databases import KINDS, Place, in_processes, place
 from tests.support.toys import TOYS
@@ -91,6 +93,7 @@ STAMPS = [
     "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
     "INSERT INTO alembic_version VALUES ('0001')",
 ]
+DEATHS = list(itertools.product(range(len(BY_HAND) + 1), range(len(STAMPS) + 1)))
 
 
 @pytest.fixture
@@ -288,8 +291,7 @@ def test_a_failure_half_way_is_gone_on_with(
     as_made(old, everywhere, quick / "made")
 
 
-@pytest.mark.parametrize("done", range(len(BY_HAND) + 1))
-@pytest.mark.parametrize("stamps", range(len(STAMPS) + 1))
+@pytest.mark.parametrize(("done", "stamps"), sample(DEATHS, 5))
 def test_killed_after_any_statement_of_it_on_mariadb(quick: Path, done: int, stamps: int) -> None:
     where = place("mariadb")
     db = where.bare(quick)

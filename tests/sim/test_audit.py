@@ -275,6 +275,10 @@ def a_job(fleet: SimFleet) -> None:
     fleet.hosts["kvm3"].jobs["op-0a", 3] = SimJob(("sleep", "60"), fleet.clock.monotonic() + 60)
 
 
+def a_key(fleet: SimFleet) -> None:
+    fleet.hosts["kvm3"].trusts["op-0a"] = "forward"
+
+
 def newer_epoch(fleet: SimFleet) -> None:
     fleet.hosts["kvm1"].epochs[uuid_of(fleet, "web1")] = 9
 
@@ -364,6 +368,7 @@ PLANTED = [
     Planted(no_xml, "files-missing", "warning", "kvm1", "web1", "libvirt.xml missing on kvm1"),
     Planted(a_part, "part-left", "info", "kvm3", "kvm3", "part of base file abab", True),
     Planted(a_job, "job-left", "info", "kvm3", "kvm3", "op-0a.3 runs, and its operation is unknown", True),
+    Planted(a_key, "trust-left", "warning", "kvm3", "kvm3", "a key between hosts of operation op-0a", True),
     Planted(newer_epoch, "epoch-ahead", "error", "kvm1", "web1", "has seen epoch 9, the database has 1"),
     Planted(unknown_mark, "mark-unknown", "error", "kvm1", "kvm1", "novactl audit --adopt"),
     Planted(newer_copy, "copy-ahead", "error", "kvm1", "kvm1", "has copy 99 of the catalogue"),

@@ -143,6 +143,7 @@ class SimHost:
     mark: str = ""
     copy: tuple[int, bytes] = (0, b"")
     jobs: SimJobs = field(default_factory=SimJobs)
+    trusts: dict[str, str] = field(default_factory=dict)  # operation: what its key may do here, or is
     acted: list[tuple[str, str, int]] = field(default_factory=list)  # (call, uuid, epoch) that it let in
     boots: int = 1
     made: set[str] = field(default_factory=set)  # files by commands of playbooks
@@ -481,6 +482,7 @@ class SimHypervisor(SimLive):
                 bases=tuple(sorted(host.bases)),
                 parts=tuple(sorted(host.parts)),
                 epochs=dict(host.epochs),
+                trusts=tuple(sorted(host.trusts)),
                 jobs=tuple((*key, job.running) for key, job in sorted(host.jobs.items())),
             )
 
@@ -522,6 +524,37 @@ class SimHypervisor(SimLive):
             return found.files.get("user-data.sealed") if found else None
 
     # --- jobs ---
+
+    def trust_key(self, op: str, address: str) -> tuple[str, str]:
+        with self._call("trust_key"):
+            self._ours()
+            self.host.trusts.setdefault(op, "key")
+            return "192.0.2.1", f"ssh-ed25519 AAAA novactl {op}"
+
+    def trust_to(self, op: str, address: str, port: int, host_keys: Sequence[str]) -> None:
+        with self._call("trust_to"):
+            self._ours()
+
+    def trust_try(self, op: str) -> None:
+        with self._call("trust_try"):
+            self._ours()
+
+    def trust_allow(
+        self, op: str, key: str, came_from: str, seconds: int, *, receives: Sequence[str] = ()
+    ) -> None:
+        with self._call("trust_allow"):
+            self._ours()
+            self.host.trusts[op] = " ".join(receives) or "forward"
+
+    def trust_end(self, op: str) -> None:
+        with self._call("trust_end"):
+            self._ours()
+            self.host.trusts.pop(op, None)
+
+    def trusts(self) -> list[str]:
+        with self._call("trusts"):
+            self._ours()
+            return sorted(self.host.trusts)
 
     def job_start(self, op: str, n: int, *words: str) -> None:
         with self._call("job_start"):

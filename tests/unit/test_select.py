@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from novactl.objects.candidate import Candidate
+from novactl.objects.extra_specs import CpuRequest
 from novactl.objects.group import GroupPolicy
 from novactl.objects.host import Resources
 from novactl.scheduler.fixes import nearest
@@ -176,6 +177,18 @@ def test_a_scale_of_one_weighs_nothing() -> None:
         ([{"vcpus_used": 15.5}], {}, ["free 2 vcpus on kvm0"]),
         ([{"enabled": 0, "zone": "a"}], {"zone": "b"}, ["drop --zone"]),
         ([{"enabled": 0, "state": "down"}], {}, []),
+        ([{}], {"firmware": "uefi"}, ["novactl host check kvm0"]),
+        (
+            [{"facts": {"firmwares": ["bios"]}}],
+            {"firmware": "uefi"},
+            ["install the package ovmf on kvm0, then novactl host check kvm0"],
+        ),
+        ([{}], {"cpu": CpuRequest(model="EPYC")}, ["novactl host check kvm0"]),
+        (
+            [{"facts": {"cpu_models": "qemu64", "cpu_features": ""}}],
+            {"cpu": CpuRequest(model="EPYC")},
+            [],
+        ),
     ],
 )
 def test_the_nearest_fixes(has: list[dict[str, Any]], asks: dict[str, Any], fixes: list[str]) -> None:

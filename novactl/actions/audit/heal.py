@@ -157,6 +157,10 @@ def _job(finding: Finding, _: Instance | None) -> list[Step]:
     return [heals.EndJob(host=finding.host, of=op, n=int(n))]
 
 
+def _trust(finding: Finding, _: Instance | None) -> list[Step]:
+    return [heals.EndKey(host=finding.host, of=finding.subject)]
+
+
 ON_HOSTS: dict[str, Callable[[Finding, Instance | None], list[Step]]] = {
     "deleted-domain": _copy,
     "stale-copy": _copy,
@@ -167,5 +171,6 @@ ON_HOSTS: dict[str, Callable[[Finding, Instance | None], list[Step]]] = {
     "wrong-host": _seen,
     "part-left": _part,
     "job-left": _job,
+    "trust-left": _trust,
 }
 """Findings that are healed on a host."""

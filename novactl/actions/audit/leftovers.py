@@ -7,7 +7,7 @@ from novactl.actions.audit.gather import Believed, Gone, Surveys, is_active
 from novactl.actions.audit.scene import Scene, is_operation
 from novactl.actions.steps.domains import OFF
 from novactl.errors import NovactlError
-from novactl.objects.finding import Finding
+from novactl.objects.finding import Finding, Severity
 from novactl.objects.names import UUID
 from novactl.objects.survey import SeenDomain, Survey
 
@@ -58,7 +58,7 @@ def of_memory(scene: Scene, copies: Mapping[str, int]) -> Iterator[Finding]:
 
 
 def of_work(scene: Scene, busy_hosts: frozenset[str], earlier: Believed) -> Iterator[Finding]:
-    """Parts of transfers and jobs that nobody works on."""
+    """Parts of transfers, jobs and keys between hosts that nobody works on."""
     for name, survey in scene.hosts.items():
         for op, n, running in survey.jobs:
             known = scene.seen.operations.get(op)
@@ -70,17 +70,22 @@ def of_work(scene: Scene, busy_hosts: frozenset[str], earlier: Believed) -> Iter
             )
             words = "ends it" if running else "forgets it"
             yield _host_finding("job-left", "info", name, message, words, subject=f"{op} {n}")
+        for op in survey.trusts:
+            known = scene.seen.operations.get(op)
+            if not is_active(scene.seen, op) and known == earlier.operations.get(op):
+                message = f"{name}: has a key between hosts of operation {op}, which has ended"
+                yield _host_finding("trust-left", "warning", name, message, "removes it", subject=op)
         for part in survey.parts if name not in busy_hosts else ():
             message = f"{name}: has a part of base file {part}; the next boot there goes on with it"
             yield _host_finding("part-left", "info", name, message, "removes it", subject=part)
 
 
 def _host_finding(
-    finding: str, severity: str, host: str, message: str, heal: str | None = None, subject: str = ""
+    finding: str, severity: Severity, host: str, message: str, heal: str | None = None, subject: str = ""
 ) -> Finding:
     return Finding(
         finding=finding,
-        severity="error" if severity == "error" else "info",
+        severity=severity,
         host=host,
         target=host,
         message=message,

@@ -145,6 +145,23 @@ class EndJob(Step):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
+class EndKey(Step):
+    """Nothing is left of the key between hosts of an operation that has ended."""
+
+    type: ClassVar[str] = "end-key"
+    of: str
+
+    def do(self, ctx: Any) -> None:
+        if ctx.world.db.read(lambda tx: _is_active(tx, self.of)):
+            raise HostFault(f"{self.host}: operation {self.of} works with it by now")
+        ctx.world.hypervisor(self.host).trust_end(self.of)
+
+    def undo(self, ctx: Any) -> None:
+        """Nothing: its operation has ended."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
 class LookAgain(Step):
     """The host was asked once more what the guest is."""
 
