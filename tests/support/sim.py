@@ -150,7 +150,7 @@ class SimHost:
     put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reboots_at: float | None = None
     peers: dict[str, "SimHost"] = field(default_factory=dict)  # all hosts, itself too
-    trusts: dict[str, str] = field(default_factory=dict)  # operation: the host that its key leads to
+    leads_to: dict[str, str] = field(default_factory=dict)  # operation: the host that its key here opens
     sockets: set[str] = field(default_factory=set)  # operations whose guests may come in
     probes: set[str] = field(default_factory=set)
     cpu_differs: str = ""
@@ -534,6 +534,7 @@ class SimHypervisor(SimLive):
     def trust_to(self, op: str, address: str, port: int, host_keys: Sequence[str]) -> None:
         with self._call("trust_to"):
             self._ours()
+            self.host.leads_to[op] = address.removesuffix(".example")
 
     def trust_try(self, op: str) -> None:
         with self._call("trust_try"):
@@ -1297,7 +1298,7 @@ def settled(fleet: SimFleet) -> list[str]:
     for row in living.values():
         wrong += _instance_wrong(fleet, row, rows["holds"])
     for name, host in fleet.hosts.items():
-        left = [*sorted(host.strays), *host.trusts, *host.sockets]
+        left = sorted(host.strays | host.sockets)
         left += [f for d in host.directories.values() for f in d.files if f.startswith("migrate")]
         wrong += [f"{name}: {one} was left" for one in left]
         wrong += [

@@ -1,4 +1,4 @@
-"""Trust between two simulated hosts, and live migration from one to the other (remote/trust.sh, live.sh)."""
+"""Live migration from one simulated host to another (remote/live.sh)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -31,7 +31,7 @@ class Host(Protocol):
     peers: dict[str, Any]
     domains: dict[str, Any]
     directories: dict[str, Any]
-    trusts: dict[str, str]
+    leads_to: dict[str, str]
     sockets: set[str]
     probes: set[str]
     live_ends: Ends
@@ -44,7 +44,7 @@ def operation_in(xml: str) -> str:
 
 def depart(host: Host, uuid: str, op: str) -> None:
     """A migration begins: the target has a guest that waits for its memory."""
-    domain, target = host.domains.get(uuid), host.peers.get(host.trusts.get(op, ""))
+    domain, target = host.domains.get(uuid), host.peers.get(host.leads_to.get(op, ""))
     if domain is None or target is None or not target.up or op not in target.sockets:
         return
     if domain.state in (PowerState.RUNNING, PowerState.PAUSED) and uuid not in target.domains:
@@ -59,7 +59,7 @@ def stop_moving(host: Host, uuid: str) -> None:
     domain = host.domains.get(uuid)
     if domain is None or domain.moving is None:
         return
-    target = host.peers.get(host.trusts.get(domain.moving, ""))
+    target = host.peers.get(host.leads_to.get(domain.moving, ""))
     domain.moving = None
     if target is not None and uuid in target.domains and target.domains[uuid].moving:
         del target.domains[uuid]
@@ -67,7 +67,7 @@ def stop_moving(host: Host, uuid: str) -> None:
 
 def arrive(host: Host, uuid: str, op: str, was: str) -> tuple[int, str]:
     """What the job nv_live does at its end: (exit status, log)."""
-    domain, target = host.domains.get(uuid), host.peers.get(host.trusts.get(op, ""))
+    domain, target = host.domains.get(uuid), host.peers.get(host.leads_to.get(op, ""))
     there = None if target is None else target.domains.get(uuid)
     if domain is not None and domain.state not in (PowerState.SHUTDOWN, PowerState.CRASHED):
         if domain.moving is None or there is None or host.live_ends is Ends.FAILS:
@@ -95,7 +95,7 @@ def arrive(host: Host, uuid: str, op: str, was: str) -> tuple[int, str]:
 
 
 class SimLive:
-    """Calls of virt.trust and virt.live."""
+    """Calls of virt.live."""
 
     host: Any
     name: str
@@ -124,39 +124,6 @@ class SimLive:
         with self._call(call):
             self._ours()
             yield
-
-    # --- trust ---
-
-    def trust_key(self, op: str, address: str) -> tuple[str, str]:
-        with self._asked("trust_key"):
-            return f"from-{self.name}", f"ssh-ed25519 {self.name} novactl {op}"
-
-    def trust_to(self, op: str, address: str, port: int, host_keys: Sequence[str]) -> None:
-        with self._asked("trust_to"):
-            self._half("trust_to")
-            self.host.trusts[op] = address.removesuffix(".example")
-
-    def trust_try(self, op: str) -> None:
-        with self._asked("trust_try"):
-            target = self.host.peers[self.host.trusts[op]]
-            if op not in target.trusts or not target.up:
-                self._die(1, "the target does not let it in: Permission denied")
-
-    def trust_allow(
-        self, op: str, key: str, came_from: str, seconds: int, *, receives: Sequence[str] = ()
-    ) -> None:
-        with self._asked("trust_allow"):
-            self._half("trust_allow")
-            self.host.trusts[op] = self.name
-
-    def trust_end(self, op: str) -> None:
-        with self._asked("trust_end"):
-            self._half("trust_end")
-            self.host.trusts.pop(op, None)
-
-    def trusts(self) -> list[str]:
-        with self._asked("trusts"):
-            return sorted(self.host.trusts)
 
     # --- what preflight asks ---
 
