@@ -574,7 +574,7 @@ class SimHypervisor(SimLive):
                 if what == "nv_live" and int(words[2]) >= self.host.epochs.get(words[1], 0):
                     depart(self.host, words[1], words[6])
                 elif what == "nv_live":
-                    words, ends_at = ("nv_die", "75", "newer than ours"), self.clock.monotonic()
+                    words, ends_at = (*words[:3], "nv_fenced"), self.clock.monotonic()
                 self.host.jobs[op, n] = SimJob(words, ends_at)
 
     def job_wait(self, op: str, n: int, seconds: float) -> JobState:
