@@ -100,6 +100,14 @@ ACTS: dict[str, Callable[[Any, int], object]] = {
     "unsave_words": lambda h, e: carry_out(h, h.unsave_words(UUID, e)),
     "restore_words": lambda h, e: carry_out(h, h.restore_words(UUID, e)),
     "remove_stray": lambda h, e: h.remove_stray(UUID, e, f"{UUID}.del"),
+    "whereabouts": lambda h, e: h.whereabouts(UUID, e),
+    "end_migration": lambda h, e: h.end_migration(UUID, e),
+    "drop_arrival": lambda h, e: h.drop_arrival(UUID, e, OPERATION),
+    "forget_move": lambda h, e: h.forget_move(UUID, e),
+    "leave_source": lambda h, e: h.leave_source(UUID, e, shared=False),
+    "live_words": lambda h, e: carry_out(
+        h, h.live_words(UUID, e, OPERATION, "/nowhere", paused=False, downtime_ms=0, how=[])
+    ),
 }
 
 
