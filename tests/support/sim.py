@@ -157,7 +157,6 @@ class SimHost:
     made: set[str] = field(default_factory=set)  # files by commands of playbooks
     put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reboots_at: float | None = None
-    peers: dict[str, "SimHost"] = field(default_factory=dict)  # all hosts, itself too
     leads_to: dict[str, str] = field(default_factory=dict)  # operation: the host that its key here opens
     sockets: set[str] = field(default_factory=set)  # operations whose guests may come in
     probes: set[str] = field(default_factory=set)
