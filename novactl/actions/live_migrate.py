@@ -20,7 +20,7 @@ from novactl.actions.steps.moves import RecordArrived
 from novactl.actions.steps.records import SetTask
 from novactl.actions.steps.trust import EndTrust, OpenTrust
 from novactl.actions.world import World
-from novactl.db import instances
+from novactl.db import hosts, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
@@ -102,6 +102,8 @@ class LiveMigrate:
 
     def _look(self, world: World, seen: Seen) -> Report:
         """A host that can take it; else what was seen of the first one."""
+        if (named := self.host) is not None:
+            world.db.read(lambda tx: hosts.get(tx, named))
         first: Report | None = None
         failure: Exception | None = None
         tried: set[str] = set()
