@@ -141,7 +141,7 @@ class SimHost:
     aside: dict[str, SimDirectory] = field(default_factory=dict)  # <uuid>_resize
     keys: set[str] = field(default_factory=set)  # operations whose key was made here
     lines: dict[str, list[str]] = field(default_factory=dict)  # and what they may do here
-    peers: dict[str, "SimHost"] = field(default_factory=dict, repr=False)
+    peers: Callable[[], Mapping[str, "SimHost"]] = dict  # all hosts, itself too
     domains: dict[str, SimDomain] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)  # name: size
     parts: dict[str, bytearray] = field(default_factory=dict)
@@ -265,7 +265,7 @@ class SimHost:
         return 0, ""
 
     def _send(self, uuid: str, op: str, file: str) -> tuple[int, str]:
-        targets = [host for host in self.peers.values() if op in host.lines]
+        targets = [host for host in self.peers().values() if op in host.lines]
         if op not in self.keys or not targets or not targets[0].up:
             return 255, "Permission denied (publickey)."
         there, aside = targets[0], self.aside.get(uuid)
@@ -921,11 +921,12 @@ class SimHypervisor(SimLive):
     def trust_to(self, op: str, address: str, port: int, host_keys: Sequence[str]) -> None:
         with self._call("trust_to"):
             self._ours()
+            self.host.leads_to[op] = address.partition(".")[0]
 
     def trust_try(self, op: str) -> None:
         with self._call("trust_try"):
             self._ours()
-            if not any(op in host.lines for host in self.host.peers.values()):
+            if not any(op in host.lines for host in self.host.peers().values()):
                 self._die(1, "the target does not let it in: Permission denied (publickey).")
 
     def trust_allow(
@@ -1125,7 +1126,7 @@ class SimFleet:
         self._nobody()
         self.hosts = {f"kvm{n}": SimHost(f"kvm{n}", scratch.FLEET) for n in range(1, hosts_ + 1)}
         for host in self.hosts.values():
-            host.peers = self.hosts
+            host.peers = lambda: self.hosts
         self.db = self.place.fresh(directory)
         self._furnish(values)
 

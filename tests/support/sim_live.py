@@ -28,7 +28,7 @@ class Host(Protocol):
     """What is needed of sim.SimHost."""
 
     name: str
-    peers: dict[str, Any]
+    peers: Any
     domains: dict[str, Any]
     directories: dict[str, Any]
     leads_to: dict[str, str]
@@ -44,7 +44,7 @@ def operation_in(xml: str) -> str:
 
 def depart(host: Host, uuid: str, op: str) -> None:
     """A migration begins: the target has a guest that waits for its memory."""
-    domain, target = host.domains.get(uuid), host.peers.get(host.leads_to.get(op, ""))
+    domain, target = host.domains.get(uuid), host.peers().get(host.leads_to.get(op, ""))
     if domain is None or target is None or not target.up or op not in target.sockets:
         return
     if domain.state in (PowerState.RUNNING, PowerState.PAUSED) and uuid not in target.domains:
@@ -59,7 +59,7 @@ def stop_moving(host: Host, uuid: str) -> None:
     domain = host.domains.get(uuid)
     if domain is None or domain.moving is None:
         return
-    target = host.peers.get(host.leads_to.get(domain.moving, ""))
+    target = host.peers().get(host.leads_to.get(domain.moving, ""))
     domain.moving = None
     if target is not None and uuid in target.domains and target.domains[uuid].moving:
         del target.domains[uuid]
@@ -67,7 +67,7 @@ def stop_moving(host: Host, uuid: str) -> None:
 
 def arrive(host: Host, uuid: str, op: str, was: str) -> tuple[int, str]:
     """What the job nv_live does at its end: (exit status, log)."""
-    domain, target = host.domains.get(uuid), host.peers.get(host.leads_to.get(op, ""))
+    domain, target = host.domains.get(uuid), host.peers().get(host.leads_to.get(op, ""))
     there = None if target is None else target.domains.get(uuid)
     if domain is not None and domain.state not in (PowerState.SHUTDOWN, PowerState.CRASHED):
         if domain.moving is None or there is None or host.live_ends is Ends.FAILS:
@@ -183,7 +183,7 @@ class SimLive:
             self._half("end_migration")
             domain = self.host.domains.get(uuid)
             if domain is not None and domain.arriving:
-                for peer in self.host.peers.values():
+                for peer in self.host.peers().values():
                     if peer is not self.host:
                         stop_moving(peer, uuid)
             stop_moving(self.host, uuid)
