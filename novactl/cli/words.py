@@ -27,6 +27,9 @@ MODULES: dict[str, dict[str, str]] = {
         "unlock": "Let locked instances be changed again.",
         "delete": "Delete instances and their disks.",
     },
+    "evacuate": {
+        "evacuate": "Run instances of a host that is down on other hosts.",
+    },
     "records": {
         "set": "Give an instance another name, more metadata or tags.",
         "unset": "Take metadata or tags from an instance.",

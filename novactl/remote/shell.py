@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need some too
 DEADLINE = 180.0
 CHUNK = 1 << 16
-PARTS = ("host.sh", "jobs.sh", "commands.sh", "memory.sh", "survey.sh", "states.sh", "prune.sh", "trust.sh")
+PARTS = (
+    *("host.sh", "jobs.sh", "commands.sh", "memory.sh", "survey.sh", "states.sh", "prune.sh", "trust.sh"),
+    "evacuate.sh",
+)
 
 
 @cache

@@ -145,6 +145,7 @@ class SimHost:
     made: set[str] = field(default_factory=set)  # files by commands of playbooks
     put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reboots_at: float | None = None
+    storage: str = ""  # "": its own
 
     def tick(self, clock: SimClock) -> None:
         """Guests that were asked to shut down do so in time, and jobs end."""
@@ -380,13 +381,19 @@ class SimHypervisor:
 
     # --- the host ---
 
-    def enrol(self, *, takeover: bool) -> None:
+    def enrol(self, *, takeover: bool) -> str:
         with self._call("enrol"):
             if self.host.fleet not in (None, self.fleet) and not takeover:
                 self._die(76, f"this host belongs to fleet {self.host.fleet}")
             if self.host.fleet != self.fleet:
                 self.host.mark, self.host.copy = "", (0, b"")
             self.host.fleet = self.fleet
+            return self.host.storage or self.name
+
+    def storage(self) -> str:
+        with self._call("storage"):
+            self._ours()
+            return self.host.storage or self.name
 
     def leave(self) -> None:
         with self._call("leave"):
@@ -456,6 +463,7 @@ class SimHypervisor:
                 fleet=host.fleet,
                 mark=host.mark,
                 boot_id=f"{host.name}-{host.boots}",
+                storage=host.storage or host.name,
                 domains=tuple(
                     survey.domain(uuid, domain.state, domain.autostart, domain.xml, saved=domain.saved)
                     for uuid, domain in sorted(host.domains.items())
@@ -772,6 +780,12 @@ class SimHypervisor:
             self._ours()
             directory = self.host.directories.get(uuid)
             return [file for file in files if directory is None or file not in directory.files]
+
+    def held_files(self, uuid: str, files: Sequence[str]) -> list[str]:
+        with self._call("held_files"):
+            self._ours()
+            held = self._files(uuid).get("held", b"")
+            return list(files) if held else []
 
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         with self._fenced("put", uuid, epoch):
