@@ -125,13 +125,13 @@ def _proofs(
     }
     what = ", ".join(one.name for one in found)
     session.confirm(f"evacuate {what} from {', '.join(names)}? What is not on shared storage is lost")
+    user, now = cloud.journal.owner.user, cloud.world.clock.now()
     proofs = {}
     for host in known:
         if fenced_by is not None:
             proof = fencing.by_command(host, fenced_by, argvs[host.name])
         else:
             proof = fencing.by_word(cloud.world, host, str(verified))
-        user, now = cloud.journal.owner.user, cloud.world.clock.now()
         cloud.db.write(lambda tx, proof=proof: fencing.record(tx, proof, user=user, now=now))
         session.tell(f"{host.name}: {proof.words}; it is fenced")
         proofs[host.name] = proof

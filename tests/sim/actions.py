@@ -258,13 +258,6 @@ def lose_sharing_host(fleet: SimFleet) -> None:
     _change(fleet, "UPDATE hosts SET facts = :facts", facts=facts)
 
 
-def back_from_the_dead(fleet: SimFleet) -> None:
-    """The instance was evacuated, and its old host is on again with all that it had."""
-    lose_host(fleet)
-    assert fleet.run(evacuate()).code == 0
-    fleet.hosts["kvm1"].up = True
-
-
 @dataclass(frozen=True)
 class Scenario:
     """One operation: what was done before, what goes wrong on the hosts, and what it leaves."""
@@ -326,7 +319,6 @@ SCENARIOS: dict[str, Scenario] = {
     "evacuate": Scenario(evacuate, (boot,), lose_host, undone="ACTIVE"),
     "evacuate-stopped": Scenario(evacuate, (boot, stop), lose_host, ends="SHUTOFF", undone="SHUTOFF"),
     "evacuate-shared": Scenario(evacuate, (boot,), lose_sharing_host, undone="ACTIVE"),
-    "heal-returned": Scenario(heal, (boot,), back_from_the_dead, undone="ACTIVE", heals=True),
     "heal-host": Scenario(heal, (boot,), leave_work, undone="ACTIVE", heals=True),
     "playbook": Scenario(playbook, (boot,), furnish, undone="ACTIVE"),
     "playbook-new-host": Scenario(playbook_for_a_new_host, (boot,), bare, undone="ACTIVE"),

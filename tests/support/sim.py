@@ -275,8 +275,9 @@ class SimHost:
         return {uuid for uuid, domain in self.domains.items() if domain.state not in OFF}
 
     def everything(self) -> set[str]:
-        """Whose things are here, the uuids."""
-        return {*self.directories, *self.domains, *(stray.partition(".")[0] for stray in self.strays)}
+        """Whose things are here, the uuids; what lies on a storage that others share is nobody's alone."""
+        own = () if self.storage else self.directories
+        return {*own, *self.domains, *(stray.partition(".")[0] for stray in self.strays)}
 
 
 @dataclass
@@ -1234,8 +1235,16 @@ CLAIMS = """
 """
 
 
+def lost(fleet: SimFleet) -> set[str]:
+    """Hosts that are off and fenced: what is on them counts when they are on again."""
+    with fleet.db.reading() as tx:
+        fenced = {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
+    return {name for name in fenced if not fleet.hosts[name].up}
+
+
 def always(fleet: SimFleet) -> list[str]:
     """What is wrong now, though an operation may be half way."""
+    gone = lost(fleet)
     with fleet.db.reading() as tx:
         wrong = [f"{row['name']}: {row['what']}" for row in tx.all(CLAIMS)]
         holds = {(row["instance_uuid"], row["host"]) for row in tx.all("SELECT * FROM holds")}
@@ -1244,7 +1253,7 @@ def always(fleet: SimFleet) -> list[str]:
     for name, found in fleet.hosts.items():
         if found.jobs.twice:
             wrong.append(f"{name}: a job was started twice")
-        for uuid in sorted(found.everything()):
+        for uuid in sorted(found.everything() if name not in gone else ()):
             if (uuid, name) not in holds:
                 wrong.append(f"{name}: {uuid} has things here and no claim")
             if uuid not in instances or instances[uuid]["deleted_at"]:
@@ -1259,7 +1268,7 @@ def always(fleet: SimFleet) -> list[str]:
 
 def settled(fleet: SimFleet) -> list[str]:
     """What is wrong when nothing is under way."""
-    rows, wrong = _rows(fleet), always(fleet)
+    rows, wrong, gone = _rows(fleet), always(fleet), lost(fleet)
     living = {row["uuid"]: row for row in rows["instances"] if not row["deleted_at"]}
     wrong += [
         f"{row['id']}: {row['kind']} of {row['target']} is {row['state']}"
@@ -1289,7 +1298,7 @@ def settled(fleet: SimFleet) -> list[str]:
         wrong += [
             f"{name}: {uuid} is not here by the record"
             for uuid in sorted(host.everything())
-            if uuid not in living or living[uuid]["host"] != name
+            if name not in gone and (uuid not in living or living[uuid]["host"] != name)
         ]
     return wrong + audited(fleet)
 
@@ -1302,6 +1311,8 @@ def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, 
         wrong.append(f"{name}: shows {row['task_state']}")
     if [hold["host"] for hold in holds if hold["instance_uuid"] == row["uuid"]] != [row["host"]]:
         wrong.append(f"{name}: is on {row['host']} and claims something else")
+    if row["host"] in lost(fleet):
+        return wrong
     here = fleet.hosts.get(row["host"] or "")
     if here is None or row["uuid"] not in here.directories or row["uuid"] not in here.domains:
         return [*wrong, f"{name}: is not on {row['host']}"]
@@ -1347,9 +1358,16 @@ def audited(fleet: SimFleet) -> list[str]:
     """What an audit finds that is more than information."""
     with fleet.db.reading() as tx:
         believed = audit.believed(tx, scratch.FLEET, lambda tx, op: True)
-    copies = {name: host.copy[0] for name, host in fleet.hosts.items()}
-    found = audit.findings(believed, surveys(fleet), copies=copies)
-    return [f"audit: {one.finding}: {one.message}" for one in found if one.severity != "info"]
+    seen: dict[str, Survey | HostUnreachable] = {**surveys(fleet)}
+    seen |= {name: HostUnreachable(f"{name}: no answer in time") for name in lost(fleet)}
+    copies = {name: host.copy[0] for name, host in fleet.hosts.items() if name not in lost(fleet)}
+    found = audit.findings(believed, seen, copies=copies)
+    gone = lost(fleet)
+    return [
+        f"audit: {one.finding}: {one.message}"
+        for one in found
+        if one.severity != "info" and one.host not in gone
+    ]
 
 
 Watch = Callable[[], None]
