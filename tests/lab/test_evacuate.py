@@ -1,13 +1,17 @@
 """A host that dies: its instances run elsewhere, and it can start nothing twice when it is on again."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from novactl import lab
+from novactl.lab import guests
 from tests.lab.conftest import Grounds
 from tests.lab.support import console_until, refused
+from tests.support.command import Command
 
 pytestmark = pytest.mark.lab
 
@@ -82,3 +86,53 @@ def test_fence_command(grounds: Grounds, name: Callable[[], str], fence: Path) -
     console_until(grounds, now, "tiny: ready", 90)
     assert any("fenced by cut: cut off" in one["message"] for one in novactl.json("event", "list", web))
     returned(grounds, made["uuid"])
+
+
+SHARED = "/srv/shared/instances"
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[Grounds]:
+    """Two hosts whose instances are on one storage."""
+    lab_name = f"v{os.getpid() % 1000000}"
+    lab.down(lab_name)
+    try:
+        fleet = lab.up(lab_name, 2)
+        made = Grounds(fleet, Command(tmp_path / "novactl"))
+        for host in fleet.hosts:
+            made.novactl.ok(*made.add_words(host.name), "--instances-path", SHARED)
+            made.novactl.ok("host", "set", host.name, "--cpu-ratio", "32")
+        tiny = guests.tiny()
+        kernel = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
+        made.novactl.ok("image", "add", "tiny", "--file", str(tiny.disk), "--format", "raw", *kernel)
+        made.novactl.ok("flavor", "create", "tiny", "--vcpus", "1", "--memory", "96", "--disk", "1")
+        yield made
+    finally:
+        lab.down(lab_name)
+
+
+def test_shared_storage(sharing: Grounds) -> None:
+    """A guest that runs on behind a cut cable vetoes; once it is dead its disk is kept, and audit takes the
+    domain that is left and no file."""
+    novactl, first = sharing.novactl, sharing.host("kvm1")
+    made = novactl.json("boot", "web", *TINY)
+    uuid = made["uuid"]
+    sharing.host("kvm2").run(["touch", f"{SHARED}/{uuid}/witness"])
+    words = ["evacuate", "web", "--i-have-verified-host-is-down", "kvm1", "--yes"]
+    first.cut()
+    refused(novactl, *words, code=5, says="disk is held open: its guest runs somewhere")
+    assert novactl.json("show", "web")["host"] == "kvm1"
+    first.stop()
+    ended = novactl.ok(*words)
+    assert "made anew" not in ended.err
+    assert sharing.state("kvm2", uuid) == "running"
+    witness = sharing.host("kvm2").run(["ls", f"{SHARED}/{uuid}/witness"])
+    assert witness.returncode == 0
+    first.start()
+    found = {one["finding"] for one in json.loads(novactl("audit", "-o", "json").out)}
+    assert found == {"stale-domain", "fenced-host"}
+    novactl.ok("audit", "--heal", "--yes")
+    assert sharing.domains("kvm1") == [] and sharing.state("kvm2", uuid) == "running"
+    assert sharing.host("kvm2").run(["ls", f"{SHARED}/{uuid}/disk"]).returncode == 0
+    assert novactl.json("host", "show", "kvm1")["state"] == "up"
+    novactl.ok("delete", "web", "--yes")
