@@ -2,6 +2,9 @@
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 PYTEST := $(SUDO) .venv/bin/python -m pytest
 ALONE := tests/unit tests/db tests/cli tests/sim tests/virt
+# what looks at all of the machine, or measures it, has it to itself; the rest of the lab runs twice at once
+WHOLE := tests/lab/test_lab_fleet.py
+LAB := -n 2 --dist loadfile --no-loadscope-reorder tests/lab --ignore=$(WHOLE)
 
 .PHONY: help setup setup-tests demo test check docs unit lab bench reliability clean
 
@@ -32,10 +35,10 @@ check: setup-tests
 	shellcheck -s bash novactl/cli/shells/novactl.bash
 	cat novactl/remote/*.sh | shellcheck -s sh -
 
-# what needs no hypervisors runs on both cores; what measures and what has real hosts, one by one
 test: check
 	$(PYTEST) -n 2 $(ALONE)
-	$(PYTEST) tests/bench tests/lab
+	$(PYTEST) $(LAB)
+	$(PYTEST) $(WHOLE) tests/bench
 
 # what is made from the code: the reference and the man page
 docs: setup
@@ -46,16 +49,18 @@ unit: setup-tests
 	.venv/bin/python -m pytest -n 2 $(ALONE)
 
 lab: setup-tests
-	$(PYTEST) tests/lab
+	$(PYTEST) $(LAB)
+	$(PYTEST) $(WHOLE)
 
 bench: setup-tests
 	$(PYTEST) tests/bench -s --bench-json=bench.json
 
-# hours; the part that runs in each `make test`: the same without the two variables
+# hours; the part that runs in each `make test`: the same without the variables
 reliability: setup-tests
 	rm -f reliability.json
 	NOVACTL_RELIABILITY=full NOVACTL_SEEDS=10000 .venv/bin/python -m pytest tests/sim -q --reliability-json=reliability.json
-	$(SUDO) NOVACTL_RELIABILITY=full .venv/bin/python -m pytest tests/lab/test_kills.py -q --reliability-json=reliability.json
+	NOVACTL_RELIABILITY=full .venv/bin/python -m pytest tests/db/test_migrations.py -q
+	$(SUDO) NOVACTL_RELIABILITY=full NOVACTL_LAB_KILLS=100 .venv/bin/python -m pytest tests/lab/test_kills.py -q --reliability-json=reliability.json
 	.venv/bin/python -m tests.sim.report reliability.json docs/reliability.md
 
 clean:

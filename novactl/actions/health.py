@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from novactl.actions import pki
 from novactl.actions.cron.registry import TASKS
 from novactl.actions.cron.task import Task
 from novactl.db import health, operations, settings, tasks
 from novactl.db.session import Row, Tx
 from novactl.engine.operation import Operation
+from novactl.objects.certificate import Certificate, CertificateState
 from novactl.objects.duration import UNITS, as_duration
 from novactl.objects.moments import seconds_between
 
@@ -57,6 +59,7 @@ class Seen:
     tasks: dict[str, Row] = field(default_factory=dict)
     known: list[Task] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)  # tasks that only the settings know
+    certificates: list[tuple[Certificate, CertificateState]] = field(default_factory=list)
 
     @property
     def used_percent(self) -> dict[str, float]:
@@ -71,11 +74,11 @@ def look(operator: "Operator") -> Seen:
     """Read it. No host is asked."""
 
     def work(tx: Tx) -> Seen:
-        wanted = settings.get(tx, "cron")
+        wanted, now = settings.get(tx, "cron"), operator.world.clock.now()
         active = [op for op, _, _ in operations.listed(tx, active=True)]
         roots = [op for op in active if op.parent is None]
         return Seen(
-            now=operator.world.clock.now(),
+            now=now,
             hosts=health.hosts(tx),
             instances=health.instances(tx),
             errors=health.in_error(tx, NAMED),
@@ -84,6 +87,7 @@ def look(operator: "Operator") -> Seen:
             tasks=tasks.all_of(tx),
             known=[task.as_set(wanted) for task in TASKS],
             unknown=sorted(set(wanted) - {task.name for task in TASKS}),
+            certificates=pki.listed(tx, now),
         )
 
     return operator.world.db.read(work)
@@ -101,7 +105,7 @@ def checks(seen: Seen, limits: Limits) -> list[Check]:
     ):
         wrong = list(judged)
         found += wrong or [Check(check=kind, result="ok", message=_well(kind, seen))]
-    return found
+    return found + list(_certificates(seen))
 
 
 def _well(kind: str, seen: Seen) -> str:
@@ -162,6 +166,20 @@ def _capacity(seen: Seen, limits: Limits) -> Iterator[Check]:
             result: Result = "fail" if percent >= limits.fail_percent else "warn"
             words = f"{percent:.0f} % of all {RESOURCES[size]} are claimed"
             yield Check(check="capacity", target=size, result=result, message=words, hint="novactl host list")
+
+
+def _certificates(seen: Seen) -> Iterator[Check]:
+    """Those that end soon or have ended; nothing is said of a fleet that has none."""
+    hosts = {host["name"] for host in seen.hosts}
+    for one, state in seen.certificates:
+        if one.host in hosts and state in (CertificateState.EXPIRING, CertificateState.EXPIRED):
+            yield Check(
+                check="certificates",
+                target=one.host,
+                result="fail" if state is CertificateState.EXPIRED else "warn",
+                message=f"{one.host}: its certificate is {state}, its end is {one.not_after}",
+                hint=f"novactl pki issue {one.host}",
+            )
 
 
 def _tasks(seen: Seen) -> Iterator[Check]:

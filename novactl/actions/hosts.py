@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from novactl.actions import pki
 from novactl.actions.hardware import dedicated
 from novactl.actions.host_checks import FENCED, Looks, examine, measured
 from novactl.actions.world import World
@@ -261,6 +262,8 @@ def remove(world: World, reach: Reach, name: str) -> None:
         reach.delist(name)
     world.db.write(forget)
     reach.set_identity(name, None)
+    if world.db.read(lambda tx: pki.in_force(tx, name, world.clock.now())):
+        world.tell(f"{name}: its certificates are still good: novactl pki revoke {name}")
 
 
 def _refuse_in_use(tx: Tx, name: str) -> Host:

@@ -80,9 +80,11 @@ def choose(
 ) -> placement.Claimed:
     """Where the instance may go, holding its share there as move-target; call it with `tx` of a rehearsal to
     learn the host before anything is decided. Raises NoValidHost with every host's reasons; Refused when the
-    named host is the one it is on."""
+    named host is the one it is on, NotFound when there is none of that name."""
     if host is not None and host == instance.host:
         raise Refused(f"{instance.name}: is on {host} already")
+    if host is not None:
+        hosts.get(tx, host)
     wanted = replace(instance, flavor=flavor) if flavor is not None else instance
     not_there = tried | {str(instance.host)}
     return placement.claim(tx, wanted, host=host, tried=not_there, role=TARGET)

@@ -25,7 +25,7 @@ from novactl.virt.calls import OPERATION
 
 ALIVE = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 EXPECTED_LOST: dict[str, tuple[str, ...]] = {
-    "meta": ("serial", "catalogue", "lowest"),
+    "meta": ("serial", "catalogue", "lowest", "pki"),
     "hosts": ("version",),
     "server_groups": ("version",),
     "instances": ("version", "fault", "task_state"),
@@ -33,6 +33,7 @@ EXPECTED_LOST: dict[str, tuple[str, ...]] = {
     "steps": ("*",),
     "op_locks": ("*",),
     "events": ("*",),
+    "certificates": ("*",),
     "commits": ("*",),
 }
 """What does not come back as it was: whole tables, columns, and the values of `meta` that count on from what

@@ -50,7 +50,7 @@ def evacuate(
 
     novactl evacuate --on kvm1 --fenced-by ipmi --yes
     """
-    targets = lifecycle.targets(ctx.obj, names, selector, on, everything)
+    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
     found = [verbs.find(ctx.obj, target) for target in targets]
     waiting = verbs.Waiting(no_wait, timeout, lock_wait)
     _evacuate(ctx.obj, found, to, fenced_by, verified, dry_run, waiting)

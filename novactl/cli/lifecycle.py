@@ -41,10 +41,10 @@ def start(
     from novactl.actions.power import Start
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Start(name=name, project=project, interrupted=interrupted),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -70,10 +70,10 @@ def stop(
     from novactl.actions.power import Stop
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Stop(name=name, project=project, force=force),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -106,10 +106,10 @@ def reboot(
     from novactl.actions.power import Reboot
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Reboot(name=name, project=project, hard=hard),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -134,10 +134,10 @@ def pause(
     from novactl.actions.memory import Pause
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Pause(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -162,10 +162,10 @@ def unpause(
     from novactl.actions.memory import Unpause
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Unpause(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -190,10 +190,10 @@ def suspend(
     from novactl.actions.memory import Suspend
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Suspend(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -221,10 +221,10 @@ def resume(
     from novactl.actions.memory import Resume
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Resume(name=name, project=project, force=force),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -249,10 +249,10 @@ def lock(
     from novactl.actions.describe import Lock
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Lock(name=name, project=project),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -277,10 +277,10 @@ def unlock(
     from novactl.actions.describe import Lock
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, everything)
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, everything)
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Lock(name=name, project=project, locked=False),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
@@ -305,19 +305,19 @@ def delete(
     from novactl.actions.delete import Delete
 
     project = ctx.obj.settings.project
-    chosen = targets(ctx.obj, names, selector, on, False)
-    if chosen and not dry_run:
-        ctx.obj.confirm(f"delete {', '.join(chosen.values())} and their disks?")
-    _verb(
+    targets = targets_of(ctx.obj, names, selector, on, False)
+    if targets and not dry_run:
+        ctx.obj.confirm(f"delete {', '.join(targets.values())} and their disks?")
+    carry_out(
         ctx.obj,
-        chosen,
+        targets,
         lambda name: Delete(name=name, project=project, if_exists=if_exists),
         dry_run,
         verbs.Waiting(no_wait, timeout, lock_wait),
     )
 
 
-def targets(
+def targets_of(
     session: Any,
     names: Sequence[str] | None,
     selector: Sequence[str] | None,
@@ -345,7 +345,7 @@ def targets(
     return dict(session.cloud.db.read(lambda tx: pages.names(tx, wanted)))
 
 
-def _verb(
+def carry_out(
     session: Any,
     targets: Mapping[str, str],
     action: Callable[[str], Any],

@@ -43,7 +43,7 @@ def dry_run(
     plans: list[dict[str, Any]] = session.cloud.operator.show(actions, partial=partial)
     for plan in plans:
         plan["target"] = shown.get(plan["target"], plan["target"])
-    _show_plans(session, plans, many=many)
+    show_plans(session, plans, many=many)
     refused = [plan["target"] for plan in plans if "refused" in plan]
     if refused:
         kind = Refused if len(refused) == len(plans) else PartlyDone
@@ -51,7 +51,8 @@ def dry_run(
     return plans
 
 
-def _show_plans(session: Any, plans: Sequence[dict[str, Any]], *, many: bool) -> None:
+def show_plans(session: Any, plans: Sequence[dict[str, Any]], *, many: bool) -> None:
+    """Print plans; several as a list."""
     if session.output != "table":
         if many:
             render.listing(session, plans, ("kind", "target", "host"))

@@ -30,6 +30,12 @@ MODULES: dict[str, dict[str, str]] = {
     "evacuate": {
         "evacuate": "Run instances of a host that is down on other hosts.",
     },
+    "moves": {
+        "resize": "Give an instance another flavor.",
+        "migrate": "Move instances to other hosts.",
+        "resize-confirm": "Keep instances as a resize or migration left them.",
+        "resize-revert": "Bring instances back to what they were before a move.",
+    },
     "records": {
         "set": "Give an instance another name, more metadata or tags.",
         "unset": "Take metadata or tags from an instance.",
@@ -41,6 +47,9 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "hosts": {
         "host": "Hypervisors.",
+    },
+    "pki": {
+        "pki": "Certificates by which hosts know each other.",
     },
     "aggregates": {
         "aggregate": "Groups of hosts.",

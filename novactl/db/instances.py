@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from novactl.db import addresses, projects
+from novactl.db import addresses, moves, projects
 from novactl.db.session import Row, Tx, among, dumps, meta, set_meta
 from novactl.errors import NotFound, UsageError
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
+from novactl.objects.migration import most_use
 from novactl.objects.names import UUID, near
 from novactl.objects.network import Port
 from novactl.objects.placement import Placement
@@ -96,9 +97,10 @@ def bury(tx: Tx, uuid: str, now: str, fault: str | None) -> None:
     """Soft-delete: the name and the addresses are free, the row and its fault remain. Twice is fine."""
     row = tx.one("SELECT project, flavor FROM instances WHERE uuid = :uuid AND deleted_at IS NULL", uuid=uuid)
     if row is not None:
-        flavor = json.loads(row["flavor"])
-        cores, memory = flavor["vcpus"], flavor["memory_mib"]
-        projects.give_back(tx, row["project"], instances=1, cores=cores, memory_mib=memory)
+        move = moves.open_of(tx, uuid)
+        flavors = [move.old_flavor, move.new_flavor] if move else [Flavor(**json.loads(row["flavor"]))]
+        projects.give_back(tx, row["project"], instances=1, **most_use(*flavors))
+        moves.close(tx, uuid, now)
     for port in tx.all("SELECT network_id, ip FROM ports WHERE instance_uuid = :uuid", uuid=uuid):
         addresses.freed(tx, port["network_id"], port["ip"])
     tx.run("DELETE FROM ports WHERE instance_uuid = :uuid", uuid=uuid)

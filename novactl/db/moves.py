@@ -3,9 +3,17 @@
 import json
 from collections.abc import Sequence
 
+from novactl.db import projects
 from novactl.db.session import Row, Tx, dumps
 from novactl.objects.flavor import Flavor
-from novactl.objects.migration import OPEN, Migration, MigrationKind, MigrationStatus, Storage
+from novactl.objects.migration import (
+    OPEN,
+    Migration,
+    MigrationKind,
+    MigrationStatus,
+    Storage,
+    most_use,
+)
 from novactl.objects.states import VmState
 
 ARRIVED = frozenset({MigrationStatus.FINISHED, MigrationStatus.CONFIRMED, MigrationStatus.COMPLETED})
@@ -57,6 +65,18 @@ def turn(tx: Tx, migration_id: str, status: MigrationStatus, now: str) -> None:
         now=now,
         id=migration_id,
     )
+
+
+def settle(
+    tx: Tx, migration: Migration, status: MigrationStatus, project: str, flavor: Flavor, now: str
+) -> None:
+    """An open one has come to its end; the project counts `flavor` from now on. Twice is once."""
+    known = get(tx, migration.id)
+    if known is None or known.status not in OPEN:
+        return
+    turn(tx, migration.id, status, now)
+    counted, kept = most_use(migration.old_flavor, migration.new_flavor), most_use(flavor)
+    projects.give_back(tx, project, **{what: counted[what] - kept[what] for what in counted})
 
 
 def close(tx: Tx, instance_uuid: str, now: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from novactl.db import second_copy
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NotFound, QuotaExceeded, Refused
+from novactl.objects.flavor import Flavor
+from novactl.objects.migration import OPEN, most_use
 from novactl.objects.names import near
 from novactl.objects.project import COUNTED, NOVA_LIMITS, UNLIMITED, Project
 
@@ -19,6 +21,7 @@ CONTENTS = {
 }
 """What a project must be without to be deleted, and the table of each."""
 SHOWN = 8  # names in a message
+_OPEN = ", ".join(f"'{status}'" for status in sorted(OPEN))
 
 
 def create(tx: Tx, project: Project) -> None:
@@ -147,20 +150,34 @@ def usage(tx: Tx, name: str) -> dict[str, int]:
     """What the project uses of each resource, from the instances and the catalogue themselves. Of
     metadata_items and server_group_members, which are limits of one instance and one group: the most."""
     rows = tx.all(
-        "SELECT flavor, metadata, group_id FROM instances WHERE project = :name AND deleted_at IS NULL",
+        "SELECT uuid, flavor, metadata, group_id FROM instances WHERE project = :name AND deleted_at IS NULL",
         name=name,
     )
-    flavors = [json.loads(row["flavor"]) for row in rows]
+    moving = _moving(tx, name)
+    used = [most_use(*moving.get(row["uuid"], [Flavor(**json.loads(row["flavor"]))])) for row in rows]
     members = Counter(row["group_id"] for row in rows if row["group_id"])
     return {
         **dict.fromkeys(NOVA_LIMITS, 0),
         "instances": len(rows),
-        "cores": sum(flavor["vcpus"] for flavor in flavors),
-        "memory_mib": sum(flavor["memory_mib"] for flavor in flavors),
+        "cores": sum(one["cores"] for one in used),
+        "memory_mib": sum(one["memory_mib"] for one in used),
         "metadata_items": max((len(json.loads(row["metadata"])) for row in rows), default=0),
         "keypairs": _count(tx, "keypairs", name),
         "server_groups": _count(tx, "server_groups", name),
         "server_group_members": max(members.values(), default=0),
+    }
+
+
+def _moving(tx: Tx, name: str) -> dict[str, list[Flavor]]:
+    """Both flavors of each instance of the project whose move is open: the larger counts."""
+    rows = tx.all(
+        "SELECT m.instance_uuid, m.old_flavor, m.new_flavor FROM migrations m JOIN instances i"
+        f" ON i.uuid = m.instance_uuid WHERE i.project = :name AND m.status IN ({_OPEN})",
+        name=name,
+    )
+    return {
+        row["instance_uuid"]: [Flavor(**json.loads(row[which])) for which in ("old_flavor", "new_flavor")]
+        for row in rows
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from novactl.errors import DatabaseError, Refused
 
-SCHEMA = 5
+SCHEMA = 6
 """The schema this novactl reads and writes: the newest revision of db/migrations."""
 
 MANY = 500  # values of one IN

@@ -341,6 +341,21 @@ Table(
 )
 
 Table(
+    "certificates",  # of hosts, signed by the fleet's authority; their private keys are on the hosts alone
+    metadata,
+    Column("serial", Id, primary_key=True),
+    Column("host", Name, nullable=False),
+    Column("names", Text, nullable=False),
+    Column("pem", Text, nullable=False),
+    Column("not_before", Time, nullable=False),
+    Column("not_after", Time, nullable=False),
+    Column("placed_at", Time),
+    Column("revoked_at", Time),
+    Column("crl_number", Integer, nullable=False),  # of the revocation list that the host has
+    Index("certificates_by_host", "host"),
+)
+
+Table(
     "commits",  # a mark of each write to a server, so that one whose answer was lost is known to have been
     metadata,
     Column("id", Id, primary_key=True),

@@ -21,8 +21,8 @@ for dir in etc var/lib; do
     mkdir -p "/run/lab/$dir" "/run/lab/work/$dir"
     mount -t overlay -o "lowerdir=/$dir,upperdir=/run/lab/$dir,workdir=/run/lab/work/$dir" overlay "/$dir"
 done
-for dir in etc/ssh etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt var/lib/novactl root; do
-    mkdir -p "/$dir"
+for dir in etc/ssh etc/pki etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt var/lib/novactl root; do
+    mkdir -p "$disk/$dir" "/$dir"
     mount --bind "$disk/$dir" "/$dir"
 done
 mkdir /srv/shared

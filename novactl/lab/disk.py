@@ -12,6 +12,7 @@ from novactl.lab.state import LabState
 _FILTERS = Path("/usr/share/libvirt/nwfilter")
 _KEPT = (
     "etc/ssh",
+    "etc/pki",
     "etc/libvirt/qemu/networks",
     "var/lib/libvirt/images",
     "var/cache/libvirt",

@@ -1,6 +1,6 @@
 """A move of an instance to another host or flavor: what Nova calls a migration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from novactl.objects.flavor import Flavor
@@ -66,7 +66,25 @@ class Migration:
         """Whether it stays on its host."""
         return self.source == self.target
 
+    @property
+    def reverted(self) -> Flavor:
+        """Its flavor when the move is undone: where the disks stay, one that grew does not shrink."""
+        return self.old_flavor if self.storage is Storage.COPIED else self.with_its_disk()
+
+    def with_its_disk(self) -> Flavor:
+        """The old flavor, with a root disk as large as the larger of both."""
+        grown = max(self.old_flavor.disk_gib, self.new_flavor.disk_gib)
+        return replace(self.old_flavor, disk_gib=grown)
+
 
 def most(one: Resources, other: Resources) -> Resources:
     """The larger of each: what must be held while either may be needed."""
     return Resources(**{size: max(amount, vars(other)[size]) for size, amount in vars(one).items()})
+
+
+def most_use(*flavors: Flavor) -> dict[str, int]:
+    """What the largest of these flavors counts against the quota of a project."""
+    return {
+        "cores": max(one.vcpus for one in flavors),
+        "memory_mib": max(one.memory_mib for one in flavors),
+    }

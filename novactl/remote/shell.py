@@ -25,7 +25,16 @@ CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need so
 DEADLINE = 180.0
 CHUNK = 1 << 16
 PARTS = (
-    *("host.sh", "jobs.sh", "commands.sh", "memory.sh", "survey.sh", "states.sh", "prune.sh", "trust.sh"),
+    "host.sh",
+    "jobs.sh",
+    "commands.sh",
+    "memory.sh",
+    "survey.sh",
+    "states.sh",
+    "prune.sh",
+    "trust.sh",
+    "copies.sh",
+    "pki.sh",
     "evacuate.sh",
 )
 

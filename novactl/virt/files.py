@@ -93,7 +93,8 @@ class InstanceFiles(Calls):
         self._fenced(uuid, epoch, "nv_unmake_directory", self.directory(uuid), operation)
 
     def remove_directory(self, uuid: str, epoch: int) -> None:
-        self._fenced(uuid, epoch, "nv_remove_directory", self.directory(uuid))
+        """Gone, and with it what a move has set aside."""
+        self._fenced(uuid, epoch, "nv_remove_all", self.directory(uuid))
 
     def remove_stray(self, uuid: str, epoch: int, entry: str) -> None:
         """What was half made (`<uuid>.<operation>`) or half removed (`<uuid>.del`) is gone. UsageError for

@@ -13,10 +13,12 @@ from novactl.objects.survey import Survey
 from novactl.virt import states, survey
 from novactl.virt.calls import Shell, check_uuid
 from novactl.virt.commands import Commands
+from novactl.virt.copies import Copies
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
 from novactl.virt.memory import Memory
+from novactl.virt.pki import Pki
 from novactl.virt.shared import SharedLook
 from novactl.virt.trust import Trust
 
@@ -46,7 +48,7 @@ class Greeting:
     saved: bool = False
 
 
-class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust):
+class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Copies, Pki):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""

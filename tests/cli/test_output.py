@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from novactl.cli.render import FORMATS, plain_table, visible
-from novactl.db import catalogue, groups, projects
+from novactl.db import catalogue, certificates, groups, projects
 from novactl.db.sqlite import SqliteDatabase
+from novactl.objects.certificate import Certificate
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.keypair import Keypair
 from novactl.objects.project import NOVA_LIMITS, Project
@@ -72,7 +73,22 @@ def stock(db: SqliteDatabase) -> None:
 
     with db.writing() as tx:
         projects.recount(tx, "default")
+        for number, placed_at in ((1, None), (2, fleet.WHEN)):
+            certificates.add(tx, certificate(number, placed_at))
     happened(db)
+
+
+def certificate(number: int, placed_at: str | None) -> Certificate:
+    return Certificate(
+        serial=f"{number:040x}",
+        host=f"kvm{number}",
+        names=(f"kvm{number}", f"192.0.2.1{number}"),
+        pem="-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        not_before=fleet.WHEN,
+        not_after="2999-01-01T00:00:00.000000Z",
+        placed_at=placed_at,
+        crl_number=1 if placed_at else 0,
+    )
 
 
 def happened(db: SqliteDatabase) -> None:
@@ -129,6 +145,7 @@ WORDS = {
     "list": ["list"],
     "show": ["show", "web1"],
     "host-list": ["host", "list"],
+    "pki-list": ["pki", "list"],
     "op-list": ["op", "list"],
     "op-show": ["op", "show", "op-01"],
     "event-list": ["event", "list", "web1"],
@@ -176,7 +193,7 @@ def test_the_forms_say_the_same(name: str) -> None:
     items = data if isinstance(data, list) else [data]
     assert golden(name, "jsonl") == items
     assert golden(name, "yaml") == data
-    key = next(key for key in ("name", "id", "target", "time", "resource") if key in items[0])
+    key = next(key for key in ("name", "id", "target", "time", "resource", "serial") if key in items[0])
     assert golden(name, "name") == "".join(f"{item[key]}\n" for item in items)
     for row, item in zip(golden(name, "csv"), items, strict=True):
         for column, cell in row.items():

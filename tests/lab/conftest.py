@@ -5,14 +5,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from novactl import lab
+from novactl.db import hosts, instances, operations
+from novactl.db.session import Tx
+from novactl.db.sqlite import SqliteDatabase
 from novactl.lab import guests
 from tests.support.command import Command
 
 HOSTS = 3
+T = TypeVar("T")
 
 
 @dataclass
@@ -86,18 +91,29 @@ def _grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
 
 @pytest.fixture
 def grounds(_grounds: Grounds) -> Iterator[Grounds]:
-    """The shared lab; whatever instances a test leaves are deleted, and then nothing may be left. A host that
-    an earlier test had down, or fail, is up and well again by the record too."""
-    if any(host["state"] != "up" or host["failed_builds"] for host in _grounds.novactl.json("host", "list")):
-        _grounds.novactl("host", "check")
+    """The shared lab; what operations a test leaves are ended, what instances deleted, and then nothing may
+    be left. A host that an earlier test had down, or fail, is up and well again by the record too."""
+    novactl = _grounds.novactl
+    if any(host.state != "up" or host.failed_builds for host in recorded(_grounds, hosts.everything)):
+        novactl("host", "check")
     yield _grounds
     for host in _grounds.fleet.hosts:
         if not host.alive():
             host.start()
-    left = _grounds.novactl.ok("list", "-o", "name").out.split()
-    if left:
-        _grounds.novactl.ok("delete", *left, "--yes")
+    if recorded(_grounds, lambda tx: operations.listed(tx, active=True)):
+        novactl("op", "resume", "--all")
+    if left := [one.name for one in recorded(_grounds, instances.everything) if one.project == "default"]:
+        novactl.ok("delete", *left, "--yes")
     assert _grounds.leftovers() == {}
+
+
+def recorded(grounds: Grounds, look: Callable[[Tx], T]) -> T:
+    """What the database has, without the start of a novactl."""
+    db = SqliteDatabase(grounds.novactl.config / "novactl.db")
+    try:
+        return db.read(look)
+    finally:
+        db.close()
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_a_delete_ends_what_is_in_its_way(grounds: Grounds, name):
 @pytest.mark.parametrize("taker", ["resume", "rollback"])
 def test_a_sleeper_that_wakes_past_its_lease_is_refused(grounds: Grounds, name, taker):
     web, novactl = name(), grounds.novactl
-    short = {**novactl.environment, "NOVACTL_LEASE": "2"}
+    short = {**novactl.environment, "NOVACTL_LEASE": "8"}  # two commands within it, on a busy machine
     with gate(grounds.host("kvm1"), "qemu-img", "create", "after") as held:
         boot = Running(novactl, "boot", web, *TINY, "--host", "kvm1", env=short)
         held.reached(boot)
@@ -140,7 +140,7 @@ def test_a_sleeper_that_wakes_past_its_lease_is_refused(grounds: Grounds, name, 
         busy = novactl("op", taker, op_id)
         assert busy.code == 6 and "is working on it" in busy.err
         held.open()
-    time.sleep(3)
+    time.sleep(9)
     assert novactl("op", taker, op_id).code == 0
     epoch = grounds.host("kvm1").run(["sh", "-c", "cat /var/lib/novactl/epoch/*"]).stdout.split()
     boot.signal(signal.SIGCONT)

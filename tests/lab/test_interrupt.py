@@ -41,20 +41,28 @@ def big(_grounds: Grounds, tmp_path_factory) -> Iterator[dict[str, Any]]:
     _grounds.novactl.ok("image", "delete", "big", "--yes")
 
 
-@pytest.fixture
-def arriving(grounds: Grounds, big, name) -> Iterator[Running]:
-    """A boot on kvm2 whose image is a third there, over a link of 50 Mbit/s."""
+@contextmanager
+def transfer(grounds: Grounds, big: dict[str, Any], web: str) -> Iterator[Running]:
+    """A boot on kvm2 whose image is a third there, over a link so slow that the rest takes ten seconds."""
     link = grounds.host("kvm2").lab.link
     grounds.host("kvm2").run(["sh", "-c", f"rm -f {INSTANCES}/_base/{big['sha256']}*"])
-    slow = "tbf rate 50mbit burst 256kb latency 100ms".split()
+    slow = "tbf rate 35mbit burst 256kb latency 100ms".split()
     subprocess.run(["tc", "qdisc", "add", "dev", link, "root", *slow], check=True)
     words = ["--flavor", "tiny", "--image", "big", "--network", "lan", "--host", "kvm2"]
-    running = Running(grounds.novactl, "boot", name(), *words)
-    wait_until(lambda: arrived(grounds, big) > SIZE // 3, 60, "a third of the image")
-    yield running
-    subprocess.run(["tc", "qdisc", "del", "dev", link, "root"], check=True)
-    if running.process.poll() is None:
-        running.process.kill()
+    running = Running(grounds.novactl, "boot", web, *words)
+    try:
+        wait_until(lambda: arrived(grounds, big) > SIZE // 3, 60, "a third of the image")
+        yield running
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", link, "root"], check=True)
+        if running.process.poll() is None:
+            running.process.kill()
+
+
+@pytest.fixture
+def arriving(grounds: Grounds, big, name) -> Iterator[Running]:
+    with transfer(grounds, big, name()) as running:
+        yield running
 
 
 def arrived(grounds: Grounds, image: dict[str, Any]) -> int:
@@ -280,11 +288,13 @@ def test_an_operation_whose_owner_lives_is_left_alone(grounds: Grounds, name):
 # --- the link ---
 
 
-def test_a_cut_link_ends_what_went_over_it(grounds: Grounds, arriving, big, name):
+def test_a_cut_link_ends_what_went_over_it(grounds: Grounds, big, name):
     """At once: a transfer to kvm2, which leaves nothing to undo there, and a boot on kvm1 that has made
-    something, which only a host that answers can undo."""
+    something, which only a host that answers can undo. The one that stands still begins first, so that the
+    link is cut while the other is under way."""
     novactl, hosts, web = grounds.novactl, (grounds.host("kvm1"), grounds.host("kvm2")), name()
-    with held(grounds, ["boot", web, *TINY, "--host", "kvm1"], "start") as (boot, _):
+    standing = held(grounds, ["boot", web, *TINY, "--host", "kvm1"], "start")
+    with standing as (boot, _), transfer(grounds, big, name()) as arriving:
         began = time.monotonic()
         for host in hosts:
             host.cut()

@@ -16,6 +16,7 @@ from novactl.actions.fencing import Proof
 from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
 from novactl.actions.power import Reboot, Start, Stop
+from novactl.actions.resize import Confirm, Migrate, Resize, Revert
 from novactl.files.playbook import Playbook
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
@@ -83,6 +84,22 @@ def delete(name: str = "web1", **values: Any) -> Delete:
 def evacuate(name: str = "web1", **values: Any) -> Evacuate:
     proof = Proof(host="kvm1", words="its power was cut")
     return Evacuate(name=name, project="default", proof=proof, **values)
+
+
+def migrate(name: str = "web1", **values: Any) -> Migrate:
+    return Migrate(name=name, project="default", **values)
+
+
+def resize(flavor: str = "large", name: str = "web1", **values: Any) -> Resize:
+    return Resize(name=name, project="default", flavor=flavor, **values)
+
+
+def confirm(name: str = "web1") -> Confirm:
+    return Confirm(name=name, project="default")
+
+
+def revert(name: str = "web1") -> Revert:
+    return Revert(name=name, project="default")
 
 
 class Healing:
@@ -307,6 +324,28 @@ SCENARIOS: dict[str, Scenario] = {
     "unpause": Scenario(unpause, (boot, pause), ends="ACTIVE", undone="PAUSED"),
     "suspend": Scenario(suspend, (boot,), ends="SUSPENDED", undone="ACTIVE"),
     "resume": Scenario(resume, (boot, suspend), ends="ACTIVE", undone="SUSPENDED"),
+    "migrate": Scenario(migrate, (boot,), ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "migrate-stopped": Scenario(migrate, (boot, stop), ends="VERIFY_RESIZE", undone="SHUTOFF"),
+    "migrate-confirm": Scenario(
+        lambda: migrate(confirm=True), (lambda: boot(image="uefi"),), ends="ACTIVE", undone="ACTIVE"
+    ),
+    "migrate-fails": Scenario(
+        lambda: migrate(host="kvm2"),
+        (lambda: boot(host="kvm1"),),
+        faults=(Fault("start", "fails", host="kvm2", times=99),),
+        ends="ACTIVE",
+        undone="ACTIVE",
+        fails=True,
+    ),
+    "migrate-revert": Scenario(revert, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
+    "migrate-delete": Scenario(delete, (boot, migrate), ends=None, undone="VERIFY_RESIZE"),
+    "resize": Scenario(resize, (boot,), ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "resize-elsewhere": Scenario(
+        lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
+    ),
+    "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
+    "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
+    "migrate-keep": Scenario(confirm, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "set": Scenario(lambda: describe(metadata={"role": "web"}, tags=["new"]), (boot,), ends="ACTIVE"),
     "lock": Scenario(lock, (boot, suspend), ends="SUSPENDED"),
     "reset-state": Scenario(lambda: reset_state("error"), (boot,), ends="ERROR", dies=0),

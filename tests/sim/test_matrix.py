@@ -44,7 +44,7 @@ DISTINCT = [name for name in SCENARIOS if name not in ALIKE]
 
 SLEEPERS = ["boot", "boot-no-host", "stop", "start", "suspend", "resume", "delete"]
 BACK = pytest.mark.parametrize("back", [False, True], ids=["resume", "rollback"])
-EVERY = 4
+EVERY = 10
 """Of the points on a server one in so many is played in each run."""
 
 

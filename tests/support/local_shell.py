@@ -128,8 +128,9 @@ class LocalTransport:
         self.channels: list[LocalChannel] = []
 
     def moved(self, text: str) -> str:
-        """host.sh with its state directory somewhere else."""
-        return text.replace(STATE, f"nv_state={self.state}\n")
+        """host.sh with its state directory and libvirt's configuration somewhere else."""
+        conf = f"{self.state.parent}/qemu.conf"
+        return text.replace(STATE, f"nv_state={self.state}\n").replace("/etc/libvirt/qemu.conf", conf)
 
     def open_session(self, timeout: float) -> LocalChannel:
         self.channels.append(LocalChannel(self))

@@ -47,6 +47,7 @@ from novactl.remote.shell import failure
 from novactl.virt import survey
 from novactl.virt.calls import BASE, Feed, check_base
 from novactl.virt.commands import Commands
+from novactl.virt.copies import Left
 from novactl.virt.domain import NAMESPACE
 from novactl.virt.files import STRAY, Pruned
 from novactl.virt.hypervisor import Greeting, Look
@@ -64,6 +65,8 @@ KERNEL = b"kernel" * 100
 INITRD = b"initrd" * 100
 SHUTDOWN_TAKES = 3.0  # seconds from the ACPI request until the guest is off
 SAVE_TAKES = 4.0  # seconds that saving or restoring a guest's memory takes
+SEND_TAKES = 3.0  # seconds that a file takes from host to host
+FACTS = {"arch": "x86_64", "odirect": True, "firmwares": ["bios", "uefi"]}
 JOB_TAKES = 5.0  # seconds that a job of a base file works
 
 
@@ -131,6 +134,10 @@ class SimHost:
     epochs: dict[str, int] = field(default_factory=dict)
     directories: dict[str, SimDirectory] = field(default_factory=dict)
     strays: set[str] = field(default_factory=set)  # half made or half removed directories
+    aside: dict[str, SimDirectory] = field(default_factory=dict)  # <uuid>_resize
+    keys: set[str] = field(default_factory=set)  # operations whose key was made here
+    lines: dict[str, list[str]] = field(default_factory=dict)  # and what they may do here
+    peers: dict[str, "SimHost"] = field(default_factory=dict, repr=False)
     domains: dict[str, SimDomain] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)  # name: size
     parts: dict[str, bytearray] = field(default_factory=dict)
@@ -139,6 +146,8 @@ class SimHost:
     mark: str = ""
     copy: tuple[int, bytes] = (0, b"")
     jobs: SimJobs = field(default_factory=SimJobs)
+    pki: dict[str, str] = field(default_factory=dict)  # files of certificates
+    crl_number: int = 0
     trusts: dict[str, str] = field(default_factory=dict)  # operation: what its key may do here, or is
     acted: list[tuple[str, str, int]] = field(default_factory=list)  # (call, uuid, epoch) that it let in
     boots: int = 1
@@ -214,6 +223,8 @@ class SimHost:
                 return self._unsave(domain, files)
             case "nv_restore":
                 return self._restore(domain, files)
+            case "nv_send":
+                return self._send(uuid, words[1], words[3])
         return 127, f"{words[0]}: not found\n"
 
     def _save(self, domain: SimDomain | None, files: dict[str, Any], size: int) -> tuple[int, str]:
@@ -239,6 +250,22 @@ class SimHost:
             return 1, "its saved memory is gone"
         domain.state, domain.saved = PowerState.RUNNING, False
         files.pop("saved-by", None)
+        return 0, ""
+
+    def _send(self, uuid: str, op: str, file: str) -> tuple[int, str]:
+        targets = [host for host in self.peers.values() if op in host.lines]
+        if op not in self.keys or not targets or not targets[0].up:
+            return 255, "Permission denied (publickey)."
+        there, aside = targets[0], self.aside.get(uuid)
+        if aside is None or file not in aside.files:
+            return 1, f"{file}: No such file or directory"
+        try:
+            there.fence(uuid, int(there.lines[op][2]))
+        except Fenced as error:
+            return 75, error.message.removeprefix(f"{there.name}: ")
+        if uuid not in there.directories:
+            return 2, "cannot cd"
+        there.directories[uuid].files[file] = aside.files[file]
         return 0, ""
 
     def command(self, argv: Sequence[str]) -> int:
@@ -277,7 +304,12 @@ class SimHost:
     def everything(self) -> set[str]:
         """Whose things are here, the uuids; what lies on a storage that others share is nobody's alone."""
         own = () if self.storage else self.directories
-        return {*own, *self.domains, *(stray.partition(".")[0] for stray in self.strays)}
+        return {
+            *own,
+            *self.aside,
+            *self.domains,
+            *(stray.partition(".")[0] for stray in self.strays),
+        }
 
 
 @dataclass
@@ -399,7 +431,7 @@ class SimHypervisor:
     def leave(self) -> None:
         with self._call("leave"):
             if self.host.fleet == self.fleet:
-                if self.host.directories:
+                if self.host.directories or self.host.aside:
                     self._die(76, f"{min(self.host.directories)} still has files here")
                 self.host.fleet = None
                 self.host.mark, self.host.copy = "", (0, b"")
@@ -457,7 +489,8 @@ class SimHypervisor:
         with self._call("survey"):
             host = self.host
             found = [SeenDirectory(entry=entry) for entry in host.strays]
-            for uuid, directory in host.directories.items():
+            aside = {f"{uuid}_resize": directory for uuid, directory in host.aside.items()}
+            for uuid, directory in {**host.directories, **aside}.items():
                 files = tuple(sorted([*directory.files, ".made-by"]))
                 found.append(SeenDirectory(entry=uuid, made_by=directory.made_by, files=files))
             return Survey(
@@ -547,6 +580,28 @@ class SimHypervisor:
             self._ours()
             return sorted(self.host.trusts)
 
+    def pki_where(self) -> str:
+        with self._call("pki_where"):
+            self._ours()
+            return "/etc/pki/qemu"
+
+    def pki_place(self, crl_number: int, files: Mapping[str, str]) -> None:
+        with self._call("pki_place"):
+            self._ours()
+            kept = {}
+            if self.host.pki.get("ca-cert.pem") == files["ca-cert.pem"] and self.host.crl_number > crl_number:
+                kept, crl_number = {"ca-crl.pem": self.host.pki["ca-crl.pem"]}, self.host.crl_number
+            self.host.pki, self.host.crl_number = {**files, **kept}, crl_number
+
+    def pki_publish(self, crl_number: int, crl: str) -> int:
+        with self._call("pki_publish"):
+            self._ours()
+            if not self.host.pki:
+                self._die(1, "novactl's certificates are no longer in /etc/pki/qemu")
+            if crl_number > self.host.crl_number:
+                self.host.pki["ca-crl.pem"], self.host.crl_number = crl, crl_number
+            return self.host.crl_number
+
     def job_start(self, op: str, n: int, *words: str) -> None:
         with self._call("job_start"):
             self._ours()
@@ -554,7 +609,7 @@ class SimHypervisor:
             if found is None or found.dead:
                 seconds = float(words[-1]) if "sleep" in words[-2:-1] else None
                 takes = {"nv_base_finish": JOB_TAKES, "nv_run": JOB_TAKES}
-                takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
+                takes |= {"nv_send": SEND_TAKES, "nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
                 what = words[3] if words[0] == "nv_fenced" else words[0]
                 ends_at = self.clock.monotonic() + (takes.get(what, 0) if seconds is None else seconds)
                 domain = self.host.domains.get(words[1]) if what == "nv_save" else None
@@ -745,6 +800,7 @@ class SimHypervisor:
     def remove_directory(self, uuid: str, epoch: int) -> None:
         with self._fenced("remove_directory", uuid, epoch):
             self._remove(uuid, "remove_directory")
+            self.host.aside.pop(uuid, None)
 
     def remove_stray(self, uuid: str, epoch: int, entry: str) -> None:
         owner, _, ending = entry.partition(".")
@@ -899,6 +955,114 @@ class SimHypervisor:
     def restore_words(self, uuid: str, epoch: int) -> list[str]:
         return ["nv_fenced", uuid, str(epoch), "nv_restore", self.directory(uuid), uuid]
 
+    # --- moves ---
+
+    def trust_key(self, op: str, address: str) -> tuple[str, str]:
+        with self._call("trust_key"):
+            self._ours()
+            self.host.keys.add(op)
+            return "192.0.2.9", f"ssh-ed25519 AAAA novactl {op}"
+
+    def trust_to(self, op: str, address: str, port: int, host_keys: Sequence[str]) -> None:
+        with self._call("trust_to"):
+            self._ours()
+
+    def trust_try(self, op: str) -> None:
+        with self._call("trust_try"):
+            self._ours()
+            if not any(op in host.lines for host in self.host.peers.values()):
+                self._die(1, "the target does not let it in: Permission denied (publickey).")
+
+    def trust_allow(
+        self, op: str, key: str, came_from: str, seconds: int, *, receives: Sequence[str] = ()
+    ) -> None:
+        with self._call("trust_allow"):
+            self._ours()
+            self.host.lines[op] = list(receives)
+
+    def trust_end(self, op: str) -> None:
+        with self._call("trust_end"):
+            self._ours()
+            self.host.lines.pop(op, None)
+            self._half("trust_end")
+            self.host.keys.discard(op)
+
+    def trusts(self) -> list[str]:
+        with self._call("trusts"):
+            self._ours()
+            return sorted({*self.host.keys, *self.host.lines})
+
+    def leave_domain(self, uuid: str, epoch: int) -> None:
+        with self._fenced("leave_domain", uuid, epoch):
+            self._leave(uuid, "leave_domain")
+
+    def _leave(self, uuid: str, call: str) -> None:
+        domain = self.host.domains.get(uuid)
+        if domain is not None and domain.state not in OFF:
+            self._die(1, f"the guest is {domain.state}")
+        self._undefine(uuid, call)
+
+    def set_aside(self, uuid: str, epoch: int) -> None:
+        with self._fenced("set_aside", uuid, epoch):
+            self._leave(uuid, "set_aside")
+            if uuid in self.host.directories:
+                if uuid in self.host.aside:
+                    self._die(76, f"{self.directory(uuid)}_resize is there already")
+                aside = self.host.aside[uuid] = self.host.directories.pop(uuid)
+                aside.files["nvram"] = b"variables"
+
+    def bring_back(self, uuid: str, epoch: int) -> None:
+        with self._fenced("bring_back", uuid, epoch):
+            if uuid in self.host.aside:
+                if uuid in self.host.directories:
+                    self._die(76, f"{self.directory(uuid)} is there already")
+                self.host.directories[uuid] = self.host.aside.pop(uuid)
+            elif uuid not in self.host.directories:
+                self._die(1, f"cannot stat '{self.directory(uuid)}_resize'")
+
+    def clean_up(self, uuid: str, epoch: int, left: Left) -> None:
+        with self._fenced("clean_up", uuid, epoch):
+            if uuid in self.host.domains:
+                self._die(1, "its domain is still defined here")
+            self._half("clean_up")
+            if left == "directory":
+                self._remove(uuid, "clean_up")
+            elif left == "aside":
+                self.host.aside.pop(uuid, None)
+
+    def place_nvram(self, uuid: str, epoch: int) -> None:
+        with self._fenced("place_nvram", uuid, epoch):
+            self._files(uuid)
+
+    def grow(self, uuid: str, epoch: int, file: str, size: int) -> None:
+        with self._fenced("grow", uuid, epoch):
+            base, before = self._files(uuid)[file]
+            self._half("grow")
+            self._files(uuid)[file] = (base, max(size, before))
+
+    def remake(self, uuid: str, epoch: int, file: str, base: str | None, size: int) -> None:
+        with self._fenced("remake", uuid, epoch):
+            self._files(uuid).pop(file, None)
+            self._half("remake")
+            if base is not None:
+                self._files(uuid)[file] = (base, size)
+
+    def disk_sizes(self, uuid: str, files: Sequence[str]) -> dict[str, tuple[int, int]]:
+        with self._call("disk_sizes"):
+            self._ours()
+            return {file: (MIB, MIB) for file in files if file in self.host.files_of(uuid)}
+
+    def probe(self, act: str, token: str) -> bool:
+        with self._call("probe"):
+            self._ours()
+            return False
+
+    def send_words(self, uuid: str, epoch: int, op: str, file: str) -> list[str]:
+        return ["nv_fenced", uuid, str(epoch), "nv_send", op, f"{self.directory(uuid)}_resize", file]
+
+    def receive_words(self, uuid: str) -> list[str]:
+        return ["nv_fenced", uuid, "@epoch", "nv_receive", self.directory(uuid)]
+
     # --- consoles ---
 
     def console_tail(self, uuid: str, lines: int) -> tuple[int, bytes]:
@@ -983,7 +1147,8 @@ def images() -> list[Image]:
     kernels = {"kernel_sha256": kernel, "kernel_size_bytes": len(KERNEL)}
     initrds = {"initrd_sha256": initrd, "initrd_size_bytes": len(INITRD), "cmdline": "a=b"}
     large = records.image("large", sha256=sha256, size_bytes=len(CONTENT), virtual_size_bytes=QUICK)
-    return [tiny, records.image("direct", sha256=sha256, **sizes, **kernels, **initrds), large]
+    uefi = records.image("uefi", sha256=sha256, **sizes, properties={"hw_firmware_type": "uefi"})
+    return [tiny, records.image("direct", sha256=sha256, **sizes, **kernels, **initrds), large, uefi]
 
 
 APART = "aaaaaaaa-0000-4000-8000-00000000000a"
@@ -1009,6 +1174,8 @@ class SimFleet:
         self.turns: Turns | None = None
         self._nobody()
         self.hosts = {f"kvm{n}": SimHost(f"kvm{n}", scratch.FLEET) for n in range(1, hosts_ + 1)}
+        for host in self.hosts.values():
+            host.peers = self.hosts
         self.db = self.place.fresh(directory)
         self._furnish(values)
 
@@ -1035,11 +1202,12 @@ class SimFleet:
     def _furnish(self, host_values: dict[str, Any]) -> None:
         with self.db.writing() as tx:
             for name in self.hosts:
-                hosts.add(tx, records.host(name, **host_values))
+                hosts.add(tx, records.host(name, **{"facts": FACTS, **host_values}))
             for image in images():
                 catalogue.add_image(tx, image)
             catalogue.add_flavor(tx, records.flavor("small"))
             catalogue.add_flavor(tx, records.flavor("disks", ephemeral_gib=1, swap_mib=64))
+            catalogue.add_flavor(tx, records.flavor("large", vcpus=2, disk_gib=20, swap_mib=64))
             catalogue.add_network(tx, records.network("lan"))
 
     def clone(self, directory: Path) -> "SimFleet":
@@ -1209,6 +1377,7 @@ class SimNovactl:
 
 def _rows(fleet: SimFleet) -> dict[str, list[dict[str, Any]]]:
     tables = ("hosts", "holds", "instances", "ports", "operations", "steps", "op_locks", "secrets")
+    tables += ("migrations",)
     with fleet.db.reading() as tx:
         return {table: tx.all(f"SELECT * FROM {table}") for table in tables}
 
@@ -1285,9 +1454,15 @@ def settled(fleet: SimFleet) -> list[str]:
         current = step["attempt"] in (0, attempts[step["operation"]])
         if state == "done" and (step["state"] == "done") != current:
             wrong.append(f"{name} is {step['state']} in an operation that is done")
+    waiting = {(r["instance_uuid"], r["source"]) for r in rows["migrations"] if r["status"] == "finished"}
+    wrong += [
+        f"{r['instance_uuid']}: its move is open" for r in rows["migrations"] if r["status"] == "migrating"
+    ]
+    wrong += _moves_wrong(rows, living)
     for row in rows["holds"]:
         owner = living.get(row["instance_uuid"])
-        if owner is None or owner["host"] != row["host"]:
+        left = row["role"] == "move-source" and (row["instance_uuid"], row["host"]) in waiting
+        if not left and (owner is None or owner["host"] != row["host"]):
             wrong.append(f"{row['host']}: {row['instance_uuid']} is claimed for and does not live here")
     for table, column in (("ports", "instance_uuid"), ("secrets", "owner")):
         wrong += [f"{table}: {r[column]} is gone" for r in rows[table] if r[column] not in living]
@@ -1298,18 +1473,35 @@ def settled(fleet: SimFleet) -> list[str]:
         wrong += [
             f"{name}: {uuid} is not here by the record"
             for uuid in sorted(host.everything())
-            if name not in gone and (uuid not in living or living[uuid]["host"] != name)
+            if (uuid not in living or living[uuid]["host"] != name)
+            and (uuid, name) not in waiting
+            and name not in gone
         ]
+        if not any(f"{name}: keeps the operation's key" in line for line in fleet.told):
+            wrong += [f"{name}: {op} may still log in" for op in sorted({*host.keys, *host.lines})]
+        wrong += [f"{name}: {uuid} is aside" for uuid in host.aside if (uuid, name) not in waiting]
     return wrong + audited(fleet)
+
+
+def _moves_wrong(rows: Mapping[str, Any], living: Mapping[str, Any]) -> list[str]:
+    """Instances that wait to be confirmed, or do not, unlike their record; counts that are not the larger."""
+    waiting = {r["instance_uuid"]: r for r in rows["migrations"] if r["status"] == "finished"}
+    wrong = [f"{uuid}: is deleted and its move waits" for uuid in waiting if uuid not in living]
+    return wrong + [
+        f"{row['name']}: is {row['vm_state']}, and its move {'waits' if uuid in waiting else 'does not wait'}"
+        for uuid, row in living.items()
+        if (row["vm_state"] == "resized") != (uuid in waiting)
+    ]
 
 
 def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, Any]]) -> list[str]:
     name, wrong = row["name"], []
-    if row["vm_state"] not in (*POWER_OF, "error"):
+    if row["vm_state"] not in (*POWER_OF, "error", "resized"):
         wrong.append(f"{name}: is {row['vm_state']}")
     if row["task_state"] is not None:
         wrong.append(f"{name}: shows {row['task_state']}")
-    if [hold["host"] for hold in holds if hold["instance_uuid"] == row["uuid"]] != [row["host"]]:
+    held = [h["host"] for h in holds if h["instance_uuid"] == row["uuid"] and h["role"] == "instance"]
+    if held != [row["host"]]:
         wrong.append(f"{name}: is on {row['host']} and claims something else")
     if row["host"] in lost(fleet):
         return wrong

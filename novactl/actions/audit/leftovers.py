@@ -9,9 +9,11 @@ from novactl.actions.steps.domains import OFF
 from novactl.errors import NovactlError
 from novactl.objects.finding import Finding, Severity
 from novactl.objects.names import UUID
+from novactl.objects.states import VmState
 from novactl.objects.survey import SeenDomain, Survey
 
 STRAY = re.compile(rf"({UUID.pattern})\.(del|op-[0-9a-f]+)")
+ASIDE = re.compile(rf"({UUID.pattern})_resize")
 IGNORED = frozenset({"lost+found"})
 ADOPT = "novactl audit --adopt, or novactl db rebuild, takes over what the host knows"
 
@@ -167,7 +169,9 @@ def _entry(scene: Scene, host: str, entry: str) -> Iterator[Finding]:
     uuid = stray[1] if stray else entry
     if uuid in scene.busy:
         return
-    if stray:
+    if aside := ASIDE.fullmatch(entry):
+        yield from _aside(scene, host, aside[1], entry)
+    elif stray:
         yield _stray(scene, host, uuid, entry)
     elif not UUID.fullmatch(entry):
         message = f"{host}: {entry!r} among the instances' directories is not of novactl"
@@ -190,6 +194,16 @@ def _stray(scene: Scene, host: str, uuid: str, entry: str) -> Finding:
         version=known.version if known else None,
         subject=entry,
     )
+
+
+def _aside(scene: Scene, host: str, uuid: str, entry: str) -> Iterator[Finding]:
+    """What a move keeps until it is confirmed or reverted; without such a move it is nobody's."""
+    known = scene.seen.living.get(uuid)
+    if uuid in scene.busy or (known is not None and known.vm_state is VmState.RESIZED):
+        return
+    message = f"{host}: {entry} was set aside by a move that does not wait any more; nothing removes it"
+    target = known.name if known else uuid
+    yield Finding(finding="stray-directory", severity="warning", host=host, target=target, message=message)
 
 
 def _orphan(scene: Scene, host: str, uuid: str) -> Finding:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from novactl.actions.audit.gather import Believed, is_active
+from novactl.db import certificates
 from novactl.engine.operation import Operation
 from novactl.objects.finding import Finding, Severity
 from novactl.objects.host import Host, Resources
@@ -103,7 +104,7 @@ def _addresses(seen: Believed) -> Iterator[Finding]:
 def _secrets(seen: Believed) -> Iterator[Finding]:
     for secret in seen.secrets:
         owner = secret["owner"]
-        if owner in seen.living or owner in seen.under_way:
+        if owner in seen.living or owner in seen.under_way or owner == certificates.OWNER:
             continue
         yield _of_gone(
             seen, owner, "secret-without-owner", "has a sealed secret", "erases the secret", secret["id"]

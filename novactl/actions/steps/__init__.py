@@ -3,6 +3,7 @@
 from novactl.actions.steps import (
     bridges,
     commands,
+    copies,
     domains,
     evacuations,
     files,
@@ -20,6 +21,7 @@ __all__ = [
     "REGISTRY",
     "bridges",
     "commands",
+    "copies",
     "domains",
     "evacuations",
     "files",

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import hosts, instances, moves, projects
 from novactl.db.session import dumps
+from novactl.engine.operation import TOUCHED, StepState
 from novactl.engine.step import Kind, RecordStep
-from novactl.objects.migration import MigrationStatus
+from novactl.objects.migration import OPEN, Migration, MigrationStatus
 from novactl.objects.states import PowerState, VmState
 
 TARGET, SOURCE, HOME = "move-target", "move-source", "instance"
@@ -44,6 +45,46 @@ class ClaimTarget(RecordStep):
         moves.turn(tx, self.migration, MigrationStatus.FAILED, ctx.world.clock.now())
 
 
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class ClaimHere(RecordStep):
+    """The instance holds the larger of what both flavors need of its host. Carried out by the transaction
+    that journals it."""
+
+    type: ClassVar[str] = "claim-here"
+    uuid: str
+    migration: str
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    more: dict[str, int]
+
+    def summary(self) -> str:
+        return f"{self.vcpus} vcpus, {self.memory_mib} MiB and {self.disk_gib} GiB of {self.host} are claimed"
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        """Already there: it was claimed with the plan."""
+
+    def revert(self, tx: Any, ctx: Any) -> None:
+        """A disk that grew stays so, and the record says it."""
+        instance, migration = instances.get(tx, self.uuid), moves.get(tx, self.migration)
+        if instance.deleted_at is not None or migration is None:
+            return
+        grew = any(r.name == "grow-disk" and r.state in TOUCHED | {StepState.UNDONE} for r in ctx.op.records)
+        flavor = migration.with_its_disk() if grew else migration.old_flavor
+        instances.update(tx, self.uuid, flavor=dumps(flavor.as_dict()))
+        _settle(tx, migration, MigrationStatus.FAILED, ctx.world.clock.now())
+
+
+def _settle(tx: Any, migration: Migration, status: MigrationStatus, now: str) -> None:
+    """The move has come to its end: quota counts the flavor that the record has now, and so does the hold
+    when it was on one host."""
+    instance = instances.get(tx, migration.instance_uuid)
+    moves.settle(tx, migration, status, instance.project, instance.flavor, now)
+    if migration.here:
+        hosts.change_hold(tx, migration.target, instance.uuid, instance.resources)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Arrives(RecordStep):
     """The record says that the instance is on `host`, with the flavor of the move."""
@@ -63,6 +104,7 @@ class _Arrives(RecordStep):
         """One transaction: the host is changed exactly once, whoever runs this and however often."""
         migration = moves.get(tx, self.migration)
         assert migration is not None and self.host
+        status, now = MigrationStatus(self.status), ctx.world.clock.now()
         if self.host != self.source:
             if self.kept:
                 hosts.change_role(tx, self.source, self.uuid, HOME, SOURCE)
@@ -79,7 +121,10 @@ class _Arrives(RecordStep):
             task_state=None,
             fault=None,
         )
-        moves.turn(tx, self.migration, MigrationStatus(self.status), ctx.world.clock.now())
+        if status in OPEN:
+            moves.turn(tx, self.migration, status, now)
+        else:
+            _settle(tx, migration, status, now)
 
 
 @REGISTRY.add
@@ -90,6 +135,11 @@ class RecordMoved(_Arrives):
     type: ClassVar[str] = "record-moved"
     kind: ClassVar[Kind] = Kind.PIVOT
 
+    def apply(self, tx: Any, ctx: Any) -> None:
+        """Its domain was defined from this very record."""
+        super().apply(tx, ctx)
+        instances.note_copy(tx, self.uuid, behind=False)
+
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +148,74 @@ class RecordArrived(_Arrives):
 
     type: ClassVar[str] = "record-arrived"
     kind: ClassVar[Kind] = Kind.RETRIABLE
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RecordConfirmed(RecordStep):
+    """The move is confirmed: what is left of it on the host that the instance left may go."""
+
+    type: ClassVar[str] = "record-confirmed"
+    kind: ClassVar[Kind] = Kind.PIVOT
+    uuid: str
+    migration: str
+    vm_state: str
+    power_state: str
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        migration = moves.get(tx, self.migration)
+        assert migration is not None
+        states = {"vm_state": VmState(self.vm_state), "power_state": PowerState(self.power_state)}
+        instances.update(tx, self.uuid, task_state=None, fault=None, **states)
+        _settle(tx, migration, MigrationStatus.CONFIRMED, ctx.world.clock.now())
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RecordReverted(RecordStep):
+    """The record says that the instance is where, and as large as, it was before the move."""
+
+    type: ClassVar[str] = "record-reverted"
+    kind: ClassVar[Kind] = Kind.PIVOT
+    uuid: str
+    migration: str
+    vm_state: str
+    power_state: str
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        """What it has left of its second host is released when nothing of it is there any more."""
+        migration = moves.get(tx, self.migration)
+        assert migration is not None
+        if not migration.here:
+            hosts.change_role(tx, migration.target, self.uuid, HOME, TARGET)
+            hosts.change_role(tx, migration.source, self.uuid, SOURCE, HOME)
+        instances.update(
+            tx,
+            self.uuid,
+            host=migration.source,
+            flavor=dumps(migration.reverted.as_dict()),
+            vm_state=VmState(self.vm_state),
+            power_state=PowerState(self.power_state),
+            task_state=None,
+            fault=None,
+        )
+        instances.note_copy(tx, self.uuid, behind=False)
+        _settle(tx, migration, MigrationStatus.REVERTED, ctx.world.clock.now())
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class ReleaseHold(RecordStep):
+    """What the instance held of a host that it is not on is free. The last step: nothing of it is there."""
+
+    type: ClassVar[str] = "release-hold"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+    role: str
+
+    def summary(self) -> str:
+        return f"what the instance held of {self.host} is free"
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        assert self.host
+        hosts.release(tx, self.host, self.uuid, self.role)

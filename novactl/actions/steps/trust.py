@@ -13,7 +13,7 @@ SECONDS = 6 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
-class _BetweenHosts(Step):
+class BetweenHosts(Step):
     """A step on both hosts of a move; `host` is the one where the guest was."""
 
     target: str
@@ -34,7 +34,7 @@ class _BetweenHosts(Step):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class OpenTrust(_BetweenHosts):
+class OpenTrust(BetweenHosts):
     """The source gets in at the target under a key of this operation. `receives`: the words of the one call
     that it may make there; none: it may forward sockets, and nothing else."""
 
@@ -61,7 +61,7 @@ class OpenTrust(_BetweenHosts):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class EndTrust(_BetweenHosts):
+class EndTrust(BetweenHosts):
     """The operation's key is gone from both hosts."""
 
     type: ClassVar[str] = "end-trust"

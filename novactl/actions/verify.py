@@ -1,0 +1,158 @@
+"""resize-confirm and resize-revert: how a move that waits in VERIFY_RESIZE ends."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from novactl.actions import acting, guest, restored
+from novactl.actions.acting import Seen, plan_of, still
+from novactl.actions.move_parts import disks, power_off
+from novactl.actions.steps.copies import CleanUp, ComeBack, DefineThere, LeaveHost
+from novactl.actions.steps.domains import OFF, StartDomain
+from novactl.actions.steps.moves import SOURCE, TARGET, RecordConfirmed, RecordReverted, ReleaseHold
+from novactl.actions.steps.records import SetTask
+from novactl.actions.world import World
+from novactl.db import hosts, instances, moves
+from novactl.db.session import Tx
+from novactl.engine.operation import Lock, Mode, Plan
+from novactl.engine.step import Step
+from novactl.errors import Refused
+from novactl.objects.instance import Instance
+from novactl.objects.migration import Migration, MigrationStatus, Storage
+from novactl.objects.states import (
+    PowerState,
+    TaskState,
+    VmState,
+    check_allowed,
+    check_unlocked,
+    vm_state_of,
+)
+
+LEFT = {Storage.COPIED: "aside", Storage.SHARED: "nothing"}
+
+
+def _check(world: World, action: str, name: str, project: str) -> Seen:
+    """The instance, when a move of it waits and both hosts answer: none of it is done half only because the
+    other one is away."""
+    seen = acting.look(world, name, project)
+    instance = seen.instance
+    check_unlocked(action, instance.name, instance.locked)
+    migration = world.db.read(lambda tx: moves.open_of(tx, instance.uuid))
+    if migration is None or migration.status is not MigrationStatus.FINISHED:
+        check_allowed(action, instance.name, instance.vm_state)
+        raise Refused(f"{instance.name}: no move of it waits to be confirmed or reverted")
+    if not migration.here:
+        greeting = world.hypervisor(migration.source).greet(instance.uuid)
+        restored.check_mark(world, migration.source, greeting.mark)
+        restored.check_epoch(world, instance, greeting)
+    return seen
+
+
+def _waiting(tx: Tx, seen: Seen) -> tuple[Instance, Migration]:
+    instance = still(tx, seen.instance)
+    migration = moves.open_of(tx, instance.uuid)
+    if migration is None:
+        raise Refused(f"{instance.name}: no move of it waits any more")
+    return instance, migration
+
+
+def _locked(plan: Plan, migration: Migration) -> Plan:
+    return replace(plan, locks=plan.locks | {Lock("host", migration.source, Mode.SHARED)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """The instance stays where and as large as it is; what it has left is removed."""
+
+    name: str
+    project: str
+    kind: str = "resize-confirm"
+
+    @property
+    def target(self) -> str:
+        return self.name
+
+    def check(self, world: World) -> Seen:
+        return _check(world, self.kind, self.name, self.project)
+
+    def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
+        instance, migration = _waiting(tx, seen)
+        epoch, vm_state = instances.raise_epoch(tx, instance.uuid), vm_state_of(seen.power, seen.saved)
+        steps: list[Step] = [
+            RecordConfirmed(
+                uuid=instance.uuid, migration=migration.id, vm_state=vm_state, power_state=seen.power
+            )
+        ]
+        if not migration.here:
+            source, left = migration.source, LEFT[migration.storage]
+            steps.append(CleanUp(host=source, uuid=instance.uuid, left=left))
+            steps.append(ReleaseHold(host=source, uuid=instance.uuid, role=SOURCE))
+        status = "ACTIVE" if vm_state is VmState.ACTIVE else "SHUTOFF"
+        return _locked(plan_of(self.kind, instance, steps, epoch, status=status), migration)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revert:
+    """The instance is where, and as large as, it was before; what was written since is lost where its disks
+    were copied."""
+
+    name: str
+    project: str
+    kind: str = "resize-revert"
+
+    @property
+    def target(self) -> str:
+        return self.name
+
+    def check(self, world: World) -> Seen:
+        return _check(world, self.kind, self.name, self.project)
+
+    def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
+        instance, migration = _waiting(tx, seen)
+        epoch = instances.raise_epoch(tx, instance.uuid)
+        steps = list(_back(world, tx, op_id, seen, instance, migration, epoch))
+        status = "ACTIVE" if migration.was is VmState.ACTIVE else "SHUTOFF"
+        plan = _locked(plan_of(self.kind, instance, steps, epoch, status=status), migration)
+        changes = {**plan.changes, "host": [migration.target, migration.source]}
+        return replace(plan, host=migration.source, changes=changes)
+
+
+def _back(
+    world: World, tx: Tx, op_id: str, seen: Seen, instance: Instance, migration: Migration, epoch: int
+) -> Iterator[Step]:
+    uuid, runs = instance.uuid, migration.was is VmState.ACTIVE
+    back = _before(tx, instance, migration)
+    source = hosts.get(tx, migration.source)
+    now = acting.domain_xml(world, tx, op_id, instance, epoch)
+    yield SetTask(uuid=uuid, task=TaskState.REVERTING)
+    yield from guest.bridge_steps(tx, back, source)
+    yield from guest.base_steps(back, source.name)
+    yield power_off(instance, migration.target, ran=seen.power not in OFF)
+    if not migration.here:
+        yield LeaveHost(host=migration.target, uuid=uuid, xml=now, aside=False)
+    if migration.storage is Storage.COPIED:
+        yield ComeBack(host=source.name, uuid=uuid)
+    else:
+        yield from disks(instance, back, source.name, anew=False)
+    yield guest.config_drive_step(back, source)
+    then = acting.domain_xml(world, tx, op_id, back, epoch)
+    yield DefineThere(host=source.name, uuid=uuid, xml=then, before=now if migration.here else None)
+    if runs:
+        yield StartDomain(host=source.name, uuid=uuid)
+    yield RecordReverted(
+        uuid=uuid,
+        migration=migration.id,
+        vm_state=VmState.ACTIVE if runs else VmState.STOPPED,
+        power_state=PowerState.RUNNING if runs else PowerState.SHUTDOWN,
+    )
+    if not migration.here:
+        left = "directory" if migration.storage is Storage.COPIED else "nothing"
+        yield CleanUp(host=migration.target, uuid=uuid, left=left)
+        yield ReleaseHold(host=migration.target, uuid=uuid, role=TARGET)
+
+
+def _before(tx: Tx, instance: Instance, migration: Migration) -> Instance:
+    """As it was, on the cells that its hold there still has."""
+    held = next((hold["numa"] for hold in hosts.holds_of(tx, instance.uuid) if hold["role"] == SOURCE), None)
+    numa = json.loads(held) if held else (instance.numa if migration.here else None)
+    return replace(instance, host=migration.source, flavor=migration.reverted, numa=numa)

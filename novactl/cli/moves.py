@@ -1,0 +1,184 @@
+"""novactl resize, migrate, resize-confirm, resize-revert: instances that get another host or flavor."""
+
+from typing import Annotated, Any
+
+import typer
+
+from novactl.cli import lifecycle, verbs
+from novactl.cli.options import All, DryRun, LockWait, Names, NoWait, On, Selector, Timeout
+from novactl.errors import UsageError
+
+Host = Annotated[str | None, typer.Option("--host", metavar="HOST", help="To this host.")]
+Confirm = Annotated[
+    bool, typer.Option("--confirm", help="Do not wait in VERIFY_RESIZE: what is left behind is removed.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Hang the commands on the root."""
+    app.command()(resize)
+    app.command()(migrate)
+    app.command("resize-confirm")(resize_confirm)
+    app.command("resize-revert")(resize_revert)
+
+
+def resize(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or uuid of an instance.")],
+    flavor: Annotated[str, typer.Option("--flavor", metavar="F", help="The new one.")],
+    host: Host = None,
+    confirm: Confirm = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Memory and processors of a guest that runs on, as far as it may.")
+    ] = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Give an instance another flavor: on its host if that has the room, else on another. Its guest is shut
+    down meanwhile. It waits in VERIFY_RESIZE until it is confirmed or reverted.
+
+    novactl resize web1 --flavor large --dry-run
+
+    novactl resize web1 --flavor large
+
+    novactl resize-confirm web1
+    """
+    from novactl.actions.resize import Resize
+
+    project = ctx.obj.settings.project
+    action = Resize(name=name, project=project, flavor=flavor, host=host, confirm=confirm, live=live)
+    if dry_run:
+        verbs.dry_run(ctx.obj, [action], many=False)
+    else:
+        verbs.run(ctx.obj, [action], many=True, waiting=verbs.Waiting(no_wait, timeout, lock_wait))
+
+
+def migrate(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    live: Annotated[bool, typer.Option("--live", help="The guest runs on.")] = False,
+    host: Host = None,
+    block: Annotated[
+        bool | None,
+        typer.Option("--block/--shared", help="Its disks go too, or are shared.  [default: as found]"),
+    ] = None,
+    direct: Annotated[
+        bool,
+        typer.Option("--direct", help="This machine drives; the hosts need no ssh between them."),
+    ] = False,
+    transport: Annotated[
+        str, typer.Option("--transport", metavar="T", help="How memory and disks travel: ssh|tls|tcp.")
+    ] = "ssh",
+    confirm: Confirm = False,
+    skip_cpu_check: Annotated[
+        bool, typer.Option("--skip-cpu-check", help="Though the processors differ.")
+    ] = False,
+    max_downtime: Annotated[
+        int | None, typer.Option("--max-downtime", metavar="MS", help="It stands still no longer.")
+    ] = None,
+    bandwidth: Annotated[int | None, typer.Option("--bandwidth", metavar="MIBPS", help="No faster.")] = None,
+    auto_converge: Annotated[
+        bool, typer.Option("--auto-converge", help="Slow the guest down when it writes too fast.")
+    ] = False,
+    post_copy: Annotated[
+        bool, typer.Option("--post-copy", help="Let it run on the target before all its memory is there.")
+    ] = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Move instances to other hosts. Without --live their guests are shut down, their disks copied, and they
+    wait in VERIFY_RESIZE until they are confirmed or reverted.
+
+    novactl migrate web1 --host kvm2 --dry-run
+
+    novactl migrate web1 web2 --confirm
+    """
+    project = ctx.obj.settings.project
+    options = {
+        "block": block,
+        "direct": direct,
+        "transport": transport,
+        "skip_cpu_check": skip_cpu_check,
+        "max_downtime_ms": max_downtime,
+        "bandwidth_mibps": bandwidth,
+        "auto_converge": auto_converge,
+        "post_copy": post_copy,
+    }
+    make = _live(options, project, host, confirm) if live else _cold(options, project, host, confirm)
+    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
+    lifecycle.carry_out(ctx.obj, targets, make, dry_run, verbs.Waiting(no_wait, timeout, lock_wait))
+
+
+UNSET = {"block": None, "transport": "ssh", "max_downtime_ms": None, "bandwidth_mibps": None}
+
+
+def _cold(options: dict[str, Any], project: str, host: str | None, confirm: bool) -> Any:
+    from novactl.actions.resize import Migrate
+
+    if given := [name for name, value in options.items() if value != UNSET.get(name, False)]:
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with --live")
+    return lambda name: Migrate(name=name, project=project, host=host, confirm=confirm)
+
+
+def _live(options: dict[str, Any], project: str, host: str | None, confirm: bool) -> Any:
+    from novactl.actions.live_migrate import LiveMigrate  # type: ignore[import-untyped]
+
+    if confirm:
+        raise UsageError("--confirm goes without --live: there is nothing to confirm")
+    return lambda name: LiveMigrate(name=name, project=project, host=host, **options)
+
+
+def resize_confirm(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Keep instances as a resize or migration left them; what they have left behind is removed.
+
+    novactl resize-confirm web1
+    """
+    from novactl.actions.resize import Confirm as Confirming
+
+    project = ctx.obj.settings.project
+    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
+    waiting = verbs.Waiting(no_wait, timeout, lock_wait)
+    lifecycle.carry_out(
+        ctx.obj, targets, lambda name: Confirming(name=name, project=project), dry_run, waiting
+    )
+
+
+def resize_revert(
+    ctx: typer.Context,
+    names: Names = None,
+    selector: Selector = None,
+    on: On = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Bring instances back to the host and the flavor that they had before a move. What their guests wrote
+    since is lost where the disks were copied.
+
+    novactl resize-revert web1
+    """
+    from novactl.actions.resize import Revert
+
+    project = ctx.obj.settings.project
+    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
+    waiting = verbs.Waiting(no_wait, timeout, lock_wait)
+    lifecycle.carry_out(ctx.obj, targets, lambda name: Revert(name=name, project=project), dry_run, waiting)

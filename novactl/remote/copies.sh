@@ -1,0 +1,205 @@
+# An instance that goes to another host while its guest is off: its directory set aside as <uuid>_resize until the move is
+# confirmed, its files sent to the target under the operation's key (trust.sh), its disks grown.
+
+nv_need_off() { # uuid: dies unless its guest is off, or there is none
+    nv_word=$(nv_domain_state "$1") || exit
+    case $nv_word in
+        "shut off" | crashed | none) ;;
+        *) nv_die 1 "the guest is $nv_word" ;;
+    esac
+}
+
+nv_leave_domain() { # uuid: off, and no longer defined; its NVRAM stays
+    nv_need_off "$1"
+    nv_drop_domain "$1" --keep-nvram
+}
+
+nv_set_aside() { # directory uuid nvram: no longer defined, its directory (with a copy of its NVRAM) is <directory>_resize
+    nv_where=${1%/*}
+    nv_leave_domain "$2"
+    [ -d "$1" ] || [ ! -d "$1_resize" ] || return 0
+    [ ! -e "$1_resize" ] || nv_die 76 "$1_resize is there already"
+    if [ -e "$3" ]; then
+        cp "$3" "$1/.nvram.new" || nv_failed "cannot copy its NVRAM"
+        mv "$1/.nvram.new" "$1/nvram"
+    fi
+    mv -T "$1" "$1_resize"
+    sync "$nv_where"
+}
+
+nv_bring_back() { # directory: <directory>_resize is the instance's directory again
+    [ -d "$1_resize" ] || [ ! -d "$1" ] || return 0
+    [ ! -e "$1" ] || nv_die 76 "$1 is there already"
+    mv -T "$1_resize" "$1"
+    sync "${1%/*}"
+}
+
+nv_clean_up() { # directory uuid nvram directory|aside|nothing: what a move leaves on the host that the instance is not on
+    if nv_has_domain "$2"; then nv_die 1 "its domain is still defined here"; fi
+    case $4 in
+        directory) nv_remove_directory "$1" ;;
+        aside) nv_remove_directory "$1_resize" ;;
+    esac
+    rm -f "$3"
+}
+
+nv_remove_all() { # directory: of the instance, and what a move has set aside
+    nv_remove_directory "$1"
+    nv_remove_directory "$1_resize"
+}
+
+nv_place_nvram() { # directory nvram: the copy that came is the domain's
+    if [ -e "$1/nvram" ]; then install -D -m 0600 "$1/nvram" "$2"; fi
+}
+
+nv_grow() { # directory file bytes: a qcow2 disk has at least this size; it never shrinks
+    cd "$1"
+    nv_where=$1
+    nv_size=$(nv_image_tool qemu-img info -f qcow2 --output=json "$2" | sed -n 's/^ *"virtual-size": \([0-9]*\),*$/\1/p' | tail -n 1)
+    [ -n "$nv_size" ] || nv_die 1 "qemu-img does not tell the size of $2"
+    [ "$nv_size" -lt "$3" ] || return 0
+    nv_image_tool qemu-img resize -q -f qcow2 "$2" "$3" || nv_failed "cannot grow $2"
+}
+
+nv_remake() { # directory file base-name bytes: an empty overlay of this size takes the file's place; no base: none does
+    rm -f "$1/$2"
+    if [ -n "$3" ]; then nv_overlay "$1" "$2" "$3" "$4"; fi
+}
+
+nv_disk_sizes() { # directory file...: "file length allocated" in bytes of those that are there
+    nv_where=$1
+    shift
+    for nv_file in "$@"; do
+        if [ -e "$nv_where/$nv_file" ]; then
+            echo "$nv_file $(stat -c '%s %b %B' "$nv_where/$nv_file" | { read -r nv_a nv_b nv_c; echo "$nv_a $((nv_b * nv_c))"; })"
+        fi
+    done
+}
+
+nv_probe() { # make|see|remove file: whether two hosts see one directory
+    case $1 in
+        make) : >"$2" ;;
+        see) if [ -e "$2" ]; then echo yes; else echo no; fi ;;
+        remove) rm -f "$2" ;;
+    esac
+}
+
+nv_digest() { # file: its SHA-256. openssl uses the processor's instructions for it, sha256sum of Debian 12 does not
+    if command -v openssl >/dev/null 2>&1; then
+        openssl dgst -sha256 -r "$1" | cut -d ' ' -f 1
+    else
+        sha256sum "$1" | cut -d ' ' -f 1
+    fi
+}
+
+# --- source: a job ---------------------------------------------------------------------------------------------
+
+nv_send() { # op directory file: the target has the file, whole and checked. Goes on where it was cut
+    exec 9>&- # a takeover must not wait for it: it ends the job, or goes on with it
+    cd "$2"
+    nv_said=$nv_job/said nv_size=$(stat -c %s "$3") nv_tries=0
+    nv_digest "$3" >"$nv_job/sum" &
+    nv_hashing=$!
+    while
+        nv_rc=0
+        nv_send_rest "$1" "$3" || nv_rc=$?
+        [ "$nv_rc" -ne 0 ]
+    do
+        nv_tries=$((nv_tries + 1))
+        case $nv_rc in 2 | 28 | 75 | 76) nv_tries=99 ;; esac
+        [ "$nv_tries" -lt 20 ] || nv_die "$nv_rc" "the target: $(cat "$nv_said")"
+        sleep 2
+    done
+}
+
+nv_send_rest() { # op file: fails with the status of what went wrong; $nv_said tells
+    nv_have=$(nv_trust_ssh "$1" target have "$2" </dev/null 2>"$nv_said") || return
+    [ "$nv_have" != ready ] || return 0
+    nv_send_pieces "$2" "$nv_have" 2>/dev/null |
+        nv_trust_ssh "$1" target take "$2" "$nv_size" "$nv_have" >/dev/null 2>"$nv_said" || return
+    nv_progress "checking $2"
+    wait "$nv_hashing" || true
+    nv_sum=$(cat "$nv_job/sum")
+    [ -n "$nv_sum" ] || nv_die 1 "cannot read $2"
+    nv_trust_ssh "$1" target end "$2" "$nv_sum" </dev/null 2>"$nv_said"
+}
+
+nv_send_pieces() { # file from: each piece that holds data, after "offset length" in 64 bytes; 0 bytes at the end
+    nv_pieces "$1" "$2" | while read -r nv_off nv_len; do
+        nv_progress "$1 $((nv_off * 100 / nv_size)) %"
+        printf '%-63s\n' "$nv_off $nv_len"
+        dd if="$1" bs=1048576 iflag=skip_bytes,count_bytes skip="$nv_off" count="$nv_len" status=none || exit 1
+    done
+    printf '%-63s\n' "$nv_size 0"
+}
+
+nv_pieces() { # file from: "offset length" of what holds data from there on, 64 MiB at most; what the format is does not matter
+    nv_image_tool qemu-img map -f raw --output=json "$1" |
+        sed -n 's/.*"start": \([0-9]*\), "length": \([0-9]*\),.*"data": true.*/\1 \2/p' |
+        awk -v from="$2" -v size="$nv_size" '{
+            at = $1 > from ? $1 : from
+            end = $1 + $2 < size ? $1 + $2 : size
+            for (; at < end; at += n) {
+                n = end - at < 67108864 ? end - at : 67108864
+                printf "%.0f %.0f\n", at, n
+            }
+        }'
+}
+
+# --- target: all that the operation's key may do there -----------------------------------------------------------
+
+nv_receive() { # directory: what is asked for comes from ssh: hello, have FILE, take FILE SIZE FROM, end FILE SHA256
+    exec 9>&-
+    set -f
+    # shellcheck disable=SC2086  # words of ours, without quotes
+    set -- "$1" ${SSH_ORIGINAL_COMMAND-}
+    [ "${2-}" != hello ] || return 0
+    case ${3-} in
+        disk | disk.local | nvram) ;;
+        *) nv_die 2 "this key may not do that" ;;
+    esac
+    nv_where=$1
+    cd "$1"
+    exec 7>".$3.lock"
+    flock -w 60 7 || nv_die 77 "another transfer of $3 is under way"
+    case $2 in
+        have) if [ -e "$3" ]; then echo ready; else nv_base_have ".$3"; fi ;;
+        take) nv_take "$3" "$4" "$5" ;;
+        end) nv_take_end "$3" "$4" ;;
+        *) nv_die 2 "this key may not do that" ;;
+    esac
+}
+
+nv_take() { # file size from: stdin has the pieces (nv_send_pieces)
+    nv_part=.$1.part nv_pos=.$1.pos
+    [ "$3" = "$(nv_base_have ".$1")" ] || nv_die 77 "the transfer stands elsewhere by now"
+    ( umask 077; : >>"$nv_part" )
+    while nv_line=$(timeout 60 dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
+        nv_off=${nv_line%% *} nv_len=${nv_line#* }
+        nv_len=${nv_len%% *}
+        if [ "$nv_len" -eq 0 ]; then
+            truncate -s "$2" "$nv_part" || nv_failed "cannot write $1"
+            nv_base_stands_at "$nv_pos" "$2"
+            return 0
+        fi
+        timeout 600 dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
+            conv=notrunc status=none || nv_failed "cannot write $1"
+        [ "$(stat -c %s "$nv_part")" -ge "$((nv_off + nv_len))" ] || nv_die 1 "the transfer was cut"
+        nv_base_stands_at "$nv_pos" "$((nv_off + nv_len))"
+    done
+    nv_die 1 "the transfer was cut"
+}
+
+nv_take_end() { # file sha256: what came is the file
+    if [ -e "$1" ]; then return 0; fi
+    sync ".$1.part" &
+    nv_sum=$(nv_digest ".$1.part")
+    if [ "$nv_sum" != "$2" ]; then
+        rm -f ".$1.part" ".$1.pos"
+        nv_die 1 "$1 arrived damaged; it will be sent again"
+    fi
+    wait "$!" || nv_failed "cannot write $1"
+    mv ".$1.part" "$1"
+    rm -f ".$1.pos"
+    sync .
+}
