@@ -147,3 +147,14 @@ def claim(
         claim=step,
         epoch=epoch,
     )
+
+
+def shared(world: World, one: str, other: str) -> bool:
+    """Whether both hosts see the same instances' directory: a file that one writes is there on the other."""
+    first, second = world.hypervisor(one), world.hypervisor(other)
+    name = world.ids.uuid().replace("-", "")
+    try:
+        first.probe(name, "write")
+        return second.probe(name, "look")
+    finally:
+        first.probe(name, "remove")

@@ -73,4 +73,5 @@ def describe(op: Operation, plan: Plan) -> dict[str, Any]:
             for record in op.records
         ],
         "changes": plan.changes,
+        **({"preflight": list(plan.preflight)} if plan.preflight else {}),
     }

@@ -171,7 +171,7 @@ def _look(world: World, moved: Instance, name: str, sizes: dict[str, tuple[int, 
         raise Refused(f"{moved.name}: {name} has no bridge {', '.join(look.missing_bridges)}")
     if look.domain:
         raise Refused(f"{moved.name}: {name} has a domain with its uuid", hint="novactl audit shows it")
-    if shared(world, str(moved.host), name):
+    if moving.shared(world, str(moved.host), name):
         return Storage.SHARED
     needed = SPARE_BYTES + sum(takes for _, takes in sizes.values())
     if look.disk_free < needed:
@@ -181,19 +181,6 @@ def _look(world: World, moved: Instance, name: str, sizes: dict[str, tuple[int, 
             hint="free some space there, or choose another host",
         )
     return Storage.COPIED
-
-
-def shared(world: World, one: str, other: str) -> bool:
-    """Whether both hosts see the same instances' directory: a file that one makes is there on the other."""
-    first, second = world.hypervisor(one), world.hypervisor(other)
-    if first.instances_path != second.instances_path:
-        return False
-    token = world.ids.uuid()
-    first.probe("make", token)
-    try:
-        return second.probe("see", token)
-    finally:
-        first.probe("remove", token)
 
 
 # --- the steps ---

@@ -93,12 +93,17 @@ def migrate(
     timeout: Timeout = None,
     lock_wait: LockWait = 0.0,
 ) -> None:
-    """Move instances to other hosts. Without --live their guests are shut down, their disks copied, and they
-    wait in VERIFY_RESIZE until they are confirmed or reverted.
+    """Move instances to other hosts. With --live their guests run on, or stay paused. Without
+    it they are shut down, their disks copied, and they wait in VERIFY_RESIZE until they are confirmed or
+    reverted.
 
     novactl migrate web1 --host kvm2 --dry-run
 
     novactl migrate web1 web2 --confirm
+
+    novactl migrate web1 --live --host kvm2 --dry-run
+
+    novactl migrate web1 --live
     """
     project = ctx.obj.settings.project
     options = {
@@ -128,7 +133,7 @@ def _cold(options: dict[str, Any], project: str, host: str | None, confirm: bool
 
 
 def _live(options: dict[str, Any], project: str, host: str | None, confirm: bool) -> Any:
-    from novactl.actions.live_migrate import LiveMigrate  # type: ignore[import-untyped]
+    from novactl.actions.live_migrate import LiveMigrate
 
     if confirm:
         raise UsageError("--confirm goes without --live: there is nothing to confirm")

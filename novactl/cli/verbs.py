@@ -9,6 +9,7 @@ from novactl.cli import render, views
 from novactl.errors import NovactlError, PartlyDone, Refused, UsageError
 
 PLAN_COLUMNS = ("n", "name", "kind", "host", "summary")
+PREFLIGHT_COLUMNS = ("item", "host", "result", "message")
 OUTCOME_COLUMNS = ("target", "result", "operation")
 NO_NAMES: Mapping[str, str] = {}
 OPERATION_COLUMNS = ("id", "kind", "target", "state")
@@ -63,6 +64,8 @@ def show_plans(session: Any, plans: Sequence[dict[str, Any]], *, many: bool) -> 
         where = f" on {plan['host']}" if plan["host"] else ""
         others = f" (else {', '.join(plan['alternates'][:3])})" if plan["alternates"] else ""
         session.tell(f"{plan['kind']} {plan['target']}{where}{others}:")
+        if plan.get("preflight"):
+            render.listing(session, plan["preflight"], PREFLIGHT_COLUMNS)
         if plan["steps"]:
             render.listing(session, plan["steps"], PLAN_COLUMNS)
         elif "refused" in plan:

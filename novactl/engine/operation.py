@@ -124,7 +124,7 @@ class Plan:
     """What one operation will do. `common` steps are done once for all attempts; `attempt` steps belong
     to the chosen host. `applied` record steps were carried out in the very transaction that journals
     the plan (the claim): they are written down as done. `deferred`: the steps are planned, by the runner's
-    next_attempt, when it is the operation's turn."""
+    next_attempt, when it is the operation's turn. `preflight`: what was looked at before."""
 
     kind: str
     target: str
@@ -140,6 +140,7 @@ class Plan:
     host: str | None = None
     alternates: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
+    preflight: tuple[dict[str, Any], ...] = ()
 
     def records(self) -> list[Record]:
         """Its steps in order, numbered from 1."""

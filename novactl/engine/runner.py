@@ -39,6 +39,7 @@ class StepContext:
     observe: Observer
     cancelled: Callable[[str], bool] = lambda _: False
     lost: Callable[[Operation], bool] = lambda _: False
+    back: bool = False  # the operation is to be undone: a pivot in progress is ended, if that can be
 
     @property
     def operation_id(self) -> str:
@@ -151,7 +152,7 @@ class Runner:
             raise refused
         for record in op.records:
             if record.kind is Kind.PIVOT and record.state in TOUCHED:
-                match self._ask(op, record):
+                match self._ask(op, record, back=True):
                     case Answer.NO:
                         continue
                     case Answer.UNKNOWN:
@@ -242,9 +243,11 @@ class Runner:
                     raise self._leave(op, record, failure) from error
         return failure
 
-    def _ask(self, op: Operation, record: Record) -> Answer:
+    def _ask(self, op: Operation, record: Record, *, back: bool = False) -> Answer:
+        ctx = self._context(op, record)
+        ctx.back = back
         try:
-            return record.step.happened(self._context(op, record))
+            return record.step.happened(ctx)
         except NovactlError:
             return Answer.UNKNOWN
 

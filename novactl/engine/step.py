@@ -38,6 +38,10 @@ class Context(Protocol):
     def operation_id(self) -> str: ...
     @property
     def epoch(self) -> int: ...
+    @property
+    def back(self) -> bool:
+        """Asked of a pivot: whether the operation is to be undone, so that what is in progress is ended."""
+        ...
 
     def result(self, step_type: str) -> dict[str, Any]:
         """What the named earlier step of this attempt recorded; {} when nothing."""

@@ -76,14 +76,6 @@ nv_disk_sizes() { # directory file...: "file length allocated" in bytes of those
     done
 }
 
-nv_probe() { # make|see|remove file: whether two hosts see one directory
-    case $1 in
-        make) : >"$2" ;;
-        see) if [ -e "$2" ]; then echo yes; else echo no; fi ;;
-        remove) rm -f "$2" ;;
-    esac
-}
-
 nv_digest() { # file: its SHA-256. openssl uses the processor's instructions for it, sha256sum of Debian 12 does not
     if command -v openssl >/dev/null 2>&1; then
         openssl dgst -sha256 -r "$1" | cut -d ' ' -f 1

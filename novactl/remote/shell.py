@@ -36,6 +36,7 @@ PARTS = (
     "copies.sh",
     "pki.sh",
     "evacuate.sh",
+    "live.sh",
 )
 
 

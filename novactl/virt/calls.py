@@ -59,6 +59,10 @@ class Calls:
         """HostRefused when the host is (or has become) another fleet's."""
         return self.shell.call("nv_ours", self.fleet, self.mark, *words, data=data)
 
+    def _ours_bytes(self, *words: str) -> bytes:
+        """As _ours(), for output that need not be text."""
+        return self.shell.call_bytes("nv_ours", self.fleet, self.mark, *words)
+
 
 def check_uuid(value: str) -> str:
     """Raises UsageError for what is none."""

@@ -50,11 +50,6 @@ class Copies(Calls):
         found = (line.split() for line in lines if line)
         return {file: (int(length), int(takes)) for file, length, takes in found}
 
-    def probe(self, act: Literal["make", "see", "remove"], token: str) -> bool:
-        """Make, look for or remove a file beside the instances' directories; whether it was seen."""
-        path = f"{self.instances_path}/.probe-{check_uuid(token)}"
-        return self._ours("nv_probe", act, path).strip() == "yes"
-
     def send_words(self, uuid: str, epoch: int, op: str, file: str) -> list[str]:
         """The file in `<uuid>_resize` is at the target of the operation's key; the words of a job."""
         where = f"{self.directory(uuid)}_resize"

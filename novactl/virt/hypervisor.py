@@ -17,6 +17,7 @@ from novactl.virt.copies import Copies
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
+from novactl.virt.live import Live
 from novactl.virt.memory import Memory
 from novactl.virt.pki import Pki
 from novactl.virt.shared import SharedLook
@@ -48,7 +49,7 @@ class Greeting:
     saved: bool = False
 
 
-class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Copies, Pki):
+class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Copies, Live, Pki):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""

@@ -13,6 +13,7 @@ from novactl.actions.delete import Delete
 from novactl.actions.describe import Describe, Lock, ResetState
 from novactl.actions.evacuate import Evacuate
 from novactl.actions.fencing import Proof
+from novactl.actions.live_migrate import LiveMigrate
 from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
 from novactl.actions.power import Reboot, Start, Stop
@@ -21,6 +22,7 @@ from novactl.files.playbook import Playbook
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
 from tests.support.sim import Fault, SimFleet, SimJob
+from tests.support.sim_live import Ends
 
 
 def boot(name: str = "web1", **values: Any) -> Boot:
@@ -63,6 +65,10 @@ def suspend(name: str = "web1") -> Suspend:
 
 def resume(name: str = "web1", **values: Any) -> Resume:
     return Resume(name=name, project="default", **values)
+
+
+def live_migrate(name: str = "web1", **values: Any) -> LiveMigrate:
+    return LiveMigrate(name=name, project="default", **values)
 
 
 def describe(name: str = "web1", **values: Any) -> Describe:
@@ -275,6 +281,16 @@ def lose_sharing_host(fleet: SimFleet) -> None:
     _change(fleet, "UPDATE hosts SET facts = :facts", facts=facts)
 
 
+def live_ends(how: Ends) -> Callable[[SimFleet], None]:
+    """Live migrations from every host end so."""
+
+    def prepare(fleet: SimFleet) -> None:
+        for host in fleet.hosts.values():
+            host.live_ends = how
+
+    return prepare
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One operation: what was done before, what goes wrong on the hosts, and what it leaves."""
@@ -346,6 +362,15 @@ SCENARIOS: dict[str, Scenario] = {
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "migrate-keep": Scenario(confirm, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
+    "live-migrate": Scenario(live_migrate, (boot,), undone="ACTIVE"),
+    "live-migrate-paused": Scenario(live_migrate, (boot, pause), ends="PAUSED", undone="PAUSED"),
+    "live-migrate-fails": Scenario(live_migrate, (boot,), live_ends(Ends.FAILS), undone="ACTIVE", fails=True),
+    "live-migrate-finish-lost": Scenario(
+        live_migrate, (boot,), live_ends(Ends.FINISH_LOST), undone="ACTIVE", fails=True
+    ),
+    "live-migrate-not-resumed": Scenario(live_migrate, (boot,), live_ends(Ends.NOT_RESUMED), undone="ACTIVE"),
+    "live-migrate-left-off": Scenario(live_migrate, (boot,), live_ends(Ends.LEFT_OFF), undone="ACTIVE"),
+    "live-migrate-not-told": Scenario(live_migrate, (boot,), live_ends(Ends.NOT_TOLD), undone="ACTIVE"),
     "set": Scenario(lambda: describe(metadata={"role": "web"}, tags=["new"]), (boot,), ends="ACTIVE"),
     "lock": Scenario(lock, (boot, suspend), ends="SUSPENDED"),
     "reset-state": Scenario(lambda: reset_state("error"), (boot,), ends="ERROR", dies=0),

@@ -289,7 +289,7 @@ def a_job(fleet: SimFleet) -> None:
 
 
 def a_key(fleet: SimFleet) -> None:
-    fleet.hosts["kvm3"].trusts["op-0a"] = "forward"
+    fleet.hosts["kvm3"].lines["op-0a"] = []
 
 
 def newer_epoch(fleet: SimFleet) -> None:

@@ -17,7 +17,7 @@ from novactl import actions
 from novactl.actions import recover
 from novactl.actions.steps import REGISTRY
 from novactl.engine.ports import INSTANTS
-from tests.sim.actions import SCENARIOS, delete, start, stop
+from tests.sim.actions import SCENARIOS, delete, heal, start, stop
 from tests.sim.stage import Stage, check, nth, take_over
 from tests.support import counts, databases
 from tests.support.sim import Watching
@@ -125,6 +125,8 @@ def test_a_fault_at_every_call(stage: Stage, how: str) -> None:
                 assert fleet.active() == []
                 if outcome.code == 7:
                     assert outcome.operation is None  # nothing was journaled yet
+            if (call, how) == ("trust_end", "unreachable"):  # it keeps the key until it is healed
+                assert fleet.run(heal()).code == 0
             assert stage.settled(fleet) == [], (call, n, outcome)
 
 

@@ -58,6 +58,7 @@ from tests.support import fleet as records
 from tests.support.clock import SeededIds, SimClock
 from tests.support.databases import Place
 from tests.support.life import Guard, Heart, Life, Mortal, SimOperator, Turns, mortal
+from tests.support.sim_live import LIVE_TAKES, Ends, SimLive, arrive, depart, stop_moving
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED})
 CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
@@ -85,6 +86,9 @@ class SimDomain:
     autostart: bool = False
     saved: bool = False  # libvirt keeps its memory
     saving_until: float | None = None  # a save is under way, in libvirtd: it needs nobody who waits for it
+    moving: str | None = None  # the operation whose live migration of it is under way
+    arriving: bool = False  # it stands still, and its source has not gone
+    reason: str = ""  # of its state, as libvirt has it
 
 
 @dataclass
@@ -148,13 +152,17 @@ class SimHost:
     jobs: SimJobs = field(default_factory=SimJobs)
     pki: dict[str, str] = field(default_factory=dict)  # files of certificates
     crl_number: int = 0
-    trusts: dict[str, str] = field(default_factory=dict)  # operation: what its key may do here, or is
     acted: list[tuple[str, str, int]] = field(default_factory=list)  # (call, uuid, epoch) that it let in
     boots: int = 1
     made: set[str] = field(default_factory=set)  # files by commands of playbooks
     put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reboots_at: float | None = None
     storage: str = ""  # "": its own
+    leads_to: dict[str, str] = field(default_factory=dict)  # operation: the host that its key here opens
+    sockets: set[str] = field(default_factory=set)  # operations whose guests may come in
+    probes: set[str] = field(default_factory=set)
+    cpu_differs: str = ""
+    live_ends: Ends = Ends.ARRIVES
 
     def tick(self, clock: SimClock) -> None:
         """Guests that were asked to shut down do so in time, and jobs end."""
@@ -176,7 +184,10 @@ class SimHost:
         self.boots += 1
         for job in self.jobs.values():
             job.dead = job.rc is None
-        for domain in self.domains.values():
+        for uuid, domain in list(self.domains.items()):
+            stop_moving(self, uuid)
+            if domain.moving:  # it was coming in
+                del self.domains[uuid]
             domain.state, domain.off_at, domain.saving_until = PowerState.SHUTDOWN, None, None
 
     def _work(self, words: tuple[str, ...]) -> tuple[int, str]:
@@ -210,6 +221,8 @@ class SimHost:
         return self.directories[uuid].files if uuid in self.directories else {}
 
     def _work_fenced(self, uuid: str, epoch: int, words: list[str]) -> tuple[int, str]:
+        if words[0] == "nv_live":  # it looked at the epoch when it began, and let the lock go
+            return arrive(self, uuid, words[3], words[5])
         try:
             self.fence(uuid, epoch)
         except Fenced as error:
@@ -299,7 +312,10 @@ class SimHost:
         return 0, ""
 
     def running(self) -> set[str]:
-        return {uuid for uuid, domain in self.domains.items() if domain.state not in OFF}
+        """Whose guests run, or would if they were not paused; one that stands still while its source has not
+        gone is not counted."""
+        alive = {uuid: domain for uuid, domain in self.domains.items() if domain.state not in OFF}
+        return {uuid for uuid, domain in alive.items() if not domain.arriving}
 
     def everything(self) -> set[str]:
         """Whose things are here, the uuids; what lies on a storage that others share is nobody's alone."""
@@ -332,7 +348,7 @@ def serial(mark: str) -> int:
     return int(mark.partition(".")[0] or 0)
 
 
-class SimHypervisor:
+class SimHypervisor(SimLive):
     """actions.world.Hypervisor on a SimHost, for one process. Promises and errors are those of
     virt.hypervisor.Hypervisor; tests/virt/test_hypervisor.py holds both to the same contract."""
 
@@ -408,7 +424,7 @@ class SimHypervisor:
     def _wait_for_jobs(self, uuid: str) -> None:
         """A job that acts on the instance holds its lock."""
         for job in list(self.host.jobs.values()):
-            if job.running and job.words[:2] == ("nv_fenced", uuid):
+            if job.running and job.words[:2] == ("nv_fenced", uuid) and job.words[3] != "nv_live":
                 self.clock.sleep(max(0.0, job.ends_at - self.clock.monotonic()))
                 self.host.tick(self.clock)
 
@@ -506,7 +522,7 @@ class SimHypervisor:
                 bases=tuple(sorted(host.bases)),
                 parts=tuple(sorted(host.parts)),
                 epochs=dict(host.epochs),
-                trusts=tuple(sorted(host.trusts)),
+                trusts=tuple(sorted({*host.keys, *host.lines})),
                 jobs=tuple((*key, job.running) for key, job in sorted(host.jobs.items())),
             )
 
@@ -549,59 +565,6 @@ class SimHypervisor:
 
     # --- jobs ---
 
-    def trust_key(self, op: str, address: str) -> tuple[str, str]:
-        with self._call("trust_key"):
-            self._ours()
-            self.host.trusts.setdefault(op, "key")
-            return "192.0.2.1", f"ssh-ed25519 AAAA novactl {op}"
-
-    def trust_to(self, op: str, address: str, port: int, host_keys: Sequence[str]) -> None:
-        with self._call("trust_to"):
-            self._ours()
-
-    def trust_try(self, op: str) -> None:
-        with self._call("trust_try"):
-            self._ours()
-
-    def trust_allow(
-        self, op: str, key: str, came_from: str, seconds: int, *, receives: Sequence[str] = ()
-    ) -> None:
-        with self._call("trust_allow"):
-            self._ours()
-            self.host.trusts[op] = " ".join(receives) or "forward"
-
-    def trust_end(self, op: str) -> None:
-        with self._call("trust_end"):
-            self._ours()
-            self.host.trusts.pop(op, None)
-
-    def trusts(self) -> list[str]:
-        with self._call("trusts"):
-            self._ours()
-            return sorted(self.host.trusts)
-
-    def pki_where(self) -> str:
-        with self._call("pki_where"):
-            self._ours()
-            return "/etc/pki/qemu"
-
-    def pki_place(self, crl_number: int, files: Mapping[str, str]) -> None:
-        with self._call("pki_place"):
-            self._ours()
-            kept = {}
-            if self.host.pki.get("ca-cert.pem") == files["ca-cert.pem"] and self.host.crl_number > crl_number:
-                kept, crl_number = {"ca-crl.pem": self.host.pki["ca-crl.pem"]}, self.host.crl_number
-            self.host.pki, self.host.crl_number = {**files, **kept}, crl_number
-
-    def pki_publish(self, crl_number: int, crl: str) -> int:
-        with self._call("pki_publish"):
-            self._ours()
-            if not self.host.pki:
-                self._die(1, "novactl's certificates are no longer in /etc/pki/qemu")
-            if crl_number > self.host.crl_number:
-                self.host.pki["ca-crl.pem"], self.host.crl_number = crl, crl_number
-            return self.host.crl_number
-
     def job_start(self, op: str, n: int, *words: str) -> None:
         with self._call("job_start"):
             self._ours()
@@ -609,13 +572,18 @@ class SimHypervisor:
             if found is None or found.dead:
                 seconds = float(words[-1]) if "sleep" in words[-2:-1] else None
                 takes = {"nv_base_finish": JOB_TAKES, "nv_run": JOB_TAKES}
-                takes |= {"nv_send": SEND_TAKES, "nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
+                takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
+                takes |= {"nv_send": SEND_TAKES, "nv_live": LIVE_TAKES}
                 what = words[3] if words[0] == "nv_fenced" else words[0]
                 ends_at = self.clock.monotonic() + (takes.get(what, 0) if seconds is None else seconds)
                 domain = self.host.domains.get(words[1]) if what == "nv_save" else None
                 begins = domain is not None and int(words[2]) >= self.host.epochs.get(words[1], 0)
                 if domain and begins and domain.state not in OFF and self.host.room_to_save >= int(words[6]):
                     domain.saving_until = ends_at
+                if what == "nv_live" and int(words[2]) >= self.host.epochs.get(words[1], 0):
+                    depart(self.host, words[1], words[6])
+                elif what == "nv_live":
+                    words, ends_at = (*words[:3], "nv_fenced"), self.clock.monotonic()
                 self.host.jobs[op, n] = SimJob(words, ends_at)
 
     def job_wait(self, op: str, n: int, seconds: float) -> JobState:
@@ -634,6 +602,8 @@ class SimHypervisor:
             self._ours()
             if job := self.host.jobs.get((op, n)):
                 job.dead = job.rc is None
+                if job.dead and "nv_live" in job.words:
+                    stop_moving(self.host, job.words[1])
                 self._half("job_end")
                 del self.host.jobs[op, n]
 
@@ -1052,11 +1022,6 @@ class SimHypervisor:
             self._ours()
             return {file: (MIB, MIB) for file in files if file in self.host.files_of(uuid)}
 
-    def probe(self, act: str, token: str) -> bool:
-        with self._call("probe"):
-            self._ours()
-            return False
-
     def send_words(self, uuid: str, epoch: int, op: str, file: str) -> list[str]:
         return ["nv_fenced", uuid, str(epoch), "nv_send", op, f"{self.directory(uuid)}_resize", file]
 
@@ -1469,7 +1434,9 @@ def settled(fleet: SimFleet) -> list[str]:
     for row in living.values():
         wrong += _instance_wrong(fleet, row, rows["holds"])
     for name, host in fleet.hosts.items():
-        wrong += [f"{name}: {stray} was left" for stray in sorted(host.strays)]
+        left = sorted(host.strays | host.sockets)
+        left += [f for d in host.directories.values() for f in d.files if f.startswith("migrate")]
+        wrong += [f"{name}: {one} was left" for one in left]
         wrong += [
             f"{name}: {uuid} is not here by the record"
             for uuid in sorted(host.everything())

@@ -100,6 +100,22 @@ ACTS: dict[str, Callable[[Any, int], object]] = {
     "unsave_words": lambda h, e: carry_out(h, h.unsave_words(UUID, e)),
     "restore_words": lambda h, e: carry_out(h, h.restore_words(UUID, e)),
     "remove_stray": lambda h, e: h.remove_stray(UUID, e, f"{UUID}.del"),
+    "whereabouts": lambda h, e: h.whereabouts(UUID, e),
+    "end_migration": lambda h, e: h.end_migration(UUID, e),
+    "drop_arrival": lambda h, e: h.drop_arrival(UUID, e, OPERATION),
+    "forget_move": lambda h, e: h.forget_move(UUID, e),
+    "leave_source": lambda h, e: h.leave_source(UUID, e, shared=False),
+    "live_words": lambda h, e: carry_out(
+        h, h.live_words(UUID, e, OPERATION, "/nowhere", paused=False, downtime_ms=0, how=[])
+    ),
+    "leave_domain": lambda h, e: h.leave_domain(UUID, e),
+    "set_aside": lambda h, e: h.set_aside(UUID, e),
+    "bring_back": lambda h, e: h.bring_back(UUID, e),
+    "clean_up": lambda h, e: h.clean_up(UUID, e, "aside"),
+    "place_nvram": lambda h, e: h.place_nvram(UUID, e),
+    "grow": lambda h, e: h.grow(UUID, e, "disk", 1 << 20),
+    "remake": lambda h, e: h.remake(UUID, e, "disk.swap", None, 0),
+    "send_words": lambda h, e: carry_out(h, h.send_words(UUID, e, OPERATION, "disk")),
 }
 
 
@@ -131,6 +147,28 @@ def test_every_mutating_call_is_in_that_list() -> None:
         if callable(getattr(Port, name)) and "epoch" in getattr(Port, name).__code__.co_varnames
     }
     assert takes_epoch == set(ACTS)
+
+
+def test_a_directory_set_aside_and_brought_back(ground: Ground) -> None:
+    """Each of it twice, and not while the guest runs."""
+    ground.guest(epoch=5)
+    ground.hypervisor.start(UUID, 5)
+    with pytest.raises(HostFault, match="the guest is running"):
+        ground.hypervisor.set_aside(UUID, 5)
+    assert ".made-by" in ground.files()
+    ground.hypervisor.destroy(UUID, 5)
+    for _ in range(2):
+        ground.hypervisor.set_aside(UUID, 5)
+        assert ground.files() == []
+        assert ground.hypervisor.power_state(UUID) is PowerState.NOSTATE
+    for _ in range(2):
+        ground.hypervisor.bring_back(UUID, 5)
+        assert ".made-by" in ground.files()
+    ground.hypervisor.set_aside(UUID, 5)
+    for _ in range(2):
+        ground.hypervisor.clean_up(UUID, 5, "aside")
+    with pytest.raises(HostFault):
+        ground.hypervisor.bring_back(UUID, 5)
 
 
 def test_an_epoch_outlives_the_instance(ground: Ground) -> None:

@@ -1,0 +1,229 @@
+"""Steps of a live migration. Where the guest is decides what happened, never what was said of it."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from novactl.actions.steps import jobs, trust
+from novactl.actions.steps.files import SEALED
+from novactl.actions.steps.moves import SOURCE
+from novactl.actions.steps.registry import REGISTRY
+from novactl.db import hosts, instances, moves
+from novactl.engine.step import Answer, Kind, RecordStep, Step
+from novactl.errors import HostFault, Interrupted
+from novactl.objects.migration import MigrationStatus
+from novactl.virt.domain import marked
+from novactl.virt.files import disk_info
+from novactl.virt.live import Whereabouts, moved_xml, virsh_words
+
+ENDED = ("shutdown", "destroyed", "crashed")
+"""Reasons of a guest that ended where it was: it has not gone away."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class BringFiles(Step):
+    """The instance's small files are on its new host.
+
+    The config drive as it is (the guest may have it mounted), the sealed user-data, the console's log so
+    far, disk.info."""
+
+    type: ClassVar[str] = "bring-files"
+    source: str
+    uuid: str
+    disks: list[list[str]]
+
+    def do(self, ctx: Any) -> None:
+        source, target = ctx.world.hypervisor(self.source), ctx.world.hypervisor(self.host)
+        for file, mode in (("disk.config", "0400"), (SEALED, "0600"), ("console.log", "0600")):
+            if content := source.instance_file(self.uuid, file):
+                target.put(self.uuid, ctx.epoch, file, mode, content)
+        pairs = [(file, format_) for file, format_ in self.disks]
+        info = disk_info(target.directory(self.uuid), pairs)
+        target.put(self.uuid, ctx.epoch, "disk.info", "0600", info)
+
+    def undo(self, ctx: Any) -> None:
+        """Nothing by itself: it goes with the directory."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class OpenSockets(Step):
+    """The guest's memory and disks may come in by sockets."""
+
+    type: ClassVar[str] = "open-sockets"
+
+    def do(self, ctx: Any) -> dict[str, Any]:
+        return {"libvirt": ctx.world.hypervisor(self.host).listen(ctx.operation_id)}
+
+    def undo(self, ctx: Any) -> None:
+        """They are gone."""
+        ctx.world.hypervisor(self.host).unlisten(ctx.operation_id)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class MoveGuest(Step):
+    """The guest runs on its new host. `xml`: its domain there by the record; `disks`: those that are copied
+    (vda), none on shared storage; 0: no limit."""
+
+    type: ClassVar[str] = "move-guest"
+    kind: ClassVar[Kind] = Kind.PIVOT
+    target: str
+    uuid: str
+    xml: str
+    paused: bool
+    disks: list[str]
+    max_downtime_ms: int
+    bandwidth_mibps: int
+    auto_converge: bool
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return (str(self.host), self.target)
+
+    def summary(self) -> str:
+        how = "stands still" if self.paused else "runs"
+        copied = f", {', '.join(self.disks)} copied" if self.disks else ", its disks stay where they are"
+        return f"the guest {how} on {self.target}{copied}"
+
+    def do(self, ctx: Any) -> None:
+        source = ctx.world.hypervisor(self.host)
+        if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "none":
+            self._prepare(ctx, source)
+        words = source.live_words(
+            self.uuid,
+            ctx.epoch,
+            ctx.operation_id,
+            ctx.result(OpenSockets.type)["libvirt"],
+            paused=self.paused,
+            downtime_ms=self.max_downtime_ms,
+            how=virsh_words(
+                source.directory(self.uuid),
+                ctx.operation_id,
+                self.disks,
+                bandwidth_mibps=self.bandwidth_mibps,
+                auto_converge=self.auto_converge,
+            ),
+        )
+        try:
+            jobs.carry_out(ctx, source, *words)
+        except Interrupted:
+            jobs.end(ctx, source)
+            raise
+
+    def _prepare(self, ctx: Any, source: Any) -> None:
+        """The key lets in, nothing of an earlier try is there, and the XML lies ready."""
+        target = ctx.world.hypervisor(self.target)
+        trust.again(ctx)
+        self._settle(ctx)
+        target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
+        target.listen(ctx.operation_id)
+        persistent = marked(self.xml, epoch=ctx.epoch)
+        paths = (source.instances_path, target.instances_path)
+        live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
+        source.put(self.uuid, ctx.epoch, "migrate.xml", "0600", live.encode())
+        source.put(self.uuid, ctx.epoch, "migrate-persistent.xml", "0600", persistent.encode())
+
+    def happened(self, ctx: Any) -> Answer:
+        """Decided by where the guest is (docs/live-migration.md). A job that runs is attached to, or ended
+        when the operation is to be undone."""
+        source = ctx.world.hypervisor(self.host)
+        if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "running" and not ctx.back:
+            return Answer.IN_PROGRESS
+        jobs.end(ctx, source)
+        here, there = self._settle(ctx)
+        answer = decide(here, there)
+        if answer is Answer.YES and there.state == "paused" and not self.paused:
+            ctx.world.hypervisor(self.target).unpause(self.uuid, ctx.epoch)
+        return answer
+
+    def _settle(self, ctx: Any) -> tuple[Whereabouts, Whereabouts]:
+        """How the guest is on either host, once no migration is under way."""
+        both = [ctx.world.hypervisor(name) for name in self.hosts]
+        for host in both:
+            if host.whereabouts(self.uuid, ctx.epoch).moving:
+                both[0].end_migration(self.uuid, ctx.epoch)
+                both[1].end_migration(self.uuid, ctx.epoch)
+        here, there = (host.whereabouts(self.uuid, ctx.epoch) for host in both)
+        return here, there
+
+    def undo(self, ctx: Any) -> None:
+        """The guest is where it was, as it was, and nothing of it on the other host. It may have ended by
+        itself meanwhile."""
+        source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
+        jobs.end(ctx, source)
+        here, there = self._settle(ctx)
+        if decide(here, there) is not Answer.NO:
+            raise HostFault(
+                f"{self.host}: its guest is {here.state} here, and {there.state} on {self.target}"
+            )
+        target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
+        if here.state == "paused" and not self.paused:
+            source.unpause(self.uuid, ctx.epoch)
+        source.forget_move(self.uuid, ctx.epoch)
+
+
+def decide(here: Whereabouts, there: Whereabouts) -> Answer:
+    """Whether a guest has gone from `here` to `there`, when no migration is under way. The target's guest
+    stands still until somebody sees that the source's is gone: one that runs there has arrived, one that
+    stands still there has not while the source's lives."""
+    if here.alive:
+        return Answer.UNKNOWN if there.state == "running" else Answer.NO
+    if there.state == "running":
+        return Answer.YES
+    ended = here.reason in ENDED and here.state != "none"
+    if there.state == "paused":
+        return Answer.NO if ended else Answer.YES
+    if there.state == "none":
+        return Answer.UNKNOWN if here.state == "none" else Answer.NO
+    return Answer.UNKNOWN if ended else Answer.YES  # it arrived, and went off there
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class SettleArrival(Step):
+    """libvirt.xml is the domain on its new host, and the sockets are gone."""
+
+    type: ClassVar[str] = "settle-arrival"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+    xml: str
+
+    def do(self, ctx: Any) -> None:
+        host = ctx.world.hypervisor(self.host)
+        host.unlisten(ctx.operation_id)
+        xml = marked(self.xml, epoch=ctx.epoch)
+        host.put(self.uuid, ctx.epoch, "libvirt.xml", "0600", xml.encode())
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class LeaveSource(Step):
+    """Nothing of the guest is left on the host that it came from."""
+
+    type: ClassVar[str] = "leave-source"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+    shared: bool
+
+    def do(self, ctx: Any) -> None:
+        host = ctx.world.hypervisor(self.host)
+        host.leave_source(self.uuid, ctx.epoch, shared=self.shared)
+        host.unlisten(ctx.operation_id)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class RecordLeft(RecordStep):
+    """The instance claims nothing of the host that it left, and the move is completed."""
+
+    type: ClassVar[str] = "record-left"
+    kind: ClassVar[Kind] = Kind.RETRIABLE
+    uuid: str
+    migration: str
+
+    def apply(self, tx: Any, ctx: Any) -> None:
+        assert self.host
+        hosts.release(tx, self.host, self.uuid, SOURCE)
+        moves.turn(tx, self.migration, MigrationStatus.COMPLETED, ctx.world.clock.now())
+        instances.note_copy(tx, self.uuid, behind=False)  # its domain was made from this very record
