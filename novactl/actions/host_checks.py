@@ -21,6 +21,7 @@ MINIMUM = {"libvirt": (8, 0, 0), "qemu": (6, 2, 0), "sshd": (8, 0)}
 """Nova's minimum libvirt and QEMU (nova/virt/libvirt/driver.py); OpenSSH 8.0 for expiry-time."""
 
 PARALLEL = 16
+FENCED, UNFENCES = "fenced", "novactl audit --heal"
 SKEW_SECONDS = 5
 SPACE_BYTES = 2 * GIB
 BOOT_SECTOR = (b"\xb0\x10\xe6\xf4\xf4\xeb\xfd").ljust(510, b"\0") + b"\x55\xaa"
@@ -72,6 +73,9 @@ def _check_one(world: World, reach: Looks, host: Host) -> list[dict[str, Any]]:
     news: dict[str, Any] = measured(seen) if seen else {"state": "down", "checked_at": world.clock.now()}
     if all(row["result"] != "fail" for row in rows):
         news["failed_builds"] = 0  # somebody looked, and it is well
+    if host.state == FENCED:
+        news["state"] = FENCED
+        rows.append(_row(host.name, "fenced", "warn", "takes nothing until it was audited", UNFENCES))
     world.db.write(lambda tx: hosts.update(tx, host.name, **news))
     return rows
 
@@ -232,6 +236,7 @@ def _with_facts(
         "odirect": seen.get("odirect") == "yes",
         "bridges": seen["bridge"],
         "bridge_ports": _ports(seen),
+        "storage": str(seen.get("storage") or host.facts.get("storage", "")),
     }
     foreign = [] if libvirt is None else [g for g in libvirt.guests if g.fleet != world.fleet and g.active]
     if libvirt is not None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from novactl.actions import pki
 from novactl.actions.hardware import dedicated
-from novactl.actions.host_checks import Looks, examine, measured
+from novactl.actions.host_checks import FENCED, Looks, examine, measured
 from novactl.actions.world import World
 from novactl.db import aggregates, hosts
 from novactl.db.session import Tx
@@ -196,13 +196,14 @@ def _enrol(world: World, reach: Reach, host: Host, request: HostRequest) -> Host
     for row in rows:
         if row["result"] == "warn":
             world.tell(f"{host.name}: {row['check']}: {row['message']}")
-    world.db.read(lambda tx: _refuse_clash(tx, request, machine=host.facts["machine_id"]))
+    old = world.db.read(lambda tx: _refuse_clash(tx, request, machine=host.facts["machine_id"]))
     world.db.read(lambda tx: _set_aside(tx, host, request.offers))
     try:
-        hypervisor.enrol(takeover=request.takeover)
+        storage = hypervisor.enrol(takeover=request.takeover)
     except HostRefused as error:
         raise Refused(error.message, hint="--takeover makes it ours; the other fleet loses it") from error
-    return host
+    state = FENCED if old is not None and old.state == FENCED else host.state
+    return replace(host, state=state, facts={**host.facts, "storage": storage})
 
 
 def change(world: World, name: str, changes: dict[str, Any], labels: dict[str, str]) -> Host:

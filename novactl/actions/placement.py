@@ -116,9 +116,12 @@ def spec_of(
 
 
 def _hosts_of(tx: Tx, wanted: Sequence[str]) -> dict[str, str]:
-    """The host of each of these instances, and the instance's name; those that are gone bind nobody."""
+    """The host of each of these instances, and the instance's name; those that are gone, or are still to be
+    evacuated, bind nobody."""
+    fenced = {host.name for host in Board.of(tx).hosts if host.state == "fenced"}
     found = [instances.get(tx, uuid) for uuid in wanted]
-    return {one.host: one.name for one in found if one.deleted_at is None and one.host is not None}
+    living = [one for one in found if one.deleted_at is None and one.host not in fenced]
+    return {one.host: one.name for one in living if one.host is not None}
 
 
 def _naming(tx: Tx, instance: Instance, wish: str) -> dict[str, str]:

@@ -56,6 +56,9 @@ def audit(
             return
         _heal(session, found)
         found = _look(session)
+        if again := [one for one in found if one.finding == "fenced-host" and one.heal]:
+            _carry_out(session, again)  # what kept it from being healed at once is cleaned now
+            found = _look(session)
     render.listing(session, [one.as_dict() for one in found], COLUMNS)
     if found:
         raise typer.Exit(DRIFT)
@@ -79,6 +82,14 @@ def _heal(session: Any, found: Sequence["Finding"]) -> None:
     for one in healed:
         session.tell(f"{one.message}: {one.heal}")
     session.confirm(f"heal {len(healed)} of {len(found)} findings?")
+    _carry_out(session, found)
+    left = _left_files(session)
+    for one in healed:
+        if one.finding == LEFTOVER and one.subject in left:
+            left[one.subject][1]()
+
+
+def _carry_out(session: Any, found: Sequence["Finding"]) -> None:
     try:
         for group in _groups(found):
             for outcome in session.cloud.operator.run(group) if group else ():
@@ -91,10 +102,6 @@ def _heal(session: Any, found: Sequence["Finding"]) -> None:
                     session.tell(f"{outcome.target}: healed by {outcome.operation}")
     finally:
         session.progress.clear()
-    left = _left_files(session)
-    for one in healed:
-        if one.finding == LEFTOVER and one.subject in left:
-            left[one.subject][1]()
 
 
 def _groups(found: Sequence["Finding"]) -> list[list["Heal"]]:

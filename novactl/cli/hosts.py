@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import placement, render, views
+from novactl.cli import evacuate, placement, render, views
 from novactl.errors import UsageError
 
 LIST_COLUMNS = (
@@ -29,6 +29,9 @@ app = typer.Typer(help="Hypervisors.", no_args_is_help=True, rich_markup_mode=No
 
 def register(root: typer.Typer) -> None:
     root.add_typer(app, name="host")
+
+
+app.command("evacuate")(evacuate.of_host)
 
 
 @app.command()

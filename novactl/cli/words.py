@@ -27,6 +27,9 @@ MODULES: dict[str, dict[str, str]] = {
         "unlock": "Let locked instances be changed again.",
         "delete": "Delete instances and their disks.",
     },
+    "evacuate": {
+        "evacuate": "Run instances of a host that is down on other hosts.",
+    },
     "moves": {
         "resize": "Give an instance another flavor.",
         "migrate": "Move instances to other hosts.",

@@ -138,6 +138,24 @@ def get(tx: Tx, name: str) -> Host:
     return _host(row)
 
 
+def fence(tx: Tx, name: str, now: str) -> None:
+    """Nothing is given it from now on, whatever later looks say of it, until unfence()."""
+    get(tx, name)
+    tx.run(
+        "UPDATE hosts SET state = 'fenced', checked_at = :now, version = version + 1 WHERE name = :name",
+        now=now,
+        name=name,
+    )
+
+
+def unfence(tx: Tx, name: str) -> None:
+    """It is up again; no effect on one that is not fenced."""
+    tx.run(
+        "UPDATE hosts SET state = 'up', version = version + 1 WHERE name = :name AND state = 'fenced'",
+        name=name,
+    )
+
+
 def everything(tx: Tx) -> list[Host]:
     return [_host(row) for row in tx.all(f"{SELECT} ORDER BY h.name")]
 

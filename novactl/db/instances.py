@@ -223,6 +223,12 @@ def find(tx: Tx, name: str, project: str, *, prefix: bool = False, deleted: bool
     )
 
 
+def on_host(tx: Tx, host: str) -> list[Instance]:
+    """The living instances of a host, of all projects, oldest first."""
+    sql = "SELECT * FROM instances WHERE host = :host AND deleted_at IS NULL ORDER BY created_at, name, uuid"
+    return full(tx, tx.all(sql, host=host))
+
+
 def everything(tx: Tx) -> list[Instance]:
     """All living instances, oldest first."""
     sql = "SELECT * FROM instances WHERE deleted_at IS NULL ORDER BY created_at, launch_index, name"

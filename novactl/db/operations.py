@@ -73,6 +73,23 @@ def events(tx: Tx, target_uuid: str) -> list[Row]:
     return tx.all("SELECT * FROM events WHERE target_uuid = :uuid ORDER BY id", uuid=target_uuid)
 
 
+def tell(
+    tx: Tx, uuid: str | None, target: str, action: str, result: str, words: str, *, user: str, now: str
+) -> None:
+    """An event that is no operation's end; without `uuid`: about what is no instance."""
+    tx.insert(
+        "events",
+        time=now,
+        target_uuid=uuid,
+        target=target,
+        action=action,
+        operation=None,
+        result=result,
+        message=words,
+        user=user,
+    )
+
+
 def count(tx: Tx, target_uuid: str, kind: str, since: str) -> int:
     """How many operations of this kind an instance has had since then."""
     row = tx.one(

@@ -50,11 +50,12 @@ def load_numa_holds(tx: Tx, hosts: list[Candidate]) -> None:
 
 def group_hosts(tx: Tx, group_id: str, but: str | None = None) -> dict[str, int]:
     """How many living members of the group each host has, or may have: one that is being moved, or may go
-    back, counts on both. `but` is not counted."""
+    back, counts on both. `but` is not counted, nor is who is still to be evacuated."""
     rows = tx.tuples(
         f"SELECT host, COUNT(*) FROM (SELECT uuid, host FROM instances {LIVING} AND group_id = :id"
         " UNION SELECT h.instance_uuid, h.host FROM holds h JOIN instances i ON i.uuid = h.instance_uuid"
-        " WHERE i.group_id = :id AND i.deleted_at IS NULL) members WHERE uuid <> :but GROUP BY host",
+        " WHERE i.group_id = :id AND i.deleted_at IS NULL) members WHERE uuid <> :but"
+        " AND host NOT IN (SELECT name FROM hosts WHERE state = 'fenced') GROUP BY host",
         id=group_id,
         but=but or "",
     )

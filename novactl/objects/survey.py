@@ -43,6 +43,7 @@ class Survey:
     fleet: str | None
     mark: str
     boot_id: str
+    storage: str = ""  # hosts that share their storage say the same; "" is not known
     domains: tuple[SeenDomain, ...] = ()
     directories: tuple[SeenDirectory, ...] = ()
     bases: tuple[str, ...] = ()

@@ -160,6 +160,7 @@ nv_facts() { # instances-path: what preflight wants to know, one "key value" a l
     fi
     rm -f "$nv_where/.novactl-odirect"
     echo "fleet $(cat "$nv_state/fleet" 2>/dev/null || true)"
+    echo "storage $(nv_storage "$1" 2>/dev/null || true)"
     for nv_tool in virsh qemu-img flock base64 gzip sha256sum dd timeout stat df setsid mkfs.ext4 mkswap qemu-system-x86_64; do
         if command -v "$nv_tool" >/dev/null 2>&1; then echo "tool $nv_tool"; else echo "missing $nv_tool"; fi
     done
@@ -209,7 +210,7 @@ nv_probe_kvm() { # stdin: a boot sector that ends QEMU with status 33. Prints kv
     esac
 }
 
-nv_enrol() { # fleet instances-path takeover(yes|no)
+nv_enrol() { # fleet instances-path takeover(yes|no): prints the name of the storage
     mkdir -p "$nv_state"
     exec 8>"$nv_state/.enrol"
     flock -w 30 8 || nv_die 77 "another enrolment runs on this host"
@@ -229,6 +230,7 @@ nv_enrol() { # fleet instances-path takeover(yes|no)
         sync "$nv_state/.fleet.$$"
         mv "$nv_state/.fleet.$$" "$nv_state/fleet"
     fi
+    nv_storage "$2"
 }
 
 nv_forget_fleet() { # what the host knew of it; its catalogue is kept aside, since it may be the last copy of it

@@ -35,6 +35,7 @@ PARTS = (
     "trust.sh",
     "copies.sh",
     "pki.sh",
+    "evacuate.sh",
     "live.sh",
 )
 

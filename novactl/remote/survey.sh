@@ -18,6 +18,11 @@ nv_survey() { # mark instances-path: the mark sets virsh's answers apart, and no
     nv_told mark "$nv_mark"
     read -r nv_boot </proc/sys/kernel/random/boot_id
     nv_told boot_id "$nv_boot"
+    if [ -f "$2/_base/.storage" ]; then
+        nv_known=
+        read -r nv_known <"$2/_base/.storage" || true
+        nv_told storage "$nv_known"
+    fi
     nv_survey_directories "$2"
     for nv_file in "$2"/_base/* "$2"/_base/.[!.]*; do
         if nv_there "$nv_file"; then nv_told base "${nv_file##*/}"; fi

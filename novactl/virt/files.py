@@ -112,6 +112,11 @@ class InstanceFiles(Calls):
         """Which of these are not in the instance's directory."""
         return self._ours("nv_missing", self.directory(uuid), *files).split()
 
+    def held_files(self, uuid: str, files: Sequence[str]) -> list[str]:
+        """Which of these qcow2 disks a process has open for writing, on whatever host; HostFault when one
+        cannot be looked at."""
+        return self._ours("nv_held", self.directory(uuid), *files).split()
+
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         self._fenced(uuid, epoch, "nv_put", self.directory(uuid), file, mode, data=content)
 

@@ -63,9 +63,15 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trus
 
     # --- the host ---
 
-    def enrol(self, *, takeover: bool) -> None:
-        """Our directories and the fleet's mark are there. Refused when another fleet's mark is."""
-        self.shell.call("nv_enrol", self.fleet, self.instances_path, "yes" if takeover else "no")
+    def enrol(self, *, takeover: bool) -> str:
+        """Our directories and the fleet's mark are there; returns the name of the storage, the same on all
+        hosts that share it. Refused when another fleet's mark is there."""
+        words = ("nv_enrol", self.fleet, self.instances_path, "yes" if takeover else "no")
+        return self.shell.call(*words).strip()
+
+    def storage(self) -> str:
+        """The name of the storage that the instances are on."""
+        return self._ours("nv_storage", self.instances_path).strip()
 
     def leave(self) -> None:
         """The fleet's mark is gone; Refused while instances have files there."""

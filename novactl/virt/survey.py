@@ -51,6 +51,7 @@ def parse(host: str, answer: bytes, mark: str) -> Survey:
         fleet=one["fleet"] or None,
         mark=one["mark"],
         boot_id=one["boot_id"],
+        storage=one.get("storage", ""),
         domains=tuple(_domains(host, pairs, mark)),
         directories=tuple(_directories(pairs)),
         bases=bases,

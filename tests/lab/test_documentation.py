@@ -56,6 +56,9 @@ ELSEWHERE = {
     "novactl pki revoke kvm2": "test_pki.py",
     "novactl op resume ID": "test_operations.py",
     "novactl op rollback ID": "test_operations.py",
+    "novactl evacuate --on kvm1 --fenced-by ipmi": "test_evacuate.py",
+    "novactl evacuate web1 --i-have-verified-host-is-down kvm1": "test_evacuate.py",
+    "novactl host evacuate kvm1 --i-have-verified-host-is-down kvm1": "test_evacuate.py",
     "novactl audit --adopt": "test_restored.py",
     "novactl playbook run rolling-reboot --on kvm1 --on kvm2": "test_playbooks.py",
     "novactl playbook run enroll -e name=kvm4 -e address=192.0.2.14 -e fingerprint=SHA256:…"

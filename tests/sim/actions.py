@@ -11,6 +11,8 @@ from novactl.actions.audit import heal as heal_
 from novactl.actions.boot import Boot
 from novactl.actions.delete import Delete
 from novactl.actions.describe import Describe, Lock, ResetState
+from novactl.actions.evacuate import Evacuate
+from novactl.actions.fencing import Proof
 from novactl.actions.live_migrate import LiveMigrate
 from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
@@ -83,6 +85,11 @@ def reset_state(state: str, name: str = "web1") -> ResetState:
 
 def delete(name: str = "web1", **values: Any) -> Delete:
     return Delete(name=name, project="default", **values)
+
+
+def evacuate(name: str = "web1", **values: Any) -> Evacuate:
+    proof = Proof(host="kvm1", words="its power was cut")
+    return Evacuate(name=name, project="default", proof=proof, **values)
 
 
 def migrate(name: str = "web1", **values: Any) -> Migrate:
@@ -256,6 +263,24 @@ def go_off(fleet: SimFleet) -> None:
     fleet.hosts["kvm1"].domains[_uuid(fleet)].state = PowerState.SHUTDOWN
 
 
+def lose_host(fleet: SimFleet) -> None:
+    """kvm1 is off, and fenced."""
+    host = fleet.hosts["kvm1"]
+    host.power_cycle()
+    host.up = False
+    _change(fleet, "UPDATE hosts SET state = 'fenced' WHERE name = 'kvm1'")
+
+
+def lose_sharing_host(fleet: SimFleet) -> None:
+    """The same, when all hosts have their instances on one storage."""
+    lose_host(fleet)
+    first = fleet.hosts["kvm1"]
+    for host in fleet.hosts.values():
+        host.storage, host.directories = "one", first.directories
+    facts = '{"storage":"one"}'
+    _change(fleet, "UPDATE hosts SET facts = :facts", facts=facts)
+
+
 def live_ends(how: Ends) -> Callable[[SimFleet], None]:
     """Live migrations from every host end so."""
 
@@ -355,6 +380,9 @@ SCENARIOS: dict[str, Scenario] = {
     "heal": Scenario(heal, (boot, stop), unsettle, ends="SHUTOFF", undone="SHUTOFF", heals=True),
     "heal-deleted": Scenario(heal, (boot,), bring_back, ends=None, heals=True),
     "heal-moved": Scenario(heal, (boot,), carry_away, undone="ACTIVE", heals=True),
+    "evacuate": Scenario(evacuate, (boot,), lose_host, undone="ACTIVE"),
+    "evacuate-stopped": Scenario(evacuate, (boot, stop), lose_host, ends="SHUTOFF", undone="SHUTOFF"),
+    "evacuate-shared": Scenario(evacuate, (boot,), lose_sharing_host, undone="ACTIVE"),
     "heal-host": Scenario(heal, (boot,), leave_work, undone="ACTIVE", heals=True),
     "playbook": Scenario(playbook, (boot,), furnish, undone="ACTIVE"),
     "playbook-new-host": Scenario(playbook_for_a_new_host, (boot,), bare, undone="ACTIVE"),

@@ -10,7 +10,7 @@ import pytest
 
 from novactl.actions import audit
 from novactl.actions.audit import heal as heals
-from novactl.db import instances
+from novactl.db import hosts, instances
 from novactl.db.tables import metadata
 from novactl.engine.operation import Operation, OpState
 from novactl.errors import Busy, HostFault, HostUnreachable, Refused
@@ -201,6 +201,19 @@ def a_stale_copy(fleet: SimFleet) -> None:
     fleet.hosts["kvm3"].domains[uuid_of(fleet, "web1")].state = PowerState.SHUTDOWN
 
 
+def a_stale_domain(fleet: SimFleet) -> None:
+    """kvm1 and kvm3 have their instances on one storage."""
+    a_stale_copy(fleet)
+    one, other = fleet.hosts["kvm1"], fleet.hosts["kvm3"]
+    one.storage = other.storage = "one"
+    other.directories = one.directories
+
+
+def fenced(fleet: SimFleet) -> None:
+    with fleet.db.writing() as tx:
+        hosts.fence(tx, "kvm3", "2026-01-01T00:00:00Z")
+
+
 def a_stale_copy_that_has_the_only_disk(fleet: SimFleet) -> None:
     a_stale_copy(fleet)
     del fleet.hosts["kvm1"].directories[uuid_of(fleet, "web1")].files["disk"]
@@ -349,6 +362,8 @@ PLANTED = [
     Planted(moved_without_its_disks, "wrong-host", "error", "kvm3", "web1", "its disks are on kvm1"),
     Planted(twice, "runs-twice", "error", "kvm3", "web1", "runs on kvm1 and on kvm3"),
     Planted(a_stale_copy, "stale-copy", "warning", "kvm3", "web1", "a copy that is off", True),
+    Planted(a_stale_domain, "stale-domain", "warning", "kvm3", "web1", "on the same storage", True),
+    Planted(fenced, "fenced-host", "warning", "kvm3", "kvm3", "nothing is on it that should not be", True),
     Planted(runs_where_it_should_not, "wrong-host", "error", "kvm3", "web1", "its domain on kvm1 is off"),
     Planted(stale_files, "stale-copy", "warning", "kvm3", "web1", "kvm3 has files of it", True),
     Planted(went_off, "power-differs", "warning", "kvm1", "web1", "active (running), kvm1 says shut", True),

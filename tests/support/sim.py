@@ -157,6 +157,7 @@ class SimHost:
     made: set[str] = field(default_factory=set)  # files by commands of playbooks
     put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reboots_at: float | None = None
+    storage: str = ""  # "": its own
     leads_to: dict[str, str] = field(default_factory=dict)  # operation: the host that its key here opens
     sockets: set[str] = field(default_factory=set)  # operations whose guests may come in
     probes: set[str] = field(default_factory=set)
@@ -317,9 +318,10 @@ class SimHost:
         return {uuid for uuid, domain in alive.items() if not domain.arriving}
 
     def everything(self) -> set[str]:
-        """Whose things are here, the uuids."""
+        """Whose things are here, the uuids; what lies on a storage that others share is nobody's alone."""
+        own = () if self.storage else self.directories
         return {
-            *self.directories,
+            *own,
             *self.aside,
             *self.domains,
             *(stray.partition(".")[0] for stray in self.strays),
@@ -428,13 +430,19 @@ class SimHypervisor(SimLive):
 
     # --- the host ---
 
-    def enrol(self, *, takeover: bool) -> None:
+    def enrol(self, *, takeover: bool) -> str:
         with self._call("enrol"):
             if self.host.fleet not in (None, self.fleet) and not takeover:
                 self._die(76, f"this host belongs to fleet {self.host.fleet}")
             if self.host.fleet != self.fleet:
                 self.host.mark, self.host.copy = "", (0, b"")
             self.host.fleet = self.fleet
+            return self.host.storage or self.name
+
+    def storage(self) -> str:
+        with self._call("storage"):
+            self._ours()
+            return self.host.storage or self.name
 
     def leave(self) -> None:
         with self._call("leave"):
@@ -505,6 +513,7 @@ class SimHypervisor(SimLive):
                 fleet=host.fleet,
                 mark=host.mark,
                 boot_id=f"{host.name}-{host.boots}",
+                storage=host.storage or host.name,
                 domains=tuple(
                     survey.domain(uuid, domain.state, domain.autostart, domain.xml, saved=domain.saved)
                     for uuid, domain in sorted(host.domains.items())
@@ -798,6 +807,12 @@ class SimHypervisor(SimLive):
             self._ours()
             directory = self.host.directories.get(uuid)
             return [file for file in files if directory is None or file not in directory.files]
+
+    def held_files(self, uuid: str, files: Sequence[str]) -> list[str]:
+        with self._call("held_files"):
+            self._ours()
+            held = self._files(uuid).get("held", b"")
+            return list(files) if held else []
 
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         with self._fenced("put", uuid, epoch):
@@ -1355,8 +1370,16 @@ CLAIMS = """
 """
 
 
+def lost(fleet: SimFleet) -> set[str]:
+    """Hosts that are off and fenced: what is on them counts when they are on again."""
+    with fleet.db.reading() as tx:
+        fenced = {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
+    return {name for name in fenced if not fleet.hosts[name].up}
+
+
 def always(fleet: SimFleet) -> list[str]:
     """What is wrong now, though an operation may be half way."""
+    gone = lost(fleet)
     with fleet.db.reading() as tx:
         wrong = [f"{row['name']}: {row['what']}" for row in tx.all(CLAIMS)]
         holds = {(row["instance_uuid"], row["host"]) for row in tx.all("SELECT * FROM holds")}
@@ -1365,7 +1388,7 @@ def always(fleet: SimFleet) -> list[str]:
     for name, found in fleet.hosts.items():
         if found.jobs.twice:
             wrong.append(f"{name}: a job was started twice")
-        for uuid in sorted(found.everything()):
+        for uuid in sorted(found.everything() if name not in gone else ()):
             if (uuid, name) not in holds:
                 wrong.append(f"{name}: {uuid} has things here and no claim")
             if uuid not in instances or instances[uuid]["deleted_at"]:
@@ -1380,7 +1403,7 @@ def always(fleet: SimFleet) -> list[str]:
 
 def settled(fleet: SimFleet) -> list[str]:
     """What is wrong when nothing is under way."""
-    rows, wrong = _rows(fleet), always(fleet)
+    rows, wrong, gone = _rows(fleet), always(fleet), lost(fleet)
     living = {row["uuid"]: row for row in rows["instances"] if not row["deleted_at"]}
     wrong += [
         f"{row['id']}: {row['kind']} of {row['target']} is {row['state']}"
@@ -1418,7 +1441,9 @@ def settled(fleet: SimFleet) -> list[str]:
         wrong += [
             f"{name}: {uuid} is not here by the record"
             for uuid in sorted(host.everything())
-            if (uuid not in living or living[uuid]["host"] != name) and (uuid, name) not in waiting
+            if (uuid not in living or living[uuid]["host"] != name)
+            and (uuid, name) not in waiting
+            and name not in gone
         ]
         if not any(f"{name}: keeps the operation's key" in line for line in fleet.told):
             wrong += [f"{name}: {op} may still log in" for op in sorted({*host.keys, *host.lines})]
@@ -1446,6 +1471,8 @@ def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, 
     held = [h["host"] for h in holds if h["instance_uuid"] == row["uuid"] and h["role"] == "instance"]
     if held != [row["host"]]:
         wrong.append(f"{name}: is on {row['host']} and claims something else")
+    if row["host"] in lost(fleet):
+        return wrong
     here = fleet.hosts.get(row["host"] or "")
     if here is None or row["uuid"] not in here.directories or row["uuid"] not in here.domains:
         return [*wrong, f"{name}: is not on {row['host']}"]
@@ -1491,9 +1518,16 @@ def audited(fleet: SimFleet) -> list[str]:
     """What an audit finds that is more than information."""
     with fleet.db.reading() as tx:
         believed = audit.believed(tx, scratch.FLEET, lambda tx, op: True)
-    copies = {name: host.copy[0] for name, host in fleet.hosts.items()}
-    found = audit.findings(believed, surveys(fleet), copies=copies)
-    return [f"audit: {one.finding}: {one.message}" for one in found if one.severity != "info"]
+    seen: dict[str, Survey | HostUnreachable] = {**surveys(fleet)}
+    seen |= {name: HostUnreachable(f"{name}: no answer in time") for name in lost(fleet)}
+    copies = {name: host.copy[0] for name, host in fleet.hosts.items() if name not in lost(fleet)}
+    found = audit.findings(believed, seen, copies=copies)
+    gone = lost(fleet)
+    return [
+        f"audit: {one.finding}: {one.message}"
+        for one in found
+        if one.severity != "info" and one.host not in gone
+    ]
 
 
 Watch = Callable[[], None]

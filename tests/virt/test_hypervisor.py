@@ -485,7 +485,7 @@ def test_a_base_file_and_its_sidecar(host: Ground) -> None:
         "raw_sha256": BASE,
         "size_bytes": len(CONTENT),
     }
-    assert sorted(p.name for p in directory.iterdir()) == [f".lock.{BASE}", BASE, f"{BASE}.json"]
+    assert sorted(p.name for p in directory.iterdir()) == [f".lock.{BASE}", ".storage", BASE, f"{BASE}.json"]
 
 
 def qcow2(tmp_path: Path) -> tuple[Path, bytes]:
@@ -509,7 +509,12 @@ def test_a_qcow2_image_becomes_raw(host: Ground, tmp_path: Path) -> None:
     assert found.stat().st_blocks * 512 < 1 << 20  # its holes are holes
     sidecar = json.loads(Path(f"{found}.json").read_text())
     assert sidecar["raw_sha256"] == hashlib.sha256(content).hexdigest()
-    assert sorted(p.name for p in found.parent.iterdir()) == [f".lock.{name}", name, f"{name}.json"]
+    assert sorted(p.name for p in found.parent.iterdir()) == [
+        f".lock.{name}",
+        ".storage",
+        name,
+        f"{name}.json",
+    ]
 
 
 def test_an_image_that_is_not_what_its_record_says(host: Ground, tmp_path: Path) -> None:

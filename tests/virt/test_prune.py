@@ -223,7 +223,7 @@ def test_a_killed_prune_is_finished_by_the_next(here: Ground) -> None:
     assert here.hypervisor.base_state(BASE) == (False, 0)
     here.age(OLD)
     assert states(here) == {BASE: "removed"}
-    assert [p.name for p in base.iterdir() if not p.name.startswith(".lock")] == []
+    assert [p.name for p in base.iterdir() if not p.name.startswith((".lock", ".storage"))] == []
 
 
 def test_what_it_takes_and_when_it_was_used(here: Ground) -> None:

@@ -41,7 +41,9 @@ def stray(ground: Ground, entry: str) -> None:
 
 def test_an_empty_host(ground: Ground) -> None:
     seen = ground.hypervisor.survey()
-    assert seen == Survey(fleet=FLEET, mark="", boot_id=seen.boot_id, epochs={})
+    assert seen == Survey(fleet=FLEET, mark="", boot_id=seen.boot_id, storage=seen.storage, epochs={})
+    assert seen.storage and seen.storage == ground.hypervisor.storage()
+    assert seen.storage == ground.hypervisor.enrol(takeover=False)
     assert seen.boot_id
     assert seen.boot_id == ground.hypervisor.survey().boot_id
 

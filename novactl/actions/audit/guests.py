@@ -148,6 +148,16 @@ def _away(instance: Instance, other: str, domain: SeenDomain, why: str) -> Findi
 def _stale(scene: Scene, instance: Instance, home: str, other: str, made_by: str | None) -> Finding:
     """A domain that is off. What may be the only disk there is, is kept."""
     healed = _has_disk(scene, home, instance.uuid) and is_operation(made_by)
+    if scene.share(home, other):
+        return of(
+            instance,
+            "stale-domain",
+            "warning",
+            f"{instance.name}: is on {home}; {other}, on the same storage, has a domain of it that is off",
+            f"removes the domain on {other}" if healed else None,
+            host=other,
+            subject=made_by or "",
+        )
     return of(
         instance,
         "stale-copy",
@@ -163,7 +173,7 @@ def _stale_files(scene: Scene, instance: Instance, home: str) -> Iterator[Findin
     """Files on another host, with no domain there."""
     healed = _has_disk(scene, home, instance.uuid)
     for other in scene.directories.get(instance.uuid, {}):
-        if other != home and scene.domain(other, instance.uuid) is None:
+        if other != home and scene.domain(other, instance.uuid) is None and not scene.share(home, other):
             yield of(
                 instance,
                 "stale-copy",

@@ -127,6 +127,11 @@ def _copy(finding: Finding, _: Instance | None) -> list[Step]:
     return [heals.RemoveLeftDomain(host=finding.host, uuid=uuid, made_by=finding.subject), files]
 
 
+def _domain(finding: Finding, _: Instance | None) -> list[Step]:
+    uuid = str(finding.uuid)
+    return [heals.RemoveLeftDomain(host=finding.host, uuid=uuid, made_by=finding.subject)]
+
+
 def _files(finding: Finding, _: Instance | None) -> list[Step]:
     return [heals.RemoveLeftFiles(host=finding.host, uuid=str(finding.uuid))]
 
@@ -164,6 +169,7 @@ def _trust(finding: Finding, _: Instance | None) -> list[Step]:
 ON_HOSTS: dict[str, Callable[[Finding, Instance | None], list[Step]]] = {
     "deleted-domain": _copy,
     "stale-copy": _copy,
+    "stale-domain": _domain,
     "directory-without-instance": _files,
     "stray-directory": _stray,
     "autostart-on": _autostart,

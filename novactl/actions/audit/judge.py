@@ -1,6 +1,6 @@
 """All findings of one audit. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from novactl.actions.audit import guests, leftovers, records
 from novactl.actions.audit.gather import Believed, Surveys
@@ -26,7 +26,8 @@ def findings(
     before = earlier or believed
     busy = before.under_way | believed.under_way | _changed(before, believed)
     scene = Scene.of(believed, surveys, busy)
-    return sorted(_all(scene, before, surveys, copies or {}), key=order)
+    found = list(_all(scene, before, surveys, copies or {}))
+    return sorted([*found, *_of_fenced(scene, found)], key=order)
 
 
 def _all(scene: Scene, before: Believed, surveys: Surveys, copies: Mapping[str, int]) -> Iterator[Finding]:
@@ -39,6 +40,31 @@ def _all(scene: Scene, before: Believed, surveys: Surveys, copies: Mapping[str, 
     yield from leftovers.of_leftovers(scene)
     yield from leftovers.of_memory(scene, copies)
     yield from leftovers.of_work(scene, before.busy_hosts | now.busy_hosts, before)
+
+
+def _of_fenced(scene: Scene, found: Sequence[Finding]) -> Iterator[Finding]:
+    """Fenced hosts that answer again: clean, they take instances again."""
+    for name in scene.hosts:
+        if scene.seen.hosts[name].state != "fenced":
+            continue
+        open_ = sum(1 for one in found if one.host == name and one.severity != "info")
+        worked_on = sum(1 for uuid in scene.busy if _host_of(scene.seen, uuid) == name)
+        why = f"{open_} findings on it are open" if open_ else f"{worked_on} operations on its instances are"
+        clean = not open_ and not worked_on
+        yield Finding(
+            finding="fenced-host",
+            severity="warning",
+            host=name,
+            target=name,
+            message=f"{name}: is fenced, and answers: "
+            + ("nothing is on it that should not be" if clean else why),
+            heal="gives it instances again" if clean else None,
+        )
+
+
+def _host_of(seen: Believed, uuid: str) -> str | None:
+    living = seen.living.get(uuid)
+    return living.host if living else None
 
 
 def _changed(before: Believed, now: Believed) -> frozenset[str]:

@@ -58,6 +58,11 @@ class Scene:
         found = self.domains.get(uuid, {})
         return {name: one for name, one in found.items() if name != home and self.ours(one)}
 
+    def share(self, host: str, other: str) -> bool:
+        """Whether both see the same instances' directory."""
+        storage = self.hosts[host].storage
+        return bool(storage) and storage == self.hosts[other].storage
+
     @property
     def unknown(self) -> str:
         """What must be said where something was not found, while hosts are dark."""

@@ -35,6 +35,15 @@ def _spare(ctx: Any, host: str, uuid: str) -> None:
         raise HostFault(f"{host}: what it has of {found.name} may be all there is of it")
 
 
+def _spare_shared(ctx: Any, host: str, uuid: str) -> None:
+    """Raises HostFault when the directory is the very one that the instance has on its own host."""
+    found = _recorded(ctx, uuid)
+    if found.deleted_at is None and found.host is not None:
+        storages = {ctx.world.hypervisor(name).storage() for name in (host, found.host)}
+        if len(storages) == 1:
+            raise HostFault(f"{host}: shares its storage with {found.host}, where {found.name} is")
+
+
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
 class RemoveLeftDomain(Step):
@@ -67,6 +76,7 @@ class RemoveLeftFiles(Step):
     def do(self, ctx: Any) -> None:
         host = ctx.world.hypervisor(self.host)
         _spare(ctx, str(self.host), self.uuid)
+        _spare_shared(ctx, str(self.host), self.uuid)
         if host.settled_state(self.uuid, ctx.epoch) is not PowerState.NOSTATE:
             raise HostFault(f"{self.host}: a domain uses the directory")
         host.remove_directory(self.uuid, ctx.epoch)
@@ -318,6 +328,10 @@ def _name(tx: Any, step: HealRecord, ctx: Any) -> None:
         instances.update(tx, str(step.uuid), live_name=None)
 
 
+def _fenced(tx: Any, step: HealRecord, ctx: Any) -> None:
+    hosts.unfence(tx, str(step.host))
+
+
 def _task(tx: Any, step: HealRecord, ctx: Any) -> None:
     instances.update(tx, str(step.uuid), task_state=None)
 
@@ -332,5 +346,6 @@ RECORDS: dict[str, Callable[[Any, HealRecord, Any], None]] = {
     "lock-without-operation": _lock,
     "name-without-instance": _name,
     "task-without-operation": _task,
+    "fenced-host": _fenced,
 }
 """Findings that a transaction heals."""

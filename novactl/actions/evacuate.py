@@ -1,0 +1,169 @@
+"""evacuate: an instance whose host is down runs on another one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from novactl.actions import acting, guest, moving
+from novactl.actions.fencing import Proof
+from novactl.actions.steps.domains import StartDomain
+from novactl.actions.steps.evacuations import DefineEvacuated, KeepDisks, NoteProof
+from novactl.actions.steps.files import CheckHost, MakeDirectory
+from novactl.actions.steps.moves import RecordMoved
+from novactl.actions.steps.records import SetTask
+from novactl.actions.world import World
+from novactl.db import hosts, instances, moves
+from novactl.db.session import Tx
+from novactl.engine.operation import Plan
+from novactl.engine.step import Step
+from novactl.errors import Refused
+from novactl.objects.host import Host
+from novactl.objects.instance import Instance
+from novactl.objects.migration import MigrationKind, MigrationStatus, Storage
+from novactl.objects.states import PowerState, TaskState, VmState, check_allowed, check_unlocked
+
+RUNS = frozenset({VmState.ACTIVE, VmState.PAUSED})
+WORDS = {
+    Storage.SHARED: "its disks are kept: both hosts share their storage",
+    Storage.REBUILT: "its disks are made anew from the image: what was on them is lost",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evacuate:
+    """The instance is made again on another host, from its record. `host`: that one. `proof`: why its own
+    counts as down; a rehearsal needs none."""
+
+    name: str
+    project: str
+    host: str | None = None
+    proof: Proof | None = None
+    kind: str = "evacuate"
+
+    @property
+    def target(self) -> str:
+        return self.name
+
+    def check(self, world: World) -> Instance:
+        """The record. Raises Refused when a disk of it is held open on the storage that the new host shares
+        with the old one."""
+        instance = world.db.read(lambda tx: self._allowed(tx, world))
+        target, storage = world.db.rehearse(lambda tx: self._room(tx, instance))
+        if storage is Storage.SHARED:
+            host, files = world.hypervisor(target), guest.overlays(instance)
+            if held := host.held_files(instance.uuid, files):
+                raise Refused(
+                    f"{instance.name}: {', '.join(held)} is held open: its guest runs somewhere",
+                    hint=f"find out what has {host.directory(instance.uuid)} open",
+                )
+        return instance
+
+    def _allowed(self, tx: Tx, world: World) -> Instance:
+        instance = instances.find(tx, self.name, self.project)
+        if instance.host is None:
+            raise Refused(f"{instance.name}: is on no host ({instance.status})")
+        check_unlocked(self.kind, instance.name, instance.locked)
+        check_allowed(self.kind, instance.name, instance.vm_state)
+        self._check_proof(instance, hosts.get(tx, instance.host), world)
+        if moves.open_of(tx, instance.uuid) is not None:
+            raise Refused(
+                f"{instance.name}: a move of it is open, and it may be on another host already",
+                hint=f"novactl recover {instance.name}",
+            )
+        return instance
+
+    def _check_proof(self, instance: Instance, source: Host, world: World) -> None:
+        if world.rehearsal:
+            return
+        if self.proof is None or self.proof.host != source.name or source.state != "fenced":
+            raise Refused(
+                f"{instance.name}: nothing proves that {source.name} is down",
+                hint=f"--fenced-by COMMAND, or --i-have-verified-host-is-down {source.name}",
+            )
+
+    def _room(self, tx: Tx, instance: Instance) -> tuple[str, Storage]:
+        """Where it would go, and what becomes of its disks then; nothing is claimed."""
+        tx.run("SAVEPOINT room")
+        try:
+            chosen = moving.choose(tx, instance, host=self.host)
+        finally:
+            tx.run("ROLLBACK TO SAVEPOINT room")
+            tx.memo.pop("board", None)
+        source, target = hosts.get(tx, str(instance.host)), hosts.get(tx, chosen.host)
+        shared = source.facts.get("storage") and source.facts["storage"] == target.facts.get("storage")
+        return target.name, Storage.SHARED if shared else Storage.REBUILT
+
+    def plan(self, world: World, tx: Tx, op_id: str, found: Instance) -> Plan:
+        instance = acting.still(tx, found)
+        self._check_proof(instance, hosts.get(tx, str(instance.host)), world)
+        target, storage = self._room(tx, instance)
+        epoch = instances.raise_epoch(tx, instance.uuid)
+        move = moving.claim(
+            world,
+            tx,
+            op_id,
+            instance,
+            MigrationKind.EVACUATION,
+            storage=storage,
+            epoch=epoch,
+            host=target,
+            reason="evacuate",
+        )
+        if storage is Storage.REBUILT:
+            world.tell(f"{instance.name}: {WORDS[storage]}")
+        words = self.proof.words if self.proof else f"that {instance.host} is down must be proven"
+        steps = (
+            NoteProof(uuid=instance.uuid, name=instance.name, words=f"{words}; {WORDS[storage]}"),
+            *_steps(world, tx, op_id, move),
+        )
+        runs = _runs(instance)
+        return move.plan(
+            self.kind,
+            steps,
+            status="ACTIVE" if runs else "SHUTOFF",
+            proof=words,
+            storage=storage,
+        )
+
+
+def _runs(instance: Instance) -> bool:
+    """Whether it is to run: one in ERROR as its host last said."""
+    ran = instance.power_state in (PowerState.RUNNING, PowerState.PAUSED)
+    return instance.vm_state in RUNS or (instance.vm_state is VmState.ERROR and ran)
+
+
+def _steps(world: World, tx: Tx, op_id: str, move: moving.Move) -> Iterator[Step]:
+    """Until the record says so, all of it can be taken back: nothing runs where it was."""
+    moved, target, image = move.moved, move.target, move.moved.image
+    assert image
+    host, uuid, storage = target.name, moved.uuid, move.migration.storage
+    yield SetTask(uuid=uuid, task=TaskState.REBUILDING)
+    yield CheckHost(
+        host=host,
+        uuid=uuid,
+        bridges=[],  # they are made again
+        memory_mib=moved.resources.memory_mib if target.memory_ratio <= 1 else 0,
+        fetch_bytes=image.size_bytes + (image.virtual_size_bytes if image.disk_format != "raw" else 0),
+        base=image.sha256,
+    )
+    yield from guest.bridge_steps(tx, moved, target)
+    yield from guest.base_steps(moved, host)
+    if storage is Storage.SHARED:
+        yield KeepDisks(host=host, uuid=uuid, files=guest.overlays(moved))
+    else:
+        yield MakeDirectory(host=host, uuid=uuid)
+        yield from guest.disk_steps(moved, host)
+    yield guest.config_drive_step(moved, target)
+    yield DefineEvacuated(host=host, uuid=uuid, xml=move.domain_xml(world, op_id))
+    runs = _runs(move.instance)
+    if runs:
+        yield StartDomain(host=host, uuid=uuid)
+    yield RecordMoved(
+        host=host,
+        uuid=uuid,
+        migration=move.migration.id,
+        source=move.source.name,
+        vm_state=VmState.ACTIVE if runs else VmState.STOPPED,
+        power_state=PowerState.RUNNING if runs else PowerState.SHUTDOWN,
+        status=MigrationStatus.COMPLETED,
+        kept=False,
+    )

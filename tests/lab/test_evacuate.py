@@ -1,0 +1,138 @@
+"""A host that dies: its instances run elsewhere, and it can start nothing twice when it is on again."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from novactl import lab
+from novactl.lab import guests
+from tests.lab.conftest import Grounds
+from tests.lab.support import console_until, refused
+from tests.support.command import Command
+
+pytestmark = pytest.mark.lab
+
+TINY = ["--flavor", "tiny", "--image", "tiny", "--host", "kvm1"]
+
+
+@pytest.fixture
+def fence(grounds: Grounds) -> Iterator[Path]:
+    """fencing.yaml: a command that notes what it was called with and works, and one that does not."""
+    file, noted = grounds.novactl.config / "fencing.yaml", grounds.novactl.config / "fenced"
+    commands = {"cut": ["sh", "-c", f'echo "$@" >{noted}; echo cut off', "-", "{host}", "{address}"]}
+    file.write_text(json.dumps({"fencing": {**commands, "broken": ["false"]}}))
+    yield noted
+    file.unlink()
+    noted.unlink(missing_ok=True)
+
+
+def returned(grounds: Grounds, uuid: str) -> None:
+    """kvm1 is on again with what it had; an audit finds that, cleans it, and the host is given instances."""
+    novactl, first = grounds.novactl, grounds.host("kvm1")
+    first.start()
+    assert grounds.state("kvm1", uuid) == "shut off"
+    novactl("host", "check", "kvm1")
+    assert novactl.json("host", "show", "kvm1")["state"] == "fenced"
+    refused(novactl, "boot", "late", *TINY, code=5, says="fenced")
+    found = {one["finding"]: one for one in json.loads(novactl("audit", "-o", "json").out)}
+    assert {"stale-copy", "fenced-host"} <= set(found)
+    assert found["fenced-host"]["heal"] is None
+    healed = novactl("audit", "--heal", "--yes")
+    assert healed.code == 0, healed.out + healed.err
+    assert uuid not in grounds.domains("kvm1") and grounds.files("kvm1") == []
+    assert novactl.json("host", "show", "kvm1")["state"] == "up"
+
+
+def test_typed_name(grounds: Grounds, name: Callable[[], str]) -> None:
+    novactl, web, off = grounds.novactl, name(), name()
+    made = novactl.json("boot", web, *TINY, "--network", "lan")
+    novactl.ok("boot", off, *TINY)
+    novactl.ok("stop", off, "--force")
+    words = ["evacuate", web, "--i-have-verified-host-is-down"]
+    refused(novactl, *words, "kvm1", "--yes", code=5, says="host kvm1 answers: it is not down")
+    grounds.host("kvm1").stop()
+    refused(novactl, *words, "kvm2", "--yes", code=2, says="is not the host in question")
+    refused(novactl, *words, "kvm1", code=8, says="not confirmed: evacuate")
+    plan = novactl.ok("evacuate", web, "--dry-run")
+    assert "disks are made anew from the image" in plan.out
+    assert novactl.json("host", "show", "kvm1")["state"] != "fenced"
+    ended = novactl.ok("host", "evacuate", "kvm1", "--i-have-verified-host-is-down", "kvm1", "--yes")
+    assert "what was on them is lost" in ended.err
+    now = {one["name"]: one for one in novactl.json("list")}
+    assert (now[web]["status"], now[off]["status"]) == ("ACTIVE", "SHUTOFF")
+    assert {now[web]["host"], now[off]["host"]} <= {"kvm2", "kvm3"}
+    assert now[web]["addresses"] == made["addresses"]
+    events = [one["message"] for one in novactl.json("event", "list", web)]
+    assert any("verified that kvm1 is down" in one for one in events)
+    grounds.novactl.ok("delete", off, "--yes")
+    returned(grounds, made["uuid"])
+    assert grounds.state(now[web]["host"], made["uuid"]) == "running"
+
+
+def test_fence_command(grounds: Grounds, name: Callable[[], str], fence: Path) -> None:
+    novactl, web = grounds.novactl, name()
+    made = novactl.json("boot", web, *TINY)
+    grounds.host("kvm1").stop()
+    words = ["evacuate", web, "--to", "kvm2", "--yes", "--fenced-by"]
+    refused(novactl, *words, "none", code=2, says="fence command 'none' is not in")
+    refused(novactl, *words, "broken", code=5, says="ended with 1: nothing is proven")
+    novactl.ok(*words, "cut")
+    assert fence.read_text().split() == ["kvm1", grounds.host("kvm1").address]
+    now = novactl.json("show", web)
+    assert (now["host"], now["status"]) == ("kvm2", "ACTIVE")
+    console_until(grounds, now, "tiny: ready", 90)
+    assert any("fenced by cut: cut off" in one["message"] for one in novactl.json("event", "list", web))
+    returned(grounds, made["uuid"])
+
+
+SHARED = "/srv/shared/instances"
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[Grounds]:
+    """Two hosts whose instances are on one storage."""
+    lab_name = f"v{os.getpid() % 1000000}"
+    lab.down(lab_name)
+    try:
+        fleet = lab.up(lab_name, 2)
+        made = Grounds(fleet, Command(tmp_path / "novactl"))
+        for host in fleet.hosts:
+            made.novactl.ok(*made.add_words(host.name), "--instances-path", SHARED)
+            made.novactl.ok("host", "set", host.name, "--cpu-ratio", "32")
+        tiny = guests.tiny()
+        kernel = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
+        made.novactl.ok("image", "add", "tiny", "--file", str(tiny.disk), "--format", "raw", *kernel)
+        made.novactl.ok("flavor", "create", "tiny", "--vcpus", "1", "--memory", "96", "--disk", "1")
+        yield made
+    finally:
+        lab.down(lab_name)
+
+
+def test_shared_storage(sharing: Grounds) -> None:
+    """A guest that runs on behind a cut cable vetoes; once it is dead its disk is kept, and audit takes the
+    domain that is left and no file."""
+    novactl, first = sharing.novactl, sharing.host("kvm1")
+    made = novactl.json("boot", "web", *TINY)
+    uuid = made["uuid"]
+    sharing.host("kvm2").run(["touch", f"{SHARED}/{uuid}/witness"])
+    words = ["evacuate", "web", "--i-have-verified-host-is-down", "kvm1", "--yes"]
+    first.cut()
+    refused(novactl, *words, code=5, says="disk is held open: its guest runs somewhere")
+    assert novactl.json("show", "web")["host"] == "kvm1"
+    first.stop()
+    ended = novactl.ok(*words)
+    assert "made anew" not in ended.err
+    assert sharing.state("kvm2", uuid) == "running"
+    witness = sharing.host("kvm2").run(["ls", f"{SHARED}/{uuid}/witness"])
+    assert witness.returncode == 0
+    first.start()
+    found = {one["finding"] for one in json.loads(novactl("audit", "-o", "json").out)}
+    assert found == {"stale-domain", "fenced-host"}
+    novactl.ok("audit", "--heal", "--yes")
+    assert sharing.domains("kvm1") == [] and sharing.state("kvm2", uuid) == "running"
+    assert sharing.host("kvm2").run(["ls", f"{SHARED}/{uuid}/disk"]).returncode == 0
+    assert novactl.json("host", "show", "kvm1")["state"] == "up"
+    novactl.ok("delete", "web", "--yes")
