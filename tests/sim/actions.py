@@ -234,8 +234,9 @@ def carry_away(fleet: SimFleet) -> None:
 
 
 def leave_work(fleet: SimFleet) -> None:
-    """A part of a transfer, a job, and a count that is wrong."""
+    """A part of a transfer, a job, a key between hosts, and a count that is wrong."""
     host = fleet.hosts["kvm1"]
+    host.lines["op-0b"] = []
     host.parts["ab" * 32] = bytearray(b"half")
     host.jobs["op-0b", 3] = SimJob(("sleep", "60"), fleet.clock.monotonic() + 1e6)
     _change(fleet, "UPDATE hosts SET vcpus_used = 3 WHERE name = 'kvm1'")

@@ -1140,10 +1140,13 @@ class SimFleet:
         self.turns: Turns | None = None
         self._nobody()
         self.hosts = {f"kvm{n}": SimHost(f"kvm{n}", scratch.FLEET) for n in range(1, hosts_ + 1)}
-        for host in self.hosts.values():
-            host.peers = lambda: self.hosts
+        self._introduce()
         self.db = self.place.fresh(directory)
         self._furnish(values)
+
+    def _introduce(self) -> None:
+        for host in self.hosts.values():
+            host.peers = lambda: self.hosts
 
     def limit(self) -> None:
         """The project counts what it uses, and has a group whose members are on hosts of their own."""
@@ -1185,6 +1188,7 @@ class SimFleet:
         twin.clock._lock, twin.ids._lock = threading.Lock(), threading.Lock()
         twin.ids._random = copy.copy(self.ids._random)
         twin.hosts = copy.deepcopy(self.hosts)
+        twin._introduce()
         twin.faults, twin.told, twin.turns = [], [], None
         twin._nobody()
         return twin
