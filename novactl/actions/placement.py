@@ -1,6 +1,5 @@
 """Where an instance goes: its wishes resolved, and a host claimed for it, in one transaction."""
 
-import uuid as uuids
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -270,7 +269,7 @@ def _claimed(
         if selection is None or selection.spec != spec:
             selection = board.select(spec, like)
     rows = board.explain(selection.spec) if explaining and first else None
-    pick = uuids.UUID(instance.uuid).int
+    pick = int(instance.uuid.replace("-", ""), 16)
     while (best := selection.best(pick)) is not None:
         numa = hardware.cells(best, selection.spec)
         kept = dumps(numa) if numa is not None else None
