@@ -22,7 +22,7 @@ from novactl.objects.image import Image
 from novactl.objects.instance import DESCRIPTION_LIMIT, Instance
 from novactl.objects.keypair import Keypair
 from novactl.objects.names import check_name, check_text
-from novactl.objects.network import Network
+from novactl.objects.network import Network, Port
 from novactl.objects.placement import Placement
 from novactl.objects.request import BootRequest
 from novactl.objects.states import TaskState, VmState
@@ -156,13 +156,13 @@ class Boot:
         )
 
     def _instance(self, world: World, tx: Tx) -> tuple[Instance, list[Network]]:
-        wanted = _wanted(tx, self.request)
-        draft = self._draft(wanted, world.ids.uuid(), world.clock.now())
-        ports = addresses.ports(tx, draft.uuid, self.request.networks, wanted.networks)
-        return replace(draft, ports=tuple(ports)), wanted.networks
+        wanted, uuid = _wanted(tx, self.request), world.ids.uuid()
+        many = self.request.count > AT_ONCE
+        ports = addresses.ports(tx, uuid, self.request.networks, wanted.networks, many=many)
+        return self._draft(wanted, uuid, world.clock.now(), tuple(ports)), wanted.networks
 
-    def _draft(self, wanted: "Wanted", uuid: str, now: str) -> Instance:
-        """The instance without its addresses."""
+    def _draft(self, wanted: "Wanted", uuid: str, now: str, ports: tuple[Port, ...] = ()) -> Instance:
+        """The instance without its host."""
         request = self.request
         return Instance(
             uuid=uuid,
@@ -172,6 +172,7 @@ class Boot:
             task_state=TaskState.SPAWNING,
             flavor=wanted.flavor,
             image=wanted.image,
+            ports=ports,
             key_name=wanted.key.name if wanted.key else None,
             public_key=wanted.key.public_key if wanted.key else None,
             metadata=request.metadata,

@@ -203,12 +203,13 @@ class Operator:
             facts = [action.check(self.world) for action in actions]
 
             def work(tx: Tx) -> tuple[list[Operation | None], dict[int, Refused]]:
+                _go_on(tx, parent)
                 ops: list[Operation | None] = []
                 errors: dict[int, Refused] = {}
                 for index, (action, fact) in enumerate(zip(actions, facts, strict=True)):
                     try:
                         with plans.apart(tx, refused is not None):
-                            ops.append(self._submit(tx, action, fact, parent, state))
+                            ops.append(self._plan(tx, action, fact, parent, state))
                     except Refused as error:
                         if refused is None:
                             raise
@@ -249,10 +250,14 @@ class Operator:
         state: OpState,
         stuck: Operation | None = None,
     ) -> Operation | None:
-        if parent is not None and operations.is_cancelled(tx, parent.id):
-            raise cancellation(parent)
+        _go_on(tx, parent)
         if stuck is not None and stuck.state is OpState.INCOMPLETE:
             self.journal.abandon(tx, stuck, f"{action.kind} of {action.target} cleans up after it")
+        return self._plan(tx, action, facts, parent, state)
+
+    def _plan(
+        self, tx: Tx, action: Action, facts: Any, parent: Operation | None, state: OpState
+    ) -> Operation | None:
         op_id = self.world.ids.operation()
         plan = action.plan(self.world, tx, op_id, facts)
         if plan is None:
@@ -363,3 +368,9 @@ class Operator:
         return op.state is OpState.INCOMPLETE or not self.alive(
             key, expired=expired, shared=self.world.db.shared
         )
+
+
+def _go_on(tx: Tx, parent: Operation | None) -> None:
+    """Raises Interrupted when the whole, of which this is a part, was cancelled."""
+    if parent is not None and operations.is_cancelled(tx, parent.id):
+        raise cancellation(parent)

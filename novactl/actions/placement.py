@@ -1,6 +1,5 @@
 """Where an instance goes: its wishes resolved, and a host claimed for it, in one transaction."""
 
-import uuid as uuids
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +106,7 @@ def spec_of(
         | (_naming(tx, instance, "together_with") if tried else {}),
         required=wishes.required,
         forbidden=wishes.forbidden,
-        group=_members(tx, instance),
+        group=_members(tx, board, instance),
         firmware=firmware(image),
         cpu=cpu_request(instance.flavor, image),
         numa=numa,
@@ -131,8 +130,11 @@ def _naming(tx: Tx, instance: Instance, wish: str) -> dict[str, str]:
     return {one.host: one.name for one in found if one.host and instance.uuid in getattr(one.placement, wish)}
 
 
-def _members(tx: Tx, instance: Instance) -> Members | None:
-    group = groups.get(tx, instance.group_id) if instance.group_id else None
+def _members(tx: Tx, board: "Board", instance: Instance) -> Members | None:
+    if instance.group_id is None:
+        return None
+    known = instance.group_id in board.groups
+    group = board.groups[instance.group_id] if known else groups.get(tx, instance.group_id)
     if group is None:
         return None
     return Members(
@@ -155,7 +157,7 @@ class Board:
     selections: dict[object, Selection] = field(default_factory=dict)
     prepared: dict[object, Selection] = field(default_factory=dict)  # of an earlier look
     refused: dict[object, NoValidHost] = field(default_factory=dict)
-    locked: set[str] = field(default_factory=set)  # groups whose members this transaction places
+    groups: dict[str, ServerGroup | None] = field(default_factory=dict)  # locked: we place their members
     cells_of: Tx | None = None  # the transaction that read what is held of the hosts' cells
 
     @classmethod
@@ -267,7 +269,7 @@ def _claimed(
     role: str,
 ) -> Claimed:
     if instance.group_id is not None:
-        _join(tx, board, instance, new=not tried)
+        _join(tx, board, instance.group_id, instance.project, new=not tried)
     selection = board.selections.get(like) if like is not None else None
     first = selection is None
     if selection is None:
@@ -276,7 +278,7 @@ def _claimed(
         if selection is None or selection.spec != spec:
             selection = board.select(spec, like)
     rows = board.explain(selection.spec) if explaining and first else None
-    pick = uuids.UUID(instance.uuid).int
+    pick = int(instance.uuid.replace("-", ""), 16)
     while (best := selection.best(pick)) is not None:
         numa = hardware.cells(best, selection.spec)
         kept = dumps(numa) if numa is not None else None
@@ -292,15 +294,14 @@ def _claimed(
     raise board.refusal(instance.name, selection.spec, like)
 
 
-def _join(tx: Tx, board: Board, instance: Instance, *, new: bool) -> None:
+def _join(tx: Tx, board: Board, group_id: str, project: str, *, new: bool) -> None:
     """Until this transaction ends nobody else gives a member of the group a host; one that is new to it finds
     room there. Raises QuotaExceeded."""
-    assert instance.group_id is not None
-    if instance.group_id not in board.locked:
-        groups.lock(tx, instance.group_id)
-        board.locked.add(instance.group_id)
-    if new and (group := groups.get(tx, instance.group_id)) is not None:
-        groups.check_room(tx, group, instance.project)
+    if group_id not in board.groups:
+        groups.lock(tx, group_id)
+        board.groups[group_id] = groups.get(tx, group_id)
+    if new and (group := board.groups[group_id]) is not None:
+        groups.check_room(tx, group, project)
 
 
 def explained(

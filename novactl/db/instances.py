@@ -274,7 +274,7 @@ def taps_on(tx: Tx, host: str) -> dict[str, list[str]]:
 
 
 def taken_addresses(tx: Tx, network_id: str) -> list[str]:
-    return [row["ip"] for row in tx.all("SELECT ip FROM ports WHERE network_id = :id", id=network_id)]
+    return [row[0] for row in tx.tuples("SELECT ip FROM ports WHERE network_id = :id", id=network_id)]
 
 
 def mac_is_taken(tx: Tx, mac: str) -> bool:

@@ -116,7 +116,10 @@ class DbJournal:
         )
 
     def _refuse_held(self, tx: Tx, locks: frozenset[Lock]) -> None:
-        """One that is shared is only in the way of one who wants it alone: thousands may share it."""
+        """One that is shared is only in the way of one who wants it alone: thousands may share it. Mostly
+        none is held, which one statement tells."""
+        if not self._any_held(tx, locks):
+            return
         for lock in sorted(locks):
             sharing = lock.mode is Mode.SHARED
             where = "l.exclusive = :name" if sharing else "l.kind = :kind AND l.id = :id"
@@ -127,6 +130,16 @@ class DbJournal:
             )
             if holder is not None:
                 raise self._busy(lock, holder)
+
+    def _any_held(self, tx: Tx, locks: frozenset[Lock]) -> bool:
+        names = {f"name{n}": f"{lock.kind}/{lock.id}" for n, lock in enumerate(sorted(locks))}
+        tests = [f"exclusive IN ({', '.join(f':{name}' for name in names)})"] if names else []
+        values: dict[str, Any] = dict(names)
+        for n, lock in enumerate(sorted(lock for lock in locks if lock.mode is Mode.EXCLUSIVE)):
+            tests.append(f"kind = :kind{n} AND id = :id{n}")
+            values |= {f"kind{n}": lock.kind, f"id{n}": lock.id}
+        looks = [f"SELECT 1 AS held FROM op_locks WHERE {test}" for test in tests]
+        return bool(looks) and tx.one(f"{' UNION ALL '.join(looks)} LIMIT 1", **values) is not None
 
     def _busy(self, lock: Lock, holder: Row) -> Busy:
         began = datetime.fromisoformat(holder["started_at"])

@@ -136,8 +136,8 @@ def _add(tx: Tx, name: str, amounts: Mapping[str, int], tests: Sequence[str] = (
 
 def check_room(tx: Tx, name: str, resource: str, used: int, wanted: int = 1) -> None:
     """For what no row counts: raises QuotaExceeded when `wanted` more than `used` is over the limit."""
-    project = get(tx, name)
-    if project is not None and wanted > 0 and _short(project, resource, used, wanted):
+    project = get(tx, name) if wanted > 0 else None
+    if project is not None and _short(project, resource, used, wanted):
         raise _over(project, {resource: (used, wanted)})
 
 

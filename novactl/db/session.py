@@ -184,6 +184,9 @@ def not_ours(where: str, found: object) -> DatabaseError:
     return DatabaseError(f"{where}: has schema {found or 'none'}, this novactl needs {SCHEMA}", hint=hint)
 
 
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)  # json.dumps makes one for each call
+
+
 def dumps(value: Any) -> str:
     """JSON for a column."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return _JSON.encode(value)
