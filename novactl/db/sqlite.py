@@ -242,18 +242,17 @@ def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:
 
 
 def _begin(connection: sqlite3.Connection) -> None:
-    """BEGIN IMMEDIATE when it is our turn. SQLite's own waiting sleeps up to 0.1 s at a time, so with several who
-    write the database would be idle for longer than it works, and whoever waits longest asks least."""
+    """BEGIN IMMEDIATE when it is our turn. SQLite's own waiting sleeps up to 0.1 s at a time, so with several
+    who write the database would be idle for longer than it works, and whoever waits longest asks least."""
     patience = time.monotonic() + BUSY_SECONDS
-    while True:
+    while not connection.in_transaction:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            return
         except sqlite3.OperationalError as error:
             busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() >= patience:
                 raise
-        time.sleep(ASK_AGAIN)
+            time.sleep(ASK_AGAIN)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
