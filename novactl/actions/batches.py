@@ -12,6 +12,10 @@ from novactl.db.journal import DbJournal
 from novactl.db.session import Tx
 from novactl.engine.operation import ACTIVE, Operation, OpState
 
+MOST = 128
+"""Targets that are worked on at a time. Most of them wait, for a guest to shut down for instance, and cost a
+thread; what acts on hosts is bounded there, to shell.CHANNELS at a time on each."""
+
 
 class Operating(Protocol):
     """What is needed of operate.Operator."""
@@ -20,7 +24,7 @@ class Operating(Protocol):
     journal: DbJournal
 
     def working(self) -> AbstractContextManager[None]: ...
-    def in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None: ...
+    def in_threads(self, work: Callable[[int], None], indices: Sequence[int], most: int = ...) -> None: ...
 
 
 def request(targets: Sequence[str], serial: int | None, max_fail_percentage: int) -> dict[str, Any]:
@@ -31,6 +35,11 @@ def request(targets: Sequence[str], serial: int | None, max_fail_percentage: int
         "batches": [list(targets[n : n + size]) for n in range(0, len(targets), size)],
         "max_fail_percentage": max_fail_percentage,
     }
+
+
+def at_a_time(parent: Operation | None) -> int:
+    """How many of its children are worked on at a time."""
+    return int(parent.request.get("parallel", MOST)) if parent is not None else MOST
 
 
 def first_state(parent: Operation | None) -> OpState:
@@ -47,7 +56,7 @@ def carry_out(
 ) -> None:
     """one(index) for each of the operations, which are ours."""
     if parent is None or "batches" not in parent.request:
-        operator.in_threads(one, range(len(ops)))
+        operator.in_threads(one, range(len(ops)), at_a_time(parent))
         return
     at = {op.request["target"]: index for index, op in enumerate(ops) if op is not None}
     for batch in parent.request["batches"]:

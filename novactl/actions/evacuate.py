@@ -67,7 +67,7 @@ class Evacuate:
         if moves.open_of(tx, instance.uuid) is not None:
             raise Refused(
                 f"{instance.name}: a move of it is open, and it may be on another host already",
-                hint=f"novactl recover {instance.name}",
+                hint="novactl op list --active; novactl audit looks where it is",
             )
         return instance
 

@@ -21,9 +21,6 @@ from novactl.engine.runner import Runner, cancellation
 from novactl.errors import Busy, NotFound, NovactlError, Refused
 from novactl.objects.instance import Instance
 
-PARALLEL = 128
-"""Targets that are worked on at a time. Most of them wait, for a guest to shut down for instance, and cost a
-thread; what acts on hosts is bounded there, to shell.CHANNELS at a time on each."""
 ASK_AGAIN = 0.3  # seconds between two tries to get a lock
 CHANGES = 3  # how often a record may change between check and plan
 
@@ -153,8 +150,10 @@ class Operator:
                 self._working -= 1
                 self.world.interrupt.armed = self._working > 0
 
-    def in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None:
-        with concurrent.futures.ThreadPoolExecutor(max_workers=min(PARALLEL, len(indices) or 1)) as pool:
+    def in_threads(
+        self, work: Callable[[int], None], indices: Sequence[int], most: int = batches.MOST
+    ) -> None:
+        with concurrent.futures.ThreadPoolExecutor(max_workers=min(most, len(indices) or 1)) as pool:
             for future in [pool.submit(work, index) for index in indices]:
                 future.result()
 

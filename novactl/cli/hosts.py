@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import evacuate, placement, render, views
+from novactl.cli import drain, evacuate, placement, render, views
 from novactl.errors import UsageError
 
 LIST_COLUMNS = (
@@ -32,6 +32,8 @@ def register(root: typer.Typer) -> None:
 
 
 app.command("evacuate")(evacuate.of_host)
+app.command("drain")(drain.drain)
+app.command("undrain")(drain.undrain)
 
 
 @app.command()

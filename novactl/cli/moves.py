@@ -72,7 +72,7 @@ def migrate(
         typer.Option("--direct", help="This machine drives; the hosts need no ssh between them."),
     ] = False,
     transport: Annotated[
-        str, typer.Option("--transport", metavar="T", help="How memory and disks travel: ssh|tls|tcp.")
+        str, typer.Option("--transport", metavar="T", help="How memory and disks travel: ssh.")
     ] = "ssh",
     confirm: Confirm = False,
     skip_cpu_check: Annotated[
@@ -176,8 +176,8 @@ def resize_revert(
     timeout: Timeout = None,
     lock_wait: LockWait = 0.0,
 ) -> None:
-    """Bring instances back to the host and the flavor that they had before a move. What their guests wrote
-    since is lost where the disks were copied.
+    """Bring instances back to what they were before a move: host and flavor. What their guests wrote since
+    is lost where the disks were copied.
 
     novactl resize-revert web1
     """

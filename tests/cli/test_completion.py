@@ -55,7 +55,7 @@ def asked(novactl: Command, line: str) -> list[str]:
 
 CASES = {
     "novactl sta": ["start"],
-    "novactl host dr": [],
+    "novactl host dr": ["drain"],
     "novactl host sh": ["show"],
     "novactl flavor ": ["create", "delete", "list", "show"],
     "novactl -o json ho": ["host"],

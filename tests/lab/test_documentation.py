@@ -59,6 +59,9 @@ ELSEWHERE = {
     "novactl evacuate --on kvm1 --fenced-by ipmi": "test_evacuate.py",
     "novactl evacuate web1 --i-have-verified-host-is-down kvm1": "test_evacuate.py",
     "novactl host evacuate kvm1 --i-have-verified-host-is-down kvm1": "test_evacuate.py",
+    "novactl host drain kvm1 --dry-run": "test_drain.py",
+    "novactl host drain kvm1 --yes": "test_drain.py",
+    "novactl host undrain kvm1 --bring-back": "test_drain.py",
     "novactl audit --adopt": "test_restored.py",
     "novactl playbook run rolling-reboot --on kvm1 --on kvm2": "test_playbooks.py",
     "novactl playbook run enroll -e name=kvm4 -e address=192.0.2.14 -e fingerprint=SHA256:…"
@@ -202,6 +205,26 @@ def test_placement(reader: Reader) -> None:
     reader.types("novactl boot batch --count 3 --partial --flavor small --image tiny", **own)
     rows = reader.novactl.json("list")
     assert len(rows) == 6 and {one["status"] for one in rows} == {"ACTIVE"}
+
+
+def test_moving(reader: Reader) -> None:
+    novactl = reader.novactl
+    novactl.ok("delete", *[one["name"] for one in novactl.json("list")], "--yes")
+    novactl.ok("flavor", "create", "large", "--vcpus", "1", "--memory", "128", "--disk", "1")
+    boot = ["boot", "web1", "--flavor", "small", "--image", "debian", "--network", "lan", "--host", "kvm1"]
+    novactl.ok(*boot)
+    reader.types("novactl migrate web1 --live --host kvm2 --dry-run")
+    reader.types("novactl migrate web1 --live --host kvm2 --bandwidth 100 --max-downtime 300")
+    assert novactl.json("show", "web1")["host"] == "kvm2"
+    reader.types("novactl migrate web1 --live")
+    assert novactl.json("show", "web1")["host"] != "kvm2"
+    reader.types("novactl migrate-abort web1", codes=(5,))
+    reader.types("novactl migrate web1 --host kvm2")
+    reader.types("novactl resize-revert web1")
+    reader.types("novactl resize web1 --flavor large")
+    reader.types("novactl resize-confirm web1")
+    shown = novactl.json("show", "web1")
+    assert (shown["status"], shown["flavor"]) == ("ACTIVE", "large")
 
 
 def test_the_fleet_as_files(reader: Reader) -> None:

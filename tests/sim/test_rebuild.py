@@ -498,7 +498,7 @@ def test_the_newest_copy_counts_whole(lost: Lost) -> None:
     old = lost.fleet.hosts["kvm2"].copy
     with lost.fleet.db.writing() as tx:
         catalogue.remove_keypair(tx, "default", "me")
-        catalogue.add_flavor(tx, records.flavor("large", vcpus=4))
+        catalogue.add_flavor(tx, records.flavor("huge", vcpus=4))
     assert lost.fleet.run(boot("latest", host="kvm1")).result == "done"
     counted(lost.fleet)
     lost.before = tables(lost.fleet.db)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from novactl.actions.batches import MOST
 from novactl.actions.operate import Operator
 from novactl.db.journal import DbJournal
 from novactl.db.session import Database, Tx
@@ -220,13 +221,13 @@ class SimOperator(Operator):
 
     turns: Turns | None = None
 
-    def in_threads(self, work: Callable[[int], None], indices: Sequence[int]) -> None:
+    def in_threads(self, work: Callable[[int], None], indices: Sequence[int], most: int = MOST) -> None:
         if len(indices) == 1:
             work(indices[0])
         elif self.turns is not None and indices:
             self.turns.together([lambda n=index: work(n) for index in indices])  # type: ignore[misc]
         else:
-            super().in_threads(work, indices)
+            super().in_threads(work, indices, most)
 
 
 class Guard:

@@ -563,6 +563,30 @@ class SimHypervisor(SimLive):
             found = self.host.directories.get(uuid)
             return found.files.get("user-data.sealed") if found else None
 
+    # --- certificates ---
+
+    def pki_where(self) -> str:
+        with self._call("pki_where"):
+            self._ours()
+            return "/etc/pki/qemu"
+
+    def pki_place(self, crl_number: int, files: Mapping[str, str]) -> None:
+        with self._call("pki_place"):
+            self._ours()
+            kept = {}
+            if self.host.pki.get("ca-cert.pem") == files["ca-cert.pem"] and self.host.crl_number > crl_number:
+                kept, crl_number = {"ca-crl.pem": self.host.pki["ca-crl.pem"]}, self.host.crl_number
+            self.host.pki, self.host.crl_number = {**files, **kept}, crl_number
+
+    def pki_publish(self, crl_number: int, crl: str) -> int:
+        with self._call("pki_publish"):
+            self._ours()
+            if not self.host.pki:
+                self._die(1, "novactl's certificates are no longer in /etc/pki/qemu")
+            if crl_number > self.host.crl_number:
+                self.host.pki["ca-crl.pem"], self.host.crl_number = crl, crl_number
+            return self.host.crl_number
+
     # --- jobs ---
 
     def job_start(self, op: str, n: int, *words: str) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from novactl.actions.batches import MOST
 from novactl.actions.cron.slots import WINDOW, slot
 from novactl.actions.cron.task import Context, Report
-from novactl.actions.operate import PARALLEL, Action
+from novactl.actions.operate import Action
 from novactl.actions.outcome import Outcome
 from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.refresh import refresh
@@ -160,5 +161,5 @@ def _carried_out(
 
 
 def _chunks(targets: Sequence[Instance]) -> Iterator[Sequence[Instance]]:
-    for start in range(0, len(targets), PARALLEL):
-        yield targets[start : start + PARALLEL]
+    for start in range(0, len(targets), MOST):
+        yield targets[start : start + MOST]

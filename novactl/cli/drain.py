@@ -1,0 +1,112 @@
+"""novactl host drain, host undrain."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from novactl.cli import render, verbs
+from novactl.cli.options import DryRun, LockWait, NoWait, Timeout
+from novactl.errors import NovactlError, PartlyDone, UsageError
+
+COLUMNS = ("instance", "from", "to", "method", "cost_gib", "blocker")
+Parallel = Annotated[int, typer.Option("--max-parallel", metavar="N", help="So many moves at a time.")]
+
+
+def drain(
+    ctx: typer.Context,
+    name: str,
+    method: Annotated[
+        str, typer.Option("--method", metavar="auto|live|cold", help="How instances are moved.")
+    ] = "auto",
+    max_parallel: Parallel = 2,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Move all instances of a host to others, of whatever project they are, and place nothing on it any
+    more. auto: those that run are moved live, those that are off cold. Nothing is begun unless there is room
+    for all.
+
+    novactl host drain kvm1 --dry-run
+
+    novactl host drain kvm1 --yes
+    """
+    from novactl.actions import drain as actions
+
+    session, waiting = ctx.obj, verbs.Waiting(no_wait, timeout, lock_wait)
+    waiting.check()
+    if method not in actions.METHODS:
+        raise UsageError(f"--method {method!r} is not one of {', '.join(actions.METHODS)}")
+    _check_parallel(max_parallel)
+    world = session.cloud.world
+    found = actions.look(world, name, method)
+    if dry_run:
+        _show(session, actions.plan(found))
+        return
+    if found:
+        session.confirm(f"move {len(found)} instances away from {name}?")
+    parts = actions.leave(name, found, max_parallel)
+    actions.close(world, name)
+    stay = [f"{one.instance.name} {one.blocker}" for one in found if one.blocker is not None]
+    shown = {one.instance.uuid: one.instance.name for one in found}
+    _carry_out(session, parts, waiting, shown, stay)
+
+
+def undrain(
+    ctx: typer.Context,
+    name: str,
+    bring_back: Annotated[
+        bool, typer.Option("--bring-back", help="Those that the drain moved away come back.")
+    ] = False,
+    max_parallel: Parallel = 2,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    lock_wait: LockWait = 0.0,
+) -> None:
+    """Place instances on a drained host again.
+
+    novactl host undrain kvm1 --bring-back
+    """
+    from novactl.actions import drain as actions
+
+    session, waiting = ctx.obj, verbs.Waiting(no_wait, timeout, lock_wait)
+    waiting.check()
+    _check_parallel(max_parallel)
+    world = session.cloud.world
+    if not actions.reopen(world, name):
+        session.tell(f"{name}: was not disabled by a drain and stays so: novactl host set {name} --enable")
+    back = actions.come_back(world, name, max_parallel) if bring_back else []
+    shown = {one.uuid: one.name for one, _ in back}
+    _carry_out(session, [part for _, part in back], waiting, shown, [])
+
+
+def _check_parallel(count: int) -> None:
+    if not 1 <= count <= 64:
+        raise UsageError(f"--max-parallel {count} is not within 1 to 64")
+
+
+def _carry_out(
+    session: Any, parts: Sequence[Any], waiting: verbs.Waiting, shown: dict[str, str], stay: Sequence[str]
+) -> None:
+    """The moves; then what stays is named, which is exit 3."""
+    failed: NovactlError | None = None
+    try:
+        verbs.run(session, parts, many=True, waiting=waiting, shown=shown)
+    except NovactlError as error:
+        failed = error
+    if failed is not None and not stay:
+        raise failed
+    if stay:
+        also = f"; {failed.message}" if failed is not None else ""
+        raise PartlyDone(f"what stays: {'; '.join(stay)}{also}")
+
+
+def _show(session: Any, found: dict[str, Any]) -> None:
+    if session.output in ("json", "jsonl", "yaml"):
+        render.show(session, found)
+        return
+    render.listing(session, found["moves"], COLUMNS)
+    stay = found["after"]["instances"]
+    session.tell(f"{found['before']['instances'] - stay} leave, {stay} stay")
