@@ -13,7 +13,6 @@ from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx
 from novactl.errors import DatabaseError, NovactlError
 
 BUSY_SECONDS = 30
-ASK_AGAIN = 0.001  # seconds between two tries to begin a write: about what one of them takes
 NETWORK_FILESYSTEMS = frozenset(
     "nfs nfs4 cifs smb3 smbfs 9p afs ceph fuse.sshfs fuse.glusterfs glusterfs lustre ocfs2 gfs2".split()
 )
@@ -102,8 +101,7 @@ class SqliteDatabase(Database):
         with self._write_lock, _translated(self.path):
             if self._writer is None:
                 self._writer = self._open()
-                self._writer.execute("PRAGMA busy_timeout = 0")  # _begin() waits
-            _begin(self._writer)
+            self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self._admit(self._writer, deciding=alone and not adopting)
                 yield SqliteTx(self._writer)
@@ -239,20 +237,6 @@ def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:
             f"{path}: is on a network file system ({kind}), where SQLite's locks do not hold",
             hint="keep it on a local disk; several machines share PostgreSQL or MariaDB",
         )
-
-
-def _begin(connection: sqlite3.Connection) -> None:
-    """BEGIN IMMEDIATE when it is our turn. SQLite's own waiting sleeps up to 0.1 s at a time, so with several
-    who write the database would be idle for longer than it works, and whoever waits longest asks least."""
-    patience = time.monotonic() + BUSY_SECONDS
-    while not connection.in_transaction:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() >= patience:
-                raise
-            time.sleep(ASK_AGAIN)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
