@@ -1,11 +1,10 @@
-"""Taking turns, keeping every run, and comparing with limits: medians, or the best of a quick run."""
+"""Taking turns, keeping every run, and comparing medians with limits."""
 
 import json
 import os
 import platform
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from novactl.version import __version__
-from tests.bench.limits import ATTEMPTS, QUICK_FACTOR, YARDSTICK, YARDSTICK_SECONDS
+from tests.bench.limits import ATTEMPTS, QUICK_FACTOR
 
 Run = Callable[[], float]  # does one measured thing and returns its seconds
 
@@ -59,25 +58,16 @@ class Results:
     def median(self, name: str) -> float:
         return statistics.median(self.runs[name])
 
-    def figure(self, name: str) -> float:
-        """What is compared: the median. Of the few runs of the quick variant the best, since whatever else
-        the machine does can only make a run longer."""
-        return self.median(name) if self.full else min(self.runs[name])
-
     def check(self, name: str, what: str, figure: float, limit: float, unit: str = "s") -> None:
-        """Compare with the limit (widened in the quick variant, seconds by what else keeps the machine busy
-        too) and remember; verdict() fails the test."""
+        """Compare with the limit (widened in the quick variant) and remember; verdict() fails the test."""
         if not self.full:
             limit *= QUICK_FACTOR
-            if figure > limit and unit == "s":
-                limit *= slowness()
         self.checks[name] = Check(name, what, figure, limit, unit)
         print(f"  {self.checks[name]}")
 
     def check_time(self, name: str, limit: float, what: str = "") -> None:
         """The same for the seconds of runs of that name; `what` they are, when the name does not say it."""
-        kind = "median" if self.full else "best"
-        self.check(name, f"{kind} of {what or name}", self.figure(name), limit)
+        self.check(name, f"median of {what or name}", self.median(name), limit)
 
     def verdict(self, *names: str) -> None:
         """Raises Over when one of these checks is over its limit."""
@@ -86,7 +76,7 @@ class Results:
 
     def check_ratio(self, name: str, ours: str, raw: str, ratio: float, startup: str) -> None:
         """`ours` takes at most `ratio` times `raw`, plus start-up; the figure is the ratio so meant."""
-        own, start, other = (self.figure(of) for of in (ours, startup, raw))
+        own, start, other = (self.median(of) for of in (ours, startup, raw))
         what = f"({ours} {own:.3f} s - start-up {start:.3f} s) / {raw} {other:.3f} s"
         self.check(name, what, (own - start) / other, ratio, "times")
 
@@ -172,17 +162,10 @@ def timed(
 
 def settle(measure: Callable[[], None]) -> None:
     """Measure again what is over its limit, ATTEMPTS times in all: noise passes, what has become slow stays.
-    Runs that are kept add up, so that each attempt has more to take the best of."""
+    Runs that are kept add up, so that each attempt has more to take the median of."""
     for _ in range(ATTEMPTS - 1):
         try:
             return measure()
         except Over as over:
             print(f"measured again:\n{over}")
     return measure()
-
-
-def slowness() -> float:
-    """How many times what it takes on a quiet machine a program takes here and now that has nothing of
-    ours; 1 at least."""
-    best = min(timed([sys.executable, "-c", YARDSTICK])[0] for _ in range(5))
-    return max(1.0, best / YARDSTICK_SECONDS)

@@ -38,16 +38,10 @@ TEN_DELETES_OF_RAW = 1.5
 
 QUICK_FACTOR = 2.0
 """Without --bench-json or BENCH_FULL=1 (as in `make test`, on machines that do other things too) there are
-few repetitions, the best of them counts, and every limit is so many times wider: one that has become twice as
-slow is still seen."""
+few repetitions and every limit is so many times wider: one that has become twice as slow is still seen."""
 
 ATTEMPTS = 3
 """How often the quick variant measures what is over its limit before it says so."""
-
-YARDSTICK = "import asyncio, email.message, http.client, json, sqlite3, typing, xml.etree.ElementTree"
-YARDSTICK_SECONDS = 0.1
-"""What a Python that imports these takes on a quiet machine like that of docs/performance.md. On one that is
-busy, or slower, the limits in seconds of the quick variant are as many times wider."""
 
 MANY_INSTANCES, MANY_HOSTS = 20_000, 1000
 

@@ -138,7 +138,7 @@ def test_list(results: Results, crowd: Callable[[int], Command]) -> None:
     for name in (table, as_json):
         results.check_time(name, limits.LIST_SECONDS)
     what = f"{limits.LIST_HOSTS} hosts, none reachable, against one"
-    ratio = results.figure(spread) / results.figure(table)
+    ratio = results.median(spread) / results.median(table)
     results.check("list, hosts", what, ratio, limits.LIST_MORE_HOSTS, "times")
     results.verdict(table, as_json, "list, hosts")
 
