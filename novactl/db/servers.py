@@ -262,7 +262,9 @@ class ServerDatabase(Database):
         def enough(state: tenacity.RetryCallState) -> bool:
             """One that was first seen in this very call is waited for as well."""
             waited = state.seconds_since_start or 0.0
-            return waited >= (self._patience if self._seen else FIRST_PATIENCE)
+            if self._seen:
+                return waited >= self._patience
+            return waited + waited / state.attempt_number >= FIRST_PATIENCE  # another try takes as long
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Lost),

@@ -20,7 +20,7 @@ from tests.support import scratch
 from tests.support.databases import KINDS, ServerPlace, password, place
 
 DEFAULT = Path("/nowhere/novactl.db")
-QUICK = 8.0  # seconds: five of patience, a try that was begun before they were over, and a busy machine
+QUICK = 6.5  # seconds: five of patience, and a try that was begun before they were over
 
 
 @pytest.fixture(autouse=True)

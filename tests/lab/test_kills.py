@@ -53,7 +53,7 @@ CALLS = {"fetch-base": 4, "shut-off": 3, "write-config-drive": 3, "check-host": 
 CALLS |= {"save-memory": 3, "restore-memory": 3}  # at most; else one
 TO_RUN = {"SHUTOFF": "start", "PAUSED": "unpause", "SUSPENDED": "resume"}
 FROM_THERE = {"SHUTOFF": ["stop", "--force"], "PAUSED": ["pause"], "SUSPENDED": ["suspend"]}
-LEAST = 42
+LEAST = 58
 
 BARE = ["--flavor", "tiny", "--image", "bare", "--network", "lan"]
 COLD = ["--flavor", "tiny", "--image", "cold", "--network", "lan"]
