@@ -6,7 +6,7 @@ from typing import Any
 
 from novactl.actions import addresses, guest, placement
 from novactl.actions.steps.domains import DefineDomain, StartDomain
-from novactl.actions.steps.files import CheckHost, MakeDirectory
+from novactl.actions.steps.files import MakeDirectory
 from novactl.actions.steps.records import ClaimHost, MarkActive, RecordInstance
 from novactl.actions.world import World
 from novactl.db import catalogue, groups, hosts, instances, projects
@@ -277,18 +277,9 @@ def _claimed(instance: Instance, host: str) -> Step:
 
 def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator[Step]:
     """One attempt on one host."""
-    uuid, name, image = instance.uuid, host.name, instance.image
-    assert image
-    amounts = instance.resources
+    uuid, name = instance.uuid, host.name
     yield _claimed(instance, name)
-    yield CheckHost(
-        host=name,
-        uuid=uuid,
-        bridges=sorted({port.bridge for port in instance.ports}),
-        memory_mib=amounts.memory_mib if host.memory_ratio <= 1 else 0,
-        fetch_bytes=image.size_bytes + (image.virtual_size_bytes if image.disk_format != "raw" else 0),
-        base=image.sha256,
-    )
+    yield guest.check_step(instance, host)
     yield from guest.base_steps(instance, name)
     yield MakeDirectory(host=name, uuid=uuid)
     yield from guest.disk_steps(instance, name)

@@ -7,11 +7,11 @@ from novactl.actions import acting, guest, moving
 from novactl.actions.fencing import Proof
 from novactl.actions.steps.domains import StartDomain
 from novactl.actions.steps.evacuations import DefineEvacuated, KeepDisks, NoteProof
-from novactl.actions.steps.files import CheckHost, MakeDirectory
+from novactl.actions.steps.files import MakeDirectory
 from novactl.actions.steps.moves import RecordMoved
 from novactl.actions.steps.records import SetTask
 from novactl.actions.world import World
-from novactl.db import hosts, instances, moves
+from novactl.db import hosts, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
@@ -64,11 +64,6 @@ class Evacuate:
         check_unlocked(self.kind, instance.name, instance.locked)
         check_allowed(self.kind, instance.name, instance.vm_state)
         self._check_proof(instance, hosts.get(tx, instance.host), world)
-        if moves.open_of(tx, instance.uuid) is not None:
-            raise Refused(
-                f"{instance.name}: a move of it is open, and it may be on another host already",
-                hint="novactl op list --active; novactl audit looks where it is",
-            )
         return instance
 
     def _check_proof(self, instance: Instance, source: Host, world: World) -> None:
@@ -133,18 +128,10 @@ def _runs(instance: Instance) -> bool:
 
 def _steps(world: World, tx: Tx, op_id: str, move: moving.Move) -> Iterator[Step]:
     """Until the record says so, all of it can be taken back: nothing runs where it was."""
-    moved, target, image = move.moved, move.target, move.moved.image
-    assert image
+    moved, target = move.moved, move.target
     host, uuid, storage = target.name, moved.uuid, move.migration.storage
     yield SetTask(uuid=uuid, task=TaskState.REBUILDING)
-    yield CheckHost(
-        host=host,
-        uuid=uuid,
-        bridges=[],  # they are made again
-        memory_mib=moved.resources.memory_mib if target.memory_ratio <= 1 else 0,
-        fetch_bytes=image.size_bytes + (image.virtual_size_bytes if image.disk_format != "raw" else 0),
-        base=image.sha256,
-    )
+    yield guest.check_step(moved, target, bridged=False)
     yield from guest.bridge_steps(tx, moved, target)
     yield from guest.base_steps(moved, host)
     if storage is Storage.SHARED:

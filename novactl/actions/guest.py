@@ -3,7 +3,7 @@
 from typing import Any
 
 from novactl.actions.steps.bridges import EnsureBridges
-from novactl.actions.steps.files import CreateDisk, WriteConfigDrive
+from novactl.actions.steps.files import CheckHost, CreateDisk, WriteConfigDrive
 from novactl.actions.steps.images import FetchBase, MakeBlank
 from novactl.db import instances
 from novactl.db.session import Tx
@@ -53,6 +53,23 @@ def base_steps(instance: Instance, host: str) -> list[Step]:
         name, size = swap_base(flavor.swap_mib), flavor.swap_mib * MIB
         steps.append(MakeBlank(host=host, name=name, size_bytes=size, filesystem="swap"))
     return steps
+
+
+def check_step(instance: Instance, host: Host, *, bridged: bool = True, copied_bytes: int = 0) -> CheckHost:
+    """The host is looked at before the instance comes: memory, where that is not overcommitted, room for its
+    image and for `copied_bytes` of disks, and the bridges of its NICs unless they are made anyway."""
+    image = instance.image
+    assert image
+    return CheckHost(
+        host=host.name,
+        uuid=instance.uuid,
+        bridges=sorted({port.bridge for port in instance.ports}) if bridged else [],
+        memory_mib=instance.resources.memory_mib if host.memory_ratio <= 1 else 0,
+        fetch_bytes=copied_bytes
+        + image.size_bytes
+        + (image.virtual_size_bytes if image.disk_format != "raw" else 0),
+        base=image.sha256,
+    )
 
 
 def bridge_steps(tx: Tx, instance: Instance, host: Host) -> list[Step]:

@@ -7,7 +7,7 @@ from typing import Any
 from novactl.actions import acting, guest, moving, preflight
 from novactl.actions.acting import Seen, still
 from novactl.actions.preflight import Report
-from novactl.actions.steps.files import CheckHost, CreateDisk, MakeDirectory
+from novactl.actions.steps.files import CreateDisk, MakeDirectory
 from novactl.actions.steps.live import (
     BringFiles,
     LeaveSource,
@@ -191,16 +191,7 @@ class LiveMigrate:
 def _prepared(move: moving.Move, found: Found) -> Iterator[Step]:
     """All that the guest needs of its new host besides its memory and what is in its disks."""
     uuid, target, instance = move.instance.uuid, move.target, move.moved
-    image = instance.image
-    assert image
-    yield CheckHost(
-        host=target.name,
-        uuid=uuid,
-        bridges=sorted({port.bridge for port in instance.ports}),
-        memory_mib=instance.flavor.memory_mib if target.memory_ratio <= 1 else 0,
-        fetch_bytes=image.size_bytes + (image.virtual_size_bytes if image.disk_format != "raw" else 0),
-        base=image.sha256,
-    )
+    yield guest.check_step(instance, target)
     if found.report.shared:
         return
     yield from guest.base_steps(instance, target.name)

@@ -15,7 +15,7 @@ from novactl.errors import Refused
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Host
 from novactl.objects.instance import Instance
-from novactl.objects.migration import Migration, MigrationKind, Storage
+from novactl.objects.migration import Migration, MigrationKind, Storage, most_use
 from novactl.virt.domain import Marks
 
 APPLIED = frozenset({ClaimTarget.type})
@@ -90,6 +90,48 @@ def choose(
     return placement.claim(tx, wanted, host=host, tried=not_there, role=TARGET)
 
 
+def begin(
+    world: World,
+    tx: Tx,
+    op_id: str,
+    instance: Instance,
+    kind: MigrationKind,
+    target: str,
+    *,
+    storage: Storage,
+    flavor: Flavor,
+    reason: str | None = None,
+) -> tuple[Migration, dict[str, int]]:
+    """(the record of a move, what its project's quota counts more while it is open). Raises QuotaExceeded;
+    Refused while another move of the instance is open, whatever its state says."""
+    if (other := moves.open_of(tx, instance.uuid)) is not None:
+        raise Refused(
+            f"{instance.name}: a {other.kind} from {other.source} to {other.target} is open",
+            hint=f"novactl resize-confirm {instance.name}, or resize-revert; novactl op list --active",
+        )
+    counted, used = most_use(instance.flavor, flavor), most_use(instance.flavor)
+    more = {what: counted[what] - used[what] for what in counted}
+    projects.take(tx, instance.project, **more)
+    now = world.clock.now()
+    migration = Migration(
+        id=world.ids.uuid(),
+        instance_uuid=instance.uuid,
+        kind=kind,
+        source=str(instance.host),
+        target=target,
+        storage=storage,
+        old_flavor=instance.flavor,
+        new_flavor=flavor,
+        was=instance.vm_state,
+        reason=reason,
+        operation=op_id,
+        created_at=now,
+        updated_at=now,
+    )
+    moves.add(tx, migration)
+    return migration, more
+
+
 def claim(
     world: World,
     tx: Tx,
@@ -103,32 +145,12 @@ def claim(
     flavor: Flavor | None = None,
     reason: str | None = None,
 ) -> Move:
-    """Room on another host (choose()) and quota for what the flavor grows by, with the record of the move.
-    Raises NoValidHost, QuotaExceeded, Refused."""
+    """Room on another host (choose()), and the move begun. Raises NoValidHost, QuotaExceeded, Refused."""
     new = flavor or instance.flavor
-    more = {
-        "cores": max(0, new.vcpus - instance.flavor.vcpus),
-        "memory_mib": max(0, new.memory_mib - instance.flavor.memory_mib),
-    }
-    projects.take(tx, instance.project, **more)
     chosen = choose(tx, instance, host=host, flavor=flavor)
-    now = world.clock.now()
-    migration = Migration(
-        id=world.ids.uuid(),
-        instance_uuid=instance.uuid,
-        kind=kind,
-        source=str(instance.host),
-        target=chosen.host,
-        storage=storage,
-        old_flavor=instance.flavor,
-        new_flavor=new,
-        was=instance.vm_state,
-        reason=reason,
-        operation=op_id,
-        created_at=now,
-        updated_at=now,
+    migration, more = begin(
+        world, tx, op_id, instance, kind, chosen.host, storage=storage, flavor=new, reason=reason
     )
-    moves.add(tx, migration)
     moved = replace(instance, host=chosen.host, flavor=new, numa=chosen.numa)
     step = ClaimTarget(
         host=chosen.host,

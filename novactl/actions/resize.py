@@ -18,7 +18,7 @@ from novactl.actions.steps.copies import (
     PlaceNvram,
 )
 from novactl.actions.steps.domains import StartDomain
-from novactl.actions.steps.files import SPARE_BYTES, CheckHost, MakeDirectory
+from novactl.actions.steps.files import SPARE_BYTES, MakeDirectory
 from novactl.actions.steps.moves import SOURCE, ReleaseHold
 from novactl.actions.steps.records import SetTask
 from novactl.actions.steps.trust import EndTrust, OpenTrust
@@ -225,7 +225,8 @@ def _steps(
     ends = {"host": source, "target": target}
     files = [*found.sizes, *(["nvram"] if firmware(instance.image) == "uefi" else [])] if copied else []
     yield SetTask(uuid=uuid, task=TaskState.RESIZING)
-    yield _check_host(move, found)
+    copies = sum(takes for _, takes in found.sizes.values()) if copied else 0
+    yield guest.check_step(moved, move.target, copied_bytes=copies)
     if copied:
         yield OpenTrust(receives=world.hypervisor(target).receive_words(uuid), **ends)
     yield from guest.bridge_steps(tx, moved, move.target)
@@ -251,20 +252,6 @@ def _steps(
     if confirm:
         yield CleanUp(host=source, uuid=uuid, left="aside" if copied else "nothing")
         yield ReleaseHold(host=source, uuid=uuid, role=SOURCE)
-
-
-def _check_host(move: moving.Move, found: Way) -> Step:
-    moved, host, image = move.moved, move.target, move.moved.image
-    assert image is not None
-    copied = sum(takes for _, takes in found.sizes.values()) if found.storage is Storage.COPIED else 0
-    return CheckHost(
-        host=host.name,
-        uuid=moved.uuid,
-        bridges=sorted({port.bridge for port in moved.ports}),
-        memory_mib=moved.resources.memory_mib if host.memory_ratio <= 1 else 0,
-        fetch_bytes=copied + image.size_bytes,
-        base=image.sha256,
-    )
 
 
 def _bases(instance: Instance, moved: Instance, target: str) -> Iterator[Step]:

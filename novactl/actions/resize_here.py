@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from novactl.actions import acting, guest, placement
+from novactl.actions import acting, guest, moving, placement
 from novactl.actions.acting import still
 from novactl.actions.move_parts import Way, disks, power_off, recorded
 from novactl.actions.steps.copies import DefineThere
@@ -12,7 +12,7 @@ from novactl.actions.steps.domains import StartDomain
 from novactl.actions.steps.moves import ClaimHere
 from novactl.actions.steps.records import SetTask
 from novactl.actions.world import World
-from novactl.db import hosts, instances, moves, projects
+from novactl.db import hosts, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
@@ -20,7 +20,7 @@ from novactl.errors import NoValidHost
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Resources
 from novactl.objects.instance import Instance
-from novactl.objects.migration import Migration, MigrationKind, Storage, most, most_use
+from novactl.objects.migration import Migration, MigrationKind, Storage, most
 from novactl.objects.states import TaskState
 
 
@@ -67,28 +67,13 @@ def _claimed(
     world: World, tx: Tx, op_id: str, instance: Instance, moved: Instance
 ) -> tuple[Migration, ClaimHere]:
     """Room for the larger of both on its host, quota for what it grows by, and the record of the move."""
-    host, now = str(instance.host), world.clock.now()
-    counted, used = most_use(instance.flavor, moved.flavor), most_use(instance.flavor)
-    more = {what: counted[what] - used[what] for what in counted}
-    projects.take(tx, instance.project, **more)
+    host = str(instance.host)
+    migration, more = moving.begin(
+        world, tx, op_id, instance, MigrationKind.RESIZE, host, storage=Storage.HERE, flavor=moved.flavor
+    )
     amounts = most(instance.resources, moved.resources)
     if not hosts.change_hold(tx, host, instance.uuid, amounts):
         raise NoValidHost(f"{instance.name}: {host} has no room for flavor {moved.flavor.name} any more")
-    migration = Migration(
-        id=world.ids.uuid(),
-        instance_uuid=instance.uuid,
-        kind=MigrationKind.RESIZE,
-        source=host,
-        target=host,
-        storage=Storage.HERE,
-        old_flavor=instance.flavor,
-        new_flavor=moved.flavor,
-        was=instance.vm_state,
-        operation=op_id,
-        created_at=now,
-        updated_at=now,
-    )
-    moves.add(tx, migration)
     claim = ClaimHere(host=host, uuid=instance.uuid, migration=migration.id, more=more, **vars(amounts))
     return migration, claim
 

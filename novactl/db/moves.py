@@ -1,7 +1,6 @@
 """Moves of instances (objects.migration): named queries."""
 
 import json
-from collections.abc import Sequence
 
 from novactl.db import projects
 from novactl.db.session import Row, Tx, dumps
@@ -84,12 +83,6 @@ def close(tx: Tx, instance_uuid: str, now: str) -> None:
     migration = open_of(tx, instance_uuid)
     if migration is not None:
         turn(tx, migration.id, MigrationStatus.FAILED, now)
-
-
-def forget(tx: Tx, migration_ids: Sequence[str]) -> None:
-    """They are not remembered."""
-    for one in migration_ids:
-        tx.run("DELETE FROM migrations WHERE id = :id", id=one)
 
 
 def _all(tx: Tx, where: str, **values: object) -> list[Migration]:

@@ -87,10 +87,11 @@ def events(tx: Tx, before: str, most: int) -> tuple[int, str | None]:
 
 def instances(tx: Tx, before: str, after: str, most: int) -> tuple[int, str | None]:
     """Some instances that were deleted before, and of which nothing else is left, are gone, with their
-    secrets and events; as operations() tells it."""
+    secrets, moves and events; as operations() tells it."""
     gone = [row["uuid"] for row in tx.all(GONE, before=before, after=after, most=most)]
     for uuid in gone:
         tx.run("DELETE FROM secrets WHERE owner = :uuid", uuid=uuid)
+        tx.run("DELETE FROM migrations WHERE instance_uuid = :uuid", uuid=uuid)
         tx.run("DELETE FROM events WHERE target_uuid = :uuid", uuid=uuid)
         tx.run("DELETE FROM instances WHERE uuid = :uuid", uuid=uuid)
     return len(gone), gone[-1] if len(gone) == most else None

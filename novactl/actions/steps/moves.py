@@ -15,13 +15,10 @@ TARGET, SOURCE, HOME = "move-target", "move-source", "instance"
 """Roles of holds."""
 
 
-@REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class ClaimTarget(RecordStep):
-    """The instance holds its share of the host it moves to, and what it needs more of its project's quota.
-    Carried out by the transaction that journals it."""
+class _Claims(RecordStep):
+    """Carried out by the transaction that journals it. `more`: what the project's quota counts more."""
 
-    type: ClassVar[str] = "claim-target"
     uuid: str
     migration: str
     vcpus: int
@@ -34,6 +31,14 @@ class ClaimTarget(RecordStep):
 
     def apply(self, tx: Any, ctx: Any) -> None:
         """Already there: it was claimed with the plan."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class ClaimTarget(_Claims):
+    """The instance holds its share of the host it moves to, and what it needs more of its project's quota."""
+
+    type: ClassVar[str] = "claim-target"
 
     def revert(self, tx: Any, ctx: Any) -> None:
         instance = instances.get(tx, self.uuid)
@@ -47,23 +52,10 @@ class ClaimTarget(RecordStep):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class ClaimHere(RecordStep):
-    """The instance holds the larger of what both flavors need of its host. Carried out by the transaction
-    that journals it."""
+class ClaimHere(_Claims):
+    """The instance holds the larger of what both flavors need of its host."""
 
     type: ClassVar[str] = "claim-here"
-    uuid: str
-    migration: str
-    vcpus: int
-    memory_mib: int
-    disk_gib: int
-    more: dict[str, int]
-
-    def summary(self) -> str:
-        return f"{self.vcpus} vcpus, {self.memory_mib} MiB and {self.disk_gib} GiB of {self.host} are claimed"
-
-    def apply(self, tx: Any, ctx: Any) -> None:
-        """Already there: it was claimed with the plan."""
 
     def revert(self, tx: Any, ctx: Any) -> None:
         """A disk that grew stays so, and the record says it."""
