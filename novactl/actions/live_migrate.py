@@ -13,6 +13,7 @@ from novactl.actions.steps.live import (
     LeaveSource,
     MoveGuest,
     OpenSockets,
+    ReadyGuest,
     RecordLeft,
     SettleArrival,
 )
@@ -161,11 +162,11 @@ class LiveMigrate:
         yield from _prepared(move, found)
         yield OpenTrust(host=source, target=target, receives=[])
         yield OpenSockets(host=target)
+        yield ReadyGuest(host=source, target=target, uuid=uuid, xml=xml, paused=paused)
         yield MoveGuest(
             host=source,
             target=target,
             uuid=uuid,
-            xml=xml,
             paused=paused,
             disks=found.report.devices,
             max_downtime_ms=self.max_downtime_ms or 0,

@@ -62,24 +62,58 @@ class OpenSockets(Step):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
-class MoveGuest(Step):
-    """The guest runs on its new host. `xml`: its domain there by the record; `disks`: those that are copied
-    (vda), none on shared storage; 0: no limit."""
+class ReadyGuest(trust.BetweenHosts):
+    """The guest can go: its domain's XML lies ready, and nothing of an earlier try is on the new host.
+    `xml`: its domain there by the record; `paused`: it stands still before and after."""
+
+    type: ClassVar[str] = "ready-guest"
+    uuid: str
+    xml: str
+    paused: bool
+
+    def do(self, ctx: Any) -> None:
+        source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
+        _settled(ctx, self)
+        target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
+        target.listen(ctx.operation_id)
+        persistent = marked(self.xml, epoch=ctx.epoch)
+        paths = (source.instances_path, target.instances_path)
+        live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
+        source.put(self.uuid, ctx.epoch, "migrate.xml", "0600", live.encode())
+        source.put(self.uuid, ctx.epoch, "migrate-persistent.xml", "0600", persistent.encode())
+
+    def undo(self, ctx: Any) -> None:
+        """The guest is where it was, as it was, and nothing of it on the other host. It may have ended by
+        itself meanwhile."""
+        source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
+        for record in ctx.op.records:
+            if isinstance(record.step, MoveGuest):
+                source.job_end(ctx.operation_id, record.n)
+        here, there = _settled(ctx, self)
+        if decide(here, there) is not Answer.NO:
+            raise HostFault(
+                f"{self.host}: its guest is {here.state} here, and {there.state} on {self.target}"
+            )
+        target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
+        if here.state == "paused" and not self.paused:
+            source.unpause(self.uuid, ctx.epoch)
+        source.forget_move(self.uuid, ctx.epoch)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class MoveGuest(trust.BetweenHosts):
+    """The guest runs on its new host. `disks`: those that are copied (vda), none on shared storage; 0: no
+    limit."""
 
     type: ClassVar[str] = "move-guest"
     kind: ClassVar[Kind] = Kind.PIVOT
-    target: str
     uuid: str
-    xml: str
     paused: bool
     disks: list[str]
     max_downtime_ms: int
     bandwidth_mibps: int
     auto_converge: bool
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        return (str(self.host), self.target)
 
     def summary(self) -> str:
         how = "stands still" if self.paused else "runs"
@@ -89,7 +123,8 @@ class MoveGuest(Step):
     def do(self, ctx: Any) -> None:
         source = ctx.world.hypervisor(self.host)
         if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "none":
-            self._prepare(ctx, source)
+            trust.again(ctx)
+            trust.again(ctx, ReadyGuest)
         words = source.live_words(
             self.uuid,
             ctx.epoch,
@@ -111,19 +146,6 @@ class MoveGuest(Step):
             jobs.end(ctx, source)
             raise
 
-    def _prepare(self, ctx: Any, source: Any) -> None:
-        """The key lets in, nothing of an earlier try is there, and the XML lies ready."""
-        target = ctx.world.hypervisor(self.target)
-        trust.again(ctx)
-        self._settle(ctx)
-        target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
-        target.listen(ctx.operation_id)
-        persistent = marked(self.xml, epoch=ctx.epoch)
-        paths = (source.instances_path, target.instances_path)
-        live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
-        source.put(self.uuid, ctx.epoch, "migrate.xml", "0600", live.encode())
-        source.put(self.uuid, ctx.epoch, "migrate-persistent.xml", "0600", persistent.encode())
-
     def happened(self, ctx: Any) -> Answer:
         """Decided by where the guest is (docs/live-migration.md). A job that runs is attached to, or ended
         when the operation is to be undone."""
@@ -131,36 +153,22 @@ class MoveGuest(Step):
         if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "running" and not ctx.back:
             return Answer.IN_PROGRESS
         jobs.end(ctx, source)
-        here, there = self._settle(ctx)
+        here, there = _settled(ctx, self)
         answer = decide(here, there)
         if answer is Answer.YES and there.state == "paused" and not self.paused:
             ctx.world.hypervisor(self.target).unpause(self.uuid, ctx.epoch)
         return answer
 
-    def _settle(self, ctx: Any) -> tuple[Whereabouts, Whereabouts]:
-        """How the guest is on either host, once no migration is under way."""
-        both = [ctx.world.hypervisor(name) for name in self.hosts]
-        for host in both:
-            if host.whereabouts(self.uuid, ctx.epoch).moving:
-                both[0].end_migration(self.uuid, ctx.epoch)
-                both[1].end_migration(self.uuid, ctx.epoch)
-        here, there = (host.whereabouts(self.uuid, ctx.epoch) for host in both)
-        return here, there
 
-    def undo(self, ctx: Any) -> None:
-        """The guest is where it was, as it was, and nothing of it on the other host. It may have ended by
-        itself meanwhile."""
-        source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
-        jobs.end(ctx, source)
-        here, there = self._settle(ctx)
-        if decide(here, there) is not Answer.NO:
-            raise HostFault(
-                f"{self.host}: its guest is {here.state} here, and {there.state} on {self.target}"
-            )
-        target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
-        if here.state == "paused" and not self.paused:
-            source.unpause(self.uuid, ctx.epoch)
-        source.forget_move(self.uuid, ctx.epoch)
+def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:
+    """How the guest is on either host, once no migration is under way."""
+    both = [ctx.world.hypervisor(name) for name in step.hosts]
+    for host in both:
+        if host.whereabouts(step.uuid, ctx.epoch).moving:
+            both[0].end_migration(step.uuid, ctx.epoch)
+            both[1].end_migration(step.uuid, ctx.epoch)
+    here, there = (host.whereabouts(step.uuid, ctx.epoch) for host in both)
+    return here, there
 
 
 def decide(here: Whereabouts, there: Whereabouts) -> Answer:

@@ -71,9 +71,10 @@ class EndTrust(BetweenHosts):
         self.ended(ctx)
 
 
-def again(ctx: Any) -> None:
+def again(ctx: Any, kind: type[Step] = OpenTrust) -> None:
     """For a step that connects under the operation's key: the key lets it in from now on, under the epoch of
-    whoever runs it, even when it had expired."""
+    whoever runs it, even when it had expired. Of another `kind`: what such a step before it does is so
+    again."""
     for record in ctx.op.records:
-        if isinstance(record.step, OpenTrust) and record.attempt in (0, ctx.record.attempt):
+        if isinstance(record.step, kind) and record.attempt in (0, ctx.record.attempt):
             record.step.do(ctx)
