@@ -176,6 +176,13 @@ def _move(one: Instance, method: str, reason: str, host: str | None = None) -> L
     return Migrate(name=one.uuid, project=one.project, host=host, confirm=True, reason=reason)
 
 
+def staying(world: World, host: str, found: Sequence[Leaving]) -> list[str]:
+    """The instances that are on the host now, each with why it stays as far as the plan knew."""
+    why = {one.instance.uuid: one.blocker for one in found if one.blocker is not None}
+    there = world.db.read(lambda tx: instances.on_host(tx, host))
+    return [f"{one.name} {why[one.uuid]}" if one.uuid in why else one.name for one in there]
+
+
 def come_back(world: World, host: str, parallel: int) -> list[tuple[Instance, Part]]:
     """Those that a drain has moved away and that are still where it brought them, each with its way back."""
     gone = world.db.read(lambda tx: list(_gone(tx, host)))

@@ -1,13 +1,12 @@
 """novactl host drain, host undrain."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from novactl.cli import render, verbs
 from novactl.cli.options import DryRun, LockWait, NoWait, Timeout
-from novactl.errors import NovactlError, PartlyDone, UsageError
+from novactl.errors import Interrupted, NovactlError, PartlyDone, TimedOut, UsageError
 
 COLUMNS = ("instance", "from", "to", "method", "cost_gib", "blocker")
 Parallel = Annotated[int, typer.Option("--max-parallel", metavar="N", help="So many moves at a time.")]
@@ -49,9 +48,19 @@ def drain(
         session.confirm(f"move {len(found)} instances away from {name}?")
     parts = actions.leave(name, found, max_parallel)
     actions.close(world, name)
-    stay = [f"{one.instance.name} {one.blocker}" for one in found if one.blocker is not None]
     shown = {one.instance.uuid: one.instance.name for one in found}
-    _carry_out(session, parts, waiting, shown, stay)
+    failed: NovactlError | None = None
+    try:
+        verbs.run(session, parts, many=True, waiting=waiting, shown=shown)
+    except (Interrupted, TimedOut):
+        raise
+    except NovactlError as error:
+        failed = error
+    if stay := [] if no_wait else actions.staying(world, name, found):
+        also = f"; {failed.message}" if failed is not None else ""
+        raise PartlyDone(f"what stays on {name}: {', '.join(stay)}{also}")
+    if failed is not None:
+        raise failed
 
 
 def undrain(
@@ -79,28 +88,12 @@ def undrain(
         session.tell(f"{name}: was not disabled by a drain and stays so: novactl host set {name} --enable")
     back = actions.come_back(world, name, max_parallel) if bring_back else []
     shown = {one.uuid: one.name for one, _ in back}
-    _carry_out(session, [part for _, part in back], waiting, shown, [])
+    verbs.run(session, [part for _, part in back], many=True, waiting=waiting, shown=shown)
 
 
 def _check_parallel(count: int) -> None:
     if not 1 <= count <= 64:
         raise UsageError(f"--max-parallel {count} is not within 1 to 64")
-
-
-def _carry_out(
-    session: Any, parts: Sequence[Any], waiting: verbs.Waiting, shown: dict[str, str], stay: Sequence[str]
-) -> None:
-    """The moves; then what stays is named, which is exit 3."""
-    failed: NovactlError | None = None
-    try:
-        verbs.run(session, parts, many=True, waiting=waiting, shown=shown)
-    except NovactlError as error:
-        failed = error
-    if failed is not None and not stay:
-        raise failed
-    if stay:
-        also = f"; {failed.message}" if failed is not None else ""
-        raise PartlyDone(f"what stays: {'; '.join(stay)}{also}")
 
 
 def _show(session: Any, found: dict[str, Any]) -> None:
