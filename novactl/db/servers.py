@@ -21,6 +21,7 @@ import tenacity
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine
 
+from novactl.db import server_errors
 from novactl.db.session import (
     ADMISSION,
     SCHEMA,
@@ -72,31 +73,8 @@ LOOKING = {
 }
 """And those that only read."""
 
-LOST = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
-"""SQLSTATEs of PostgreSQL after which the same work may be tried: two transactions met, or the server
-ended, starts or is full (its appendix A)."""
-LOST_NUMBERS = {
-    1020,
-    1040,
-    1053,
-    1152,
-    1158,
-    1159,
-    1160,
-    1161,
-    1205,
-    1213,
-    1927,
-    2002,
-    2003,
-    2006,
-    2013,
-    2055,
-}
-"""The same of MariaDB and its client library."""
 NAMED = re.compile(r"(?<![:\w]):(\w+)")
 NO_TABLES = re.compile(r"relation \"meta\" does not exist|\.meta' doesn't exist")
-HOPELESS = ("password", "authentication", "does not exist", "no pg_hba", "access denied", "unknown database")
 
 
 class ServerTx:
@@ -283,8 +261,8 @@ class ServerDatabase(Database):
             words = " ".join(str(error.orig).split())
             if NO_TABLES.search(words):
                 raise not_ours(self.where, None) from error
-            kind = _Lost if _may_pass(error, words) else DatabaseError
-            raise kind(f"{self.where}: {words}", hint=_hint(words)) from error
+            kind = _Lost if server_errors.may_pass(error, words) else DatabaseError
+            raise kind(f"{self.where}: {words}", hint=server_errors.hint(words)) from error
         except exc.SQLAlchemyError as error:
             raise DatabaseError(f"{self.where}: {error}") from error
 
@@ -372,30 +350,3 @@ class _Committed(Exception):
 
 def _family(engine: Engine) -> str:
     return "postgresql" if engine.dialect.name == "postgresql" else "mysql"
-
-
-def _may_pass(error: exc.DBAPIError, words: str) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
-    if state is not None:
-        return state in LOST or state.startswith("08")
-    if any(hopeless in words.lower() for hopeless in HOPELESS):
-        return False
-    number = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    if isinstance(number, int) and number != 0:
-        return number in LOST_NUMBERS
-    return error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError)
-
-
-def _hint(words: str) -> str:
-    hints = {
-        "password": "$NOVACTL_DB_PASSWORD, or the server's own password file",
-        "access denied": "$NOVACTL_DB_PASSWORD holds the password",
-        'relation "': "novactl db init",
-        "does not exist": "create the database on the server, then novactl db init",
-        "unknown database": "create the database on the server, then novactl db init",
-        "doesn't exist": "novactl db init",
-        "no such file": "is the server running?",
-        "refused": "is the server running?",
-        "can't connect": "is the server running?",
-    }
-    return next((hint for text, hint in hints.items() if text in words.lower()), "")

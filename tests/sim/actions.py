@@ -11,6 +11,7 @@ from novactl.actions.audit import heal as heal_
 from novactl.actions.boot import Boot
 from novactl.actions.delete import Delete
 from novactl.actions.describe import Describe, Lock, ResetState
+from novactl.actions.drain import Part
 from novactl.actions.evacuate import Evacuate
 from novactl.actions.fencing import Proof
 from novactl.actions.live_migrate import LiveMigrate
@@ -94,6 +95,11 @@ def evacuate(name: str = "web1", **values: Any) -> Evacuate:
 
 def migrate(name: str = "web1", **values: Any) -> Migrate:
     return Migrate(name=name, project="default", **values)
+
+
+def leave() -> Part:
+    """The only instance of a host that is drained."""
+    return Part(move=migrate(confirm=True), of="drain", host="kvm1", parallel=1)
 
 
 def resize(flavor: str = "large", name: str = "web1", **values: Any) -> Resize:
@@ -362,6 +368,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
+    "drain": Scenario(leave, (lambda: boot(host="kvm1"), stop), ends="SHUTOFF", undone="SHUTOFF"),
     "migrate-keep": Scenario(confirm, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "live-migrate": Scenario(live_migrate, (boot,), undone="ACTIVE"),
     "live-migrate-paused": Scenario(live_migrate, (boot, pause), ends="PAUSED", undone="PAUSED"),
