@@ -76,11 +76,13 @@ nv_disk_sizes() { # directory file...: "file length allocated" in bytes of those
     done
 }
 
-nv_digest() { # file: its SHA-256. openssl uses the processor's instructions for it, sha256sum of Debian 12 does not
-    if command -v openssl >/dev/null 2>&1; then
-        openssl dgst -sha256 -r "$1" | cut -d ' ' -f 1
-    else
+nv_digest() { # file, - for stdin: its SHA-256. openssl uses the processor's instructions for it, sha256sum of Debian 12 does not
+    if ! command -v openssl >/dev/null 2>&1; then
         sha256sum "$1" | cut -d ' ' -f 1
+    elif [ "$1" = - ]; then
+        openssl dgst -sha256 -r | cut -d ' ' -f 1
+    else
+        openssl dgst -sha256 -r "$1" | cut -d ' ' -f 1
     fi
 }
 
@@ -90,30 +92,38 @@ nv_send() { # op directory file: the target has the file, whole and checked. Goe
     exec 9>&- # a takeover must not wait for it: it ends the job, or goes on with it
     cd "$2"
     nv_said=$nv_job/said nv_size=$(stat -c %s "$3") nv_tries=0
+    # what follows shares one connection; without it, or until it stands, each makes its own
+    nv_trust_ssh "$1" -N -M -S "$nv_job/ssh" target </dev/null >/dev/null 2>&1 6>&- &
+    nv_connection=$!
+    trap 'kill "$nv_connection" 2>/dev/null || true' EXIT
     nv_digest "$3" >"$nv_job/sum" &
     nv_hashing=$!
+    nv_have=0 # the target refuses it when that is not so
     while
         nv_rc=0
         nv_send_rest "$1" "$3" || nv_rc=$?
         [ "$nv_rc" -ne 0 ]
     do
+        nv_have=
         nv_tries=$((nv_tries + 1))
         case $nv_rc in 2 | 28 | 75 | 76) nv_tries=99 ;; esac
         [ "$nv_tries" -lt 20 ] || nv_die "$nv_rc" "the target: $(cat "$nv_said")"
-        sleep 2
+        [ "$nv_rc" -eq 77 ] || sleep 2
     done
 }
 
 nv_send_rest() { # op file: fails with the status of what went wrong; $nv_said tells
-    nv_have=$(nv_trust_ssh "$1" target have "$2" </dev/null 2>"$nv_said") || return
-    [ "$nv_have" != ready ] || return 0
+    if [ -z "$nv_have" ]; then
+        nv_have=$(nv_trust_ssh "$1" -S "$nv_job/ssh" target have "$2" </dev/null 2>"$nv_said") || return
+        [ "$nv_have" != ready ] || return 0
+    fi
     nv_send_pieces "$2" "$nv_have" 2>/dev/null |
-        nv_trust_ssh "$1" target take "$2" "$nv_size" "$nv_have" >/dev/null 2>"$nv_said" || return
+        nv_trust_ssh "$1" -S "$nv_job/ssh" target take "$2" "$nv_size" "$nv_have" >/dev/null 2>"$nv_said" || return
     nv_progress "checking $2"
     wait "$nv_hashing" || true
     nv_sum=$(cat "$nv_job/sum")
     [ -n "$nv_sum" ] || nv_die 1 "cannot read $2"
-    nv_trust_ssh "$1" target end "$2" "$nv_sum" </dev/null 2>"$nv_said"
+    nv_trust_ssh "$1" -S "$nv_job/ssh" target end "$2" "$nv_sum" </dev/null 2>"$nv_said"
 }
 
 nv_send_pieces() { # file from: each piece that holds data, after "offset length" in 64 bytes; 0 bytes at the end
@@ -162,13 +172,32 @@ nv_receive() { # directory: what is asked for comes from ssh: hello, have FILE, 
     esac
 }
 
-nv_take() { # file size from: stdin has the pieces (nv_send_pieces)
+nv_take() { # file size from: stdin has the pieces (nv_send_pieces). What comes in one go is hashed while it comes
+    nv_digits "$2" "$3"
     nv_part=.$1.part nv_pos=.$1.pos
+    [ ! -e "$1" ] || nv_die 77 "$1 is here already"
     [ "$3" = "$(nv_base_have ".$1")" ] || nv_die 77 "the transfer stands elsewhere by now"
     ( umask 077; : >>"$nv_part" )
+    rm -f ".$1.sum"
+    if [ "$3" -ne 0 ]; then
+        nv_take_pieces "$1" "$2" >/dev/null
+        return
+    fi
+    { nv_take_pieces "$1" "$2" && echo "$2 0"; } | nv_read_along "$nv_part" "$2" | nv_digest - >".$1.sum"
+    [ "$(cat "$nv_pos")" = "$2" ] || nv_die 1 "the transfer was cut"
+}
+
+nv_digits() { # words of somebody else's: whole numbers and no more, since the shell would calculate with them
+    for nv_word in "$@"; do
+        case $nv_word in '' | *[!0-9]* | ????????????????*) nv_die 2 "$nv_word is not a number" ;; esac
+    done
+}
+
+nv_take_pieces() { # file size: prints "offset length" of each piece that is written
     while nv_line=$(timeout 60 dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
         nv_off=${nv_line%% *} nv_len=${nv_line#* }
         nv_len=${nv_len%% *}
+        nv_digits "$nv_off" "$nv_len"
         if [ "$nv_len" -eq 0 ]; then
             truncate -s "$2" "$nv_part" || nv_failed "cannot write $1"
             nv_base_stands_at "$nv_pos" "$2"
@@ -178,20 +207,31 @@ nv_take() { # file size from: stdin has the pieces (nv_send_pieces)
             conv=notrunc status=none || nv_failed "cannot write $1"
         [ "$(stat -c %s "$nv_part")" -ge "$((nv_off + nv_len))" ] || nv_die 1 "the transfer was cut"
         nv_base_stands_at "$nv_pos" "$((nv_off + nv_len))"
+        echo "$nv_off $nv_len"
     done
     nv_die 1 "the transfer was cut"
+}
+
+nv_read_along() { # file size: stdin has "offset length" of what has been written to it, in order; prints all of the file
+    nv_at=0
+    while read -r nv_off nv_len; do
+        head -c "$((nv_off - nv_at))" /dev/zero
+        dd if="$1" bs=1048576 iflag=skip_bytes,count_bytes skip="$nv_off" count="$nv_len" status=none
+        nv_at=$((nv_off + nv_len))
+    done
 }
 
 nv_take_end() { # file sha256: what came is the file
     if [ -e "$1" ]; then return 0; fi
     sync ".$1.part" &
-    nv_sum=$(nv_digest ".$1.part")
+    nv_sum=$(cat ".$1.sum" 2>/dev/null || true)
+    [ -n "$nv_sum" ] || nv_sum=$(nv_digest ".$1.part")
     if [ "$nv_sum" != "$2" ]; then
-        rm -f ".$1.part" ".$1.pos"
+        rm -f ".$1.part" ".$1.pos" ".$1.sum"
         nv_die 1 "$1 arrived damaged; it will be sent again"
     fi
     wait "$!" || nv_failed "cannot write $1"
     mv ".$1.part" "$1"
-    rm -f ".$1.pos"
+    rm -f ".$1.pos" ".$1.sum"
     sync .
 }

@@ -29,6 +29,10 @@ nv_trust_ssh() { # op ssh-word...: source: ssh to the target under the key
     nv_trust_find "$1"
     shift
     read -r nv_address nv_port <"$nv_trust/target"
+    # in the processor AES-GCM takes two thirds of the time that ssh's first choice takes
+    if grep -qw aes /proc/cpuinfo; then
+        set -- -o Ciphers=aes256-gcm@openssh.com,aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr "$@"
+    fi
     set -- -F none -i "$nv_trust/key" -o IdentitiesOnly=yes -o UserKnownHostsFile="$nv_trust/known_hosts" \
         -o GlobalKnownHostsFile=/dev/null -o HostKeyAlias=target -o StrictHostKeyChecking=yes -o BatchMode=yes \
         -o UpdateHostKeys=no -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=3 -o LogLevel=ERROR \

@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import hosts
+from novactl.engine.operation import Record
 from novactl.engine.step import Kind, Step
 from novactl.errors import HostUnreachable
+from novactl.objects.moments import seconds_between
 
 SECONDS = 6 * 3600
 """How long a key lets new connections in; a step that connects later opens it again."""
@@ -45,7 +47,7 @@ class OpenTrust(BetweenHosts):
         may = "send the instance's files" if self.receives else "forward sockets"
         return f"{self.host} may {may} to {self.target}, under a key of this operation alone"
 
-    def do(self, ctx: Any) -> None:
+    def do(self, ctx: Any) -> dict[str, Any]:
         op, target = ctx.operation_id, ctx.world.db.read(lambda tx: hosts.get(tx, self.target))
         source = ctx.world.hypervisor(self.host)
         came_from, key = source.trust_key(op, target.address)
@@ -53,6 +55,7 @@ class OpenTrust(BetweenHosts):
         ctx.world.hypervisor(self.target).trust_allow(op, key, came_from, SECONDS, receives=receives)
         source.trust_to(op, target.address, target.port, target.host_keys)
         source.trust_try(op)
+        return {"epoch": ctx.epoch}
 
     def undo(self, ctx: Any) -> None:
         """No key, no line."""
@@ -77,4 +80,13 @@ def again(ctx: Any, kind: type[Step] = OpenTrust) -> None:
     again."""
     for record in ctx.op.records:
         if isinstance(record.step, kind) and record.attempt in (0, ctx.record.attempt):
+            if kind is OpenTrust and _is_open(ctx, record):
+                continue
             record.step.do(ctx)
+
+
+def _is_open(ctx: Any, record: Record) -> bool:
+    """Whether the key was opened under this epoch, and not so long ago that it may expire."""
+    if record.finished_at is None or record.result.get("epoch") != ctx.epoch:
+        return False
+    return seconds_between(record.finished_at, ctx.world.clock.now()) < SECONDS / 2

@@ -1,0 +1,119 @@
+"""What the key of an operation may do on the host that an instance goes to: the script behind it, by itself,
+in every shell that /bin/sh may be."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from novactl.remote.shell import receiver
+
+CONTENT = os.urandom(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SHELLS = [name for name in ("dash", "bash") if shutil.which(name)]
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest, tmp_path: Path) -> "Receiver":
+    return Receiver(request.param, tmp_path)
+
+
+class Receiver:
+    """One connection of the key after the other."""
+
+    def __init__(self, shell: str, path: Path) -> None:
+        self.shell, self.path = shell, path
+        self.directory = path / "instance"
+        self.directory.mkdir()
+        self.script = path / "receive"
+        self.script.write_bytes(receiver())
+
+    def asked(self, command: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [self.shell, str(self.script), "nv_receive", str(self.directory)],
+            input=data,
+            capture_output=True,
+            env={**os.environ, "SSH_ORIGINAL_COMMAND": command},
+            check=False,
+        )
+
+    def files(self) -> set[str]:
+        return {one.name for one in self.directory.iterdir() if not one.name.endswith(".lock")}
+
+
+def piece(offset: object, data: bytes) -> bytes:
+    return f"{f'{offset} {len(data)}':<63}\n".encode() + data
+
+
+def end(size: int) -> bytes:
+    return f"{f'{size} 0':<63}\n".encode()
+
+
+def test_a_file_arrives_in_pieces(shell: Receiver) -> None:
+    """What lies between two pieces is empty."""
+    assert shell.asked("hello").returncode == 0
+    size, late = 8_000_000, 6_000_000
+    whole = CONTENT + bytes(late - len(CONTENT)) + b"last" + bytes(size - late - 4)
+    sent = piece(0, CONTENT) + piece(late, b"last") + end(size)
+    assert shell.asked(f"take disk {size} 0", sent).returncode == 0
+    assert shell.asked(f"end disk {hashlib.sha256(whole).hexdigest()}").returncode == 0
+    assert (shell.directory / "disk").read_bytes() == whole
+    assert shell.files() == {"disk"}
+    assert shell.asked("have disk").stdout == b"ready\n"
+    assert shell.asked(f"take disk {size} 0", sent).returncode == 77
+
+
+def test_one_that_was_cut_goes_on_where_it_was(shell: Receiver) -> None:
+    half = len(CONTENT) // 2
+    cut = piece(0, CONTENT[:half]) + piece(half, CONTENT[half:])[:-1000]
+    assert shell.asked(f"take disk {len(CONTENT)} 0", cut).returncode != 0
+    have = int(shell.asked("have disk").stdout)
+    assert have == half
+    assert shell.asked(f"take disk {len(CONTENT)} 0", b"").returncode == 77
+    rest = piece(have, CONTENT[have:]) + end(len(CONTENT))
+    assert shell.asked(f"take disk {len(CONTENT)} {have}", rest).returncode == 0
+    assert shell.asked(f"end disk {SHA256}").returncode == 0
+    assert (shell.directory / "disk").read_bytes() == CONTENT
+
+
+def test_one_that_is_damaged_is_sent_again(shell: Receiver) -> None:
+    bad = piece(0, b"X" + CONTENT[1:]) + end(len(CONTENT))
+    assert shell.asked(f"take disk {len(CONTENT)} 0", bad).returncode == 0
+    ended = shell.asked(f"end disk {SHA256}")
+    assert ended.returncode == 1 and b"arrived damaged" in ended.stderr
+    assert shell.files() == set()
+    assert shell.asked("have disk").stdout == b"0\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "id",
+        "take ../x 10 0",
+        "take libvirt.xml 10 0",
+        "have /etc/passwd",
+        "end .. 0",
+        "rm disk",
+        "take disk a[$(touch${IFS}owned)] 0",
+        "take disk 10 a[$(touch${IFS}owned)]",
+        "take disk -5 0",
+        "take disk 99999999999999999999 0",
+    ],
+)
+def test_it_may_do_nothing_else(shell: Receiver, command: str) -> None:
+    assert shell.asked(command, end(10)).returncode == 2
+    assert shell.files() == set()
+    assert not list(shell.path.rglob("owned")) and not Path("owned").exists()
+
+
+@pytest.mark.parametrize("header", ["a[$(touch${IFS}owned)] 5", "0 a[$(touch${IFS}owned)]", "x 5", "-1 5"])
+def test_headers_are_numbers(shell: Receiver, header: str) -> None:
+    """bash would carry out what stands in an index when it calculates."""
+    ended = shell.asked("take disk 10 0", f"{header:<63}\n".encode() + b"12345" + end(10))
+    assert ended.returncode != 0
+    assert not list(shell.path.rglob("owned")) and not Path("owned").exists()
+    assert "disk" not in shell.files()
