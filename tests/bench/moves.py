@@ -140,7 +140,7 @@ class Pinging:
 
     def __enter__(self) -> "Pinging":
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.heard:
             assert time.monotonic() < deadline, f"{self.address} does not answer"
             time.sleep(0.05)

@@ -53,6 +53,17 @@ def pair(ground: Grounds, tmp_path: Path) -> Iterator[Pair]:
     assert ground.leftovers() == {}
 
 
+def steps(novactl: Command) -> dict[str, float]:
+    """Seconds of each step of the guest's last operation that acted on a host."""
+    found = {}
+    op = last(novactl, "carried")
+    for step in op["steps"]:
+        if step["started_at"] and step["finished_at"]:
+            began, ended = (datetime.fromisoformat(step[name]) for name in ("started_at", "finished_at"))
+            found[step["name"]] = round((ended - began).total_seconds(), 3)
+    return found
+
+
 def test_live(results: Results, pair: Pair, empty: Command) -> None:
     novactl, guest = pair.grounds.novactl, pair.guest
     novactl.ok("stop", "carried", "--force")
@@ -60,12 +71,20 @@ def test_live(results: Results, pair: Pair, empty: Command) -> None:
     novactl.ok("start", "carried")
     console_until(pair.grounds, guest, "tiny: ready", 120)
     startup = "start-up, with a move"
+    went: dict[str, float] = {}
+
+    def live() -> float:
+        seconds = pair.live()
+        went.update(steps(novactl))
+        return seconds
+
     runs = {
-        "live migration": pair.live,
+        "live migration": live,
         "raw live migration": pair.raw_live,
         startup: lambda: start_up(empty),
     }
     take_turns(results, results.repeat(9, 3), runs)
+    results.notes["where a live migration goes"] = went
     results.check_ratio("live", "live migration", "raw live migration", limits.LIVE_OF_RAW, startup)
     ours, raw = pair.gap("novactl"), pair.gap("raw")
     what = f"silence of the guest {ours:.3f} s, by hand {raw:.3f} s"
@@ -81,9 +100,7 @@ def test_cold(results: Results, pair: Pair) -> None:
 
     def copied() -> float:
         pair.by_novactl("--confirm")
-        (step,) = [one for one in last(novactl, "carried")["steps"] if one["name"] == "copy-disk"]
-        began, ended = (datetime.fromisoformat(step[name]) for name in ("started_at", "finished_at"))
-        return (ended - began).total_seconds()
+        return steps(novactl)["copy-disk"]
 
     def streamed() -> float:
         return pair.streamed()

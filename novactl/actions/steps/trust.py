@@ -79,9 +79,9 @@ def again(ctx: Any, kind: type[Step] = OpenTrust) -> None:
     whoever runs it, even when it had expired. Of another `kind`: what such a step before it does is so
     again."""
     for record in ctx.op.records:
-        if isinstance(record.step, kind) and record.attempt in (0, ctx.record.attempt):
-            if not _holds(ctx, record):
-                record.step.do(ctx)
+        done = isinstance(record.step, kind) and record.attempt in (0, ctx.record.attempt)
+        if done and not _holds(ctx, record):
+            record.step.do(ctx)
 
 
 def _holds(ctx: Any, record: Record) -> bool:
