@@ -11,7 +11,7 @@ from novactl.actions.world import World
 from novactl.db import balance, hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
-from novactl.errors import NoValidHost
+from novactl.errors import NoValidHost, Refused
 from novactl.objects.instance import Instance
 from novactl.objects.states import VmState
 
@@ -49,12 +49,15 @@ class Leaving:
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A move that is one of several: `of` is the kind of the whole, `host` the one it is about, `parallel`
-    how many go at a time."""
+    how many go at a time, in their order. `source`: the host that it must still be on when its turn comes;
+    `lock`: what there is one of at a time."""
 
     move: LiveMigrate | Migrate
     of: str
     host: str
     parallel: int
+    source: str | None = None
+    lock: str = "drain"
 
     @property
     def kind(self) -> str:
@@ -72,6 +75,8 @@ class Part:
         return self.move.check(world)
 
     def plan(self, world: World, tx: Tx, op_id: str, found: Any) -> Plan | None:
+        if self.source is not None and (now := instances.get(tx, self.move.name)).host != self.source:
+            raise Refused(f"{now.name}: is on {now.host}, not on {self.source} any more")
         return self.move.plan(world, tx, op_id, found)
 
     def parent_of(self, others: Sequence["Part"]) -> Plan:
@@ -82,7 +87,7 @@ class Part:
             target_uuid=None,
             project="",
             request={"targets": [other.target for other in others], "parallel": self.parallel},
-            locks=frozenset({Lock("drain", self.host, Mode.EXCLUSIVE)}),
+            locks=frozenset({Lock(self.lock, self.host, Mode.EXCLUSIVE)}),
         )
 
 
@@ -164,13 +169,14 @@ def leave(host: str, found: Sequence[Leaving], parallel: int) -> list[Part]:
             hint=f"novactl host drain {host} --dry-run",
         )
     return [
-        Part(move=_move(one.instance, str(one.method), "drain"), of="drain", host=host, parallel=parallel)
+        Part(move=move(one.instance, str(one.method), "drain"), of="drain", host=host, parallel=parallel)
         for one in found
         if one.blocker is None
     ]
 
 
-def _move(one: Instance, method: str, reason: str, host: str | None = None) -> LiveMigrate | Migrate:
+def move(one: Instance, method: str, reason: str, host: str | None = None) -> LiveMigrate | Migrate:
+    """How an instance is moved without waiting to be confirmed."""
     if method == LIVE:
         return LiveMigrate(name=one.uuid, project=one.project, host=host, reason=reason)
     return Migrate(name=one.uuid, project=one.project, host=host, confirm=True, reason=reason)
@@ -190,7 +196,7 @@ def come_back(world: World, host: str, parallel: int) -> list[tuple[Instance, Pa
         (
             one,
             Part(
-                move=_move(one, BY_STATE.get(one.vm_state, (COLD,))[0], "undrain", host),
+                move=move(one, BY_STATE.get(one.vm_state, (COLD,))[0], "undrain", host),
                 of="undrain",
                 host=host,
                 parallel=parallel,

@@ -25,7 +25,7 @@ def export(state: State) -> dict[str, Section | str]:
         },
         "weighers": state.setting("weighers"),
         "scheduler": state.setting("scheduler"),
-        "policies": {name: _without(fields, None, []) for name, fields in state.of("policy").items()},
+        "policies": {name: _policy(fields) for name, fields in state.of("policy").items()},
         "cron": {name: _cron(fields) for name, fields in state.of("cron").items()},
         "default_network": state.setting("default_network"),
     }
@@ -50,6 +50,11 @@ def _without(fields: Section, *empty: Any, keep: tuple[str, ...] = ()) -> Sectio
         for key, value in fields.items()
         if key in keep or isinstance(value, bool) or value not in empty
     }
+
+
+def _policy(fields: Section) -> Section:
+    found = _without(fields, None, [])
+    return {**found, "after": as_duration(found["after"])} if "after" in found else found
 
 
 def _cron(fields: Section) -> Section:

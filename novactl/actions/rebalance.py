@@ -1,12 +1,13 @@
-"""`novactl rebalance`: a plan of moves from what the database knows. No host is asked, nothing is moved."""
+"""`novactl rebalance`: a plan of moves from what the database knows, and the moves that carry it out."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from novactl.actions import drain
 from novactl.actions.placement import Board
-from novactl.db import balance, groups
+from novactl.db import balance, groups, instances
 from novactl.db.balance import Placed
 from novactl.db.session import Tx
 from novactl.objects.candidate import Candidate
@@ -239,6 +240,31 @@ def _spec(project: str, wishes: Placement, flavor_text: str, image_text: str | N
         firmware=firmware(image),
         cpu=cpu_request(flavor, image),
     )
+
+
+# --- carrying it out ---
+
+
+def parts(world: "World", moves: Sequence[Mapping[str, Any]]) -> list[drain.Part]:
+    """The moves of a plan (as_dict()) that can be made, one after the other in its order, in which each has
+    the room that those before it leave. Each claims when its turn comes, and is refused when its instance
+    is elsewhere by then."""
+
+    def work(tx: Tx) -> list[drain.Part]:
+        return [
+            drain.Part(
+                move=drain.move(instances.get(tx, one["uuid"]), one["method"], "rebalance", one["to"]),
+                of="rebalance",
+                host="the fleet",
+                parallel=1,
+                source=one["from"],
+                lock="rebalance",
+            )
+            for one in moves
+            if one["blocker"] is None
+        ]
+
+    return world.db.read(work)
 
 
 # --- as JSON (docs/cli.md) ---

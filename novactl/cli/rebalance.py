@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import render
-from novactl.errors import UsageError
+from novactl.cli import render, verbs
+from novactl.cli.options import DryRun, LockWait
+from novactl.errors import Interrupted, NovactlError, PartlyDone, TimedOut, UsageError
 
 COLUMNS = ("instance", "from", "to", "method", "cost_gib", "reason", "blocker")
-NO_MOVER = "nothing was moved: this version plans, it has no novactl migrate to carry the moves out"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,24 +36,64 @@ def rebalance(
         ),
     ] = None,
     plan_out: Annotated[
-        Path | None, typer.Option("--plan-out", metavar="FILE", help="Keep the plan; FILE must not exist.")
+        Path | None,
+        typer.Option("--plan-out", metavar="FILE", help="Keep the plan in a new file; move nothing."),
     ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option("--plan", metavar="FILE", help="Show a kept plan if it still holds, else 5."),
+        typer.Option("--plan", metavar="FILE", help="Carry out a kept plan if it still holds, else 5."),
     ] = None,
+    dry_run: DryRun = False,
+    lock_wait: LockWait = 0.0,
 ) -> None:
-    """Plan moves that mend broken rules and spread the load; nothing is moved.
+    """Move instances so that broken rules are mended and the load is spread, one after the other: those that
+    run live, those that are off cold. Each move claims its room when its turn comes.
+
+    novactl rebalance --dry-run
 
     novactl rebalance --max-moves 10 --plan-out plan.json
+
+    novactl rebalance --plan plan.json --yes
     """
+    session, waiting = ctx.obj, verbs.Waiting(lock_wait=lock_wait)
+    waiting.check()
     if plan is not None:
         if any(value is not None for value in (max_moves, min_gain, cooldown, plan_out)) or only_rules:
-            raise UsageError("--plan goes with no other option of rebalance")
-        _show(ctx.obj, _saved(ctx.obj, plan))
+            raise UsageError("--plan goes with no other option of rebalance, but --dry-run and --lock-wait")
+        found = _saved(session, plan)
     else:
-        _show(ctx.obj, _made(ctx.obj, _wanted(max_moves, min_gain, only_rules, cooldown), plan_out))
-    ctx.obj.tell(NO_MOVER)
+        found = _made(session, _wanted(max_moves, min_gain, only_rules, cooldown), plan_out)
+    if dry_run or plan_out is not None:
+        _show(session, found)
+        return
+    _carry_out(session, found, waiting)
+
+
+def _carry_out(session: Any, found: dict[str, Any], waiting: verbs.Waiting) -> None:
+    from novactl.actions import rebalance as actions
+
+    parts = actions.parts(session.cloud.world, found["moves"])
+    for move in found["moves"]:
+        if move["blocker"] is None:
+            way = f"{move['from']} to {move['to']}, {move['method']}"
+            session.tell(f"{move['instance']}: {way}: {move['reason']}")
+    _tell_scores(session, found)
+    if parts:
+        session.confirm(f"move {len(parts)} instances?")
+    failed: NovactlError | None = None
+    try:
+        shown = {move["uuid"]: move["instance"] for move in found["moves"]}
+        verbs.run(session, parts, many=True, waiting=waiting, shown=shown)
+    except (Interrupted, TimedOut):
+        raise
+    except NovactlError as error:
+        failed = error
+    blocked = [f"{one['instance']} {one['blocker']}" for one in found["moves"] if one["blocker"] is not None]
+    if blocked:
+        also = f"; {failed.message}" if failed is not None else ""
+        raise PartlyDone(f"what should move and cannot: {', '.join(blocked)}{also}")
+    if failed is not None:
+        raise failed
 
 
 def _wanted(max_moves: int | None, min_gain: float | None, only_rules: bool, cooldown: str | None) -> Any:
@@ -103,6 +143,10 @@ def _show(session: Any, found: dict[str, Any]) -> None:
         render.show(session, found)
     else:
         render.listing(session, found["moves"], COLUMNS)
+    _tell_scores(session, found)
+
+
+def _tell_scores(session: Any, found: dict[str, Any]) -> None:
     moves = [move for move in found["moves"] if move.get("blocker") is None]
     gib = sum(float(move.get("cost_gib") or 0) for move in moves)
     before, after = found["before"], found["after"]

@@ -77,7 +77,7 @@ MODULES: dict[str, dict[str, str]] = {
         "inventory": "The fleet as files.",
     },
     "rebalance": {
-        "rebalance": "Plan moves that mend broken rules and spread the load.",
+        "rebalance": "Move instances so that broken rules are mended and the load is spread.",
     },
     "operations": {
         "op": "Operations: what was done, and what is left.",

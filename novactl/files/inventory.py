@@ -316,6 +316,8 @@ def _weigher(context: _Context) -> Made:
 def _policy(context: _Context) -> Made:
     part: PolicyPart = context.part
     given = {**part.model_dump(), "selector": tuple(part.selector), "days": tuple(part.days)}
+    if part.after is not None:
+        given["after"] = parse_duration(part.after, "after")
     fields = check_policy(Policy(name=context.name, **given)).as_dict()
     del fields["name"]
     return fields, {}

@@ -163,6 +163,7 @@ class PolicyPart(Part):
     at: Annotated[str, Field(pattern=rf"^{AT.pattern}$")] | None = None
     days: list[Literal[DAYS]] = []  # type: ignore[valid-type]
     timezone: str = "UTC"
+    after: Duration | None = None
 
 
 class CronPart(Part):

@@ -9,7 +9,8 @@ from typing import Any, get_args
 from novactl.errors import UsageError
 from novactl.objects import names
 
-DEEDS = ("start", "stop", "reboot", "keep-running")
+DEEDS = ("start", "stop", "reboot", "keep-running", "resize-confirm")
+LASTING = ("keep-running", "resize-confirm")  # these hold at all times, the others have a time of day
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 AT = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 SHORTEST = 10  # seconds between two runs of a task
@@ -24,8 +25,8 @@ SCHEDULER = {"host_subset_size": 1, "max_io_ops_per_host": 0, "max_instances_per
 class Policy:
     """`do` to the instances of `project` that `selector` (key=value or a tag, all of them) and `on` (a host)
     choose; neither: to all of them. keep-running holds at all times: an ACTIVE instance whose guest went off
-    is started again. The others happen once on each of `days` (none: every day) at `at` (HH:MM) in
-    `timezone`."""
+    is started again; so does resize-confirm: a move that waited `after` seconds is confirmed. The others
+    happen once on each of `days` (none: every day) at `at` (HH:MM) in `timezone`."""
 
     name: str
     do: str
@@ -35,6 +36,7 @@ class Policy:
     at: str | None = None
     days: tuple[str, ...] = ()
     timezone: str = "UTC"
+    after: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "selector": list(self.selector), "days": list(self.days)}
@@ -61,16 +63,25 @@ def check_policy(policy: Policy) -> Policy:
         names.check_text(value, f"{what}: selector")
         if "," in selector:
             raise UsageError(f"{what}: selector {selector!r} has a comma", hint="one list item for each")
-    if policy.do == "keep-running" and (policy.at or policy.days):
-        raise UsageError(f"{what}: keep-running holds at all times, it takes neither at nor days")
-    if policy.do != "keep-running" and policy.at is None:
+    _check_times(policy, what)
+    return policy
+
+
+def _check_times(policy: Policy, what: str) -> None:
+    if policy.do in LASTING and (policy.at or policy.days):
+        raise UsageError(f"{what}: {policy.do} holds at all times, it takes neither at nor days")
+    if policy.do not in LASTING and policy.at is None:
         raise UsageError(f"{what}: at is missing", hint="at: HH:MM")
     if policy.at is not None:
         names.check_pattern(policy.at, AT, f"{what}: at", "HH:MM, from 00:00 to 23:59")
     if wrong := [day for day in policy.days if day not in DAYS]:
         raise UsageError(f"{what}: day {wrong[0]!r} is not one of {', '.join(DAYS)}")
+    if (policy.do == "resize-confirm") != (policy.after is not None):
+        wrong_way = "is missing" if policy.after is None else "goes with resize-confirm alone"
+        raise UsageError(f"{what}: after {wrong_way}", hint="do: resize-confirm, after: 1d")
+    if policy.after is not None and policy.after < 1:
+        raise UsageError(f"{what}: after is less than a second")
     _check_timezone(policy.timezone, what)
-    return policy
 
 
 def _check_timezone(name: str, what: str) -> None:

@@ -671,7 +671,8 @@ def fleets(draw: Any) -> Callable[[Any], None]:
         )
         for name in draw(NAMES)
     ]
-    policy = {"do": "keep-running", "selector": ["on", "tier=dev"], "project": "1e3"}
+    lasting = draw(SOME([{"do": "keep-running"}, {"do": "resize-confirm", "after": 5400}]))
+    policy = {**lasting, "selector": ["on", "tier=dev"], "project": "1e3"}
     values = {
         "scheduler": draw(st.dictionaries(SOME(["host_subset_size", "max_io_ops_per_host"]), SMALLS)),
         "weighers": draw(st.dictionaries(st.sampled_from(["memory", "vcpus"]), st.floats(-1e6, 1e6))),

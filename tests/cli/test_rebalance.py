@@ -22,7 +22,6 @@ from tests.support.command import Command
 
 FIELDS = ["instance", "uuid", "project", "from", "to", "method", "reason", "cost_gib", "gain", "blocker"]
 SCORE = ["score", "memory_spread", "vcpus_spread", "disk_spread", "violations"]
-PLANNED = "nothing was moved: this version plans, it has no novactl migrate to carry the moves out\n"
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def operation(db: SqliteDatabase, number: int, kind: str, state: str, finished_a
 def planned(command: Command, *words: str) -> list[tuple[str, str, str | None, str | None]]:
     return [
         (move["instance"], move["from"], move["to"], move["blocker"])
-        for move in command.json("rebalance", *words)["moves"]
+        for move in command.json("rebalance", "--dry-run", *words)["moves"]
     ]
 
 
@@ -83,7 +82,7 @@ def planned(command: Command, *words: str) -> list[tuple[str, str, str | None, s
 
 
 def test_a_plan(uneven: Command) -> None:
-    ended = uneven("rebalance", "-o", "json")
+    ended = uneven("rebalance", "--dry-run", "-o", "json")
     assert (ended.code, list(ended.json)) == (0, ["moves", "before", "after"])
     first, second = ended.json["moves"]
     assert list(first) == FIELDS
@@ -105,24 +104,30 @@ def test_a_plan(uneven: Command) -> None:
     assert (ended.json["after"]["score"], ended.json["after"]["violations"]) == (0, [])
     score = ended.json["before"]["score"]
     summary = f"2 moves, 3 GiB: score {score} to 0.0, memory's spread 0.285714 to 0.0\n"
-    assert ended.err == summary + PLANNED
+    assert ended.err == summary
     assert [op["kind"] for op in uneven.json("op", "list")] == []
     assert uneven.json("show", "web1")["host"] == "kvm1"
 
 
 def test_no_hosts(novactl: Command) -> None:
-    ended = novactl("rebalance", "-o", "json")
+    ended = novactl("rebalance", "--dry-run", "-o", "json")
     assert (ended.code, ended.json["moves"], ended.json["after"]["score"]) == (0, [], 0)
-    assert (novactl.ok("rebalance").out, novactl.ok("rebalance", "-q").err) == ("", "")
+    assert (novactl.ok("rebalance", "--dry-run").out, novactl.ok("rebalance", "--dry-run", "-q").err) == (
+        "",
+        "",
+    )
 
 
 def test_every_format(uneven: Command) -> None:
-    table = uneven("rebalance").out.splitlines()
+    table = uneven("rebalance", "--dry-run").out.splitlines()
     assert table[0].split() == ["INSTANCE", "FROM", "TO", "METHOD", "COST_GIB", "REASON", "BLOCKER"]
     assert table[1].split()[:5] == ["web1", "kvm1", "kvm2", "live", "1.5"]
-    assert uneven("rebalance", "-o", "csv", "-c", "instance,to").out == "instance,to\nweb1,kvm2\nweb2,kvm2\n"
-    assert len(yaml.safe_load(uneven("rebalance", "-o", "yaml").out)["moves"]) == 2
-    assert len(json.loads(uneven("rebalance", "-o", "jsonl").out)["moves"]) == 2
+    assert (
+        uneven("rebalance", "--dry-run", "-o", "csv", "-c", "instance,to").out
+        == "instance,to\nweb1,kvm2\nweb2,kvm2\n"
+    )
+    assert len(yaml.safe_load(uneven("rebalance", "--dry-run", "-o", "yaml").out)["moves"]) == 2
+    assert len(json.loads(uneven("rebalance", "--dry-run", "-o", "jsonl").out)["moves"]) == 2
 
 
 def test_limits(uneven: Command) -> None:
@@ -155,6 +160,42 @@ def test_help_has_an_example(novactl: Command) -> None:
     assert "novactl rebalance --max-moves 10 --plan-out plan.json" in novactl.ok("rebalance", "--help").out
 
 
+# --- carried out ---
+
+
+def test_it_asks(uneven: Command, tmp_path: Path) -> None:
+    """Without a terminal and --yes nothing is moved; nor while a plan is kept."""
+    ended = uneven("rebalance", "-o", "json")
+    assert (ended.code, ended.out, ended.error["message"]) == (8, "", "not confirmed: move 2 instances?")
+    uneven.ok("rebalance", "--plan-out", str(tmp_path / "plan"))
+    assert uneven("rebalance", "--plan", str(tmp_path / "plan")).code == 8
+    assert uneven.json("op", "list") == []
+
+
+def test_a_move_that_fails_is_named(uneven: Command, db: SqliteDatabase) -> None:
+    """No host answers here: each target says so, and all is where it was."""
+    ended = uneven("rebalance", "--yes", "-o", "json")
+    assert [(one["target"], one["result"]) for one in ended.json] == [("web1", "failed"), ("web2", "failed")]
+    assert ended.code == ended.json[0]["code"] and "2 of 2 failed: web1, web2" in ended.err
+    assert "web1: kvm1 to kvm2, live: memory: kvm1 has 57% claimed, kvm2 0%" in ended.err
+    (parent,) = [op for op in uneven.json("op", "list") if op["kind"] == "rebalance"]
+    assert (parent["state"], parent["target"]) == ("undone", "the fleet")
+    assert uneven.json("show", "web1")["host"] == "kvm1"
+
+
+def test_nothing_to_move(uneven: Command) -> None:
+    ended = uneven("rebalance", "--only-rules", "--yes", "-o", "json")
+    assert (ended.code, ended.json) == (0, [])
+
+
+def test_what_should_move_and_cannot_is_named(pressing: tuple[Command, SqliteDatabase]) -> None:
+    novactl, db = pressing
+    change(db, 1, locked=1)
+    ended = novactl("rebalance", "-o", "json")
+    assert (ended.code, ended.json) == (3, [])
+    assert "what should move and cannot: web1 is locked" in ended.err
+
+
 # --- what stays ---
 
 
@@ -170,7 +211,7 @@ def pressing(novactl: Command, db: SqliteDatabase) -> Iterator[tuple[Command, Sq
 
 def test_a_rule(pressing: tuple[Command, SqliteDatabase]) -> None:
     novactl, _ = pressing
-    found = novactl.json("rebalance", "--only-rules")
+    found = novactl.json("rebalance", "--dry-run", "--only-rules")
     (move,) = found["moves"]
     assert (move["to"], move["reason"]) == ("kvm2", "web1 is on kvm1: is in zone nova, not z2")
     assert found["before"]["violations"] == ["web1 is on kvm1: is in zone nova, not z2"]
@@ -181,7 +222,7 @@ def test_a_rule(pressing: tuple[Command, SqliteDatabase]) -> None:
 
 
 def blocked(novactl: Command, *words: str) -> str | None:
-    ended = novactl("rebalance", "--only-rules", "-o", "json", *words)
+    ended = novactl("rebalance", "--dry-run", "--only-rules", "-o", "json", *words)
     (move,) = ended.json["moves"]
     assert (move["to"], "remains: web1 is on kvm1: is in zone nova, not z2\n" in ended.err) == (None, True)
     return str(move["blocker"])
@@ -241,7 +282,7 @@ def test_a_pinned_one(novactl: Command, db: SqliteDatabase) -> None:
     put(db, 1, numa='{"cpus": "2-3"}')
     with db.writing() as tx:
         hosts.update(tx, "kvm1", reserved_memory_mib=4000)
-    (move,) = novactl.json("rebalance")["moves"]
+    (move,) = novactl.json("rebalance", "--dry-run")["moves"]
     assert move["reason"] == "kvm1: 512 MiB of memory are claimed, 96 may be"
     assert move["blocker"] == "has processors or pages of kvm1 for itself"
 
@@ -249,7 +290,7 @@ def test_a_pinned_one(novactl: Command, db: SqliteDatabase) -> None:
 def test_stopped_ones_move_cold(pressing: tuple[Command, SqliteDatabase]) -> None:
     novactl, db = pressing
     change(db, 1, vm_state=VmState.STOPPED)
-    (move,) = novactl.json("rebalance")["moves"]
+    (move,) = novactl.json("rebalance", "--dry-run")["moves"]
     assert (move["method"], move["cost_gib"]) == ("cold", 1)
 
 
@@ -280,7 +321,7 @@ def test_groups_pairs_labels_and_aggregates(novactl: Command, db: SqliteDatabase
     put(db, 5, placement=Placement(required={"disk": "ssd"}))
     put(db, 6, flavor=replace(fleet.flavor(), extra_specs={"cpu": "new"}))
     put(db, 7, placement=Placement(apart_from=(fleet.uuid(1),)))
-    found = novactl.json("rebalance", "--only-rules")
+    found = novactl.json("rebalance", "--dry-run", "--only-rules")
     assert found["before"]["violations"] == [
         "web5 is on kvm1: has no label disk=ssd",
         "web6 is on kvm1: is in no aggregate with cpu=new",
@@ -315,9 +356,8 @@ def kept(uneven: Command, tmp_path: Path) -> Path:
 
 
 def test_a_plan_that_is_kept(uneven: Command, kept: Path) -> None:
-    ended = uneven("rebalance", "--plan", str(kept), "-o", "json")
-    assert (ended.code, ended.json) == (0, uneven.json("rebalance"))
-    assert ended.err.endswith(PLANNED)
+    ended = uneven("rebalance", "--dry-run", "--plan", str(kept), "-o", "json")
+    assert (ended.code, ended.json) == (0, uneven.json("rebalance", "--dry-run"))
     content = json.loads(kept.read_text())
     assert (content["kind"], content["format"]) == ("novactl rebalance plan", 1)
     assert sorted(content["read"]["hosts"]) == ["kvm1", "kvm2"]
@@ -336,7 +376,7 @@ def test_nothing_is_overwritten(uneven: Command, kept: Path) -> None:
 
 
 def refused(command: Command, path: Path) -> str:
-    ended = command("rebalance", "--plan", str(path), "-o", "json")
+    ended = command("rebalance", "--dry-run", "--plan", str(path), "-o", "json")
     assert (ended.code, ended.out) == (5, "")
     head, _, rest = str(ended.error["message"]).partition("\n")
     assert head == f"{path}: the fleet is not as it was when this was planned"
@@ -345,7 +385,7 @@ def refused(command: Command, path: Path) -> str:
 
 def test_an_instance_that_was_changed(uneven: Command, db: SqliteDatabase, kept: Path) -> None:
     uneven.ok("lock", "web3")
-    assert uneven("rebalance", "--plan", str(kept)).code == 0
+    assert uneven("rebalance", "--dry-run", "--plan", str(kept)).code == 0
     uneven.ok("set", "web1", "--tag", "x")
     assert refused(uneven, kept) == "  web1: was changed"
     with db.writing() as tx:
@@ -363,7 +403,7 @@ def test_an_instance_that_is_worked_on(uneven: Command, db: SqliteDatabase, kept
 def test_a_host_that_was_changed(uneven: Command, db: SqliteDatabase, kept: Path) -> None:
     with db.writing() as tx:
         hosts.update(tx, "kvm2", checked_at=fleet.WHEN)
-    assert uneven("rebalance", "--plan", str(kept)).code == 0
+    assert uneven("rebalance", "--dry-run", "--plan", str(kept)).code == 0
     put(db, 9, on="kvm2")
     assert refused(uneven, kept) == "  kvm2: used was [0, 0, 0], is [512, 1, 1]"
     with db.writing() as tx:
@@ -386,16 +426,16 @@ def test_a_host_that_was_changed(uneven: Command, db: SqliteDatabase, kept: Path
 )
 def test_files_that_are_no_plan(uneven: Command, kept: Path, change_: Any, code: int, message: str) -> None:
     kept.write_bytes(change_(kept.read_text()).encode(errors="surrogateescape"))
-    ended = uneven("rebalance", "--plan", str(kept), "-o", "json")
+    ended = uneven("rebalance", "--dry-run", "--plan", str(kept), "-o", "json")
     assert (ended.code, ended.error["message"]) == (code, f"{kept}: {message}")
 
 
 def test_a_plan_of_another_fleet(uneven: Command, kept: Path) -> None:
     content = json.loads(kept.read_text())
     kept.write_text(json.dumps({**content, "fleet": "another"}))
-    ended = uneven("rebalance", "--plan", str(kept), "-o", "json")
+    ended = uneven("rebalance", "--dry-run", "--plan", str(kept), "-o", "json")
     assert (ended.code, ended.error["message"]) == (5, f"{kept}: is a plan for another fleet (another)")
-    assert uneven("rebalance", "--plan", str(kept.with_name("none"))).code == 2
+    assert uneven("rebalance", "--dry-run", "--plan", str(kept.with_name("none"))).code == 2
 
 
 def test_a_plan_that_hides_what_it_read(uneven: Command, kept: Path) -> None:

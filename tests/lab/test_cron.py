@@ -19,6 +19,7 @@ from tests.support.command import Command
 pytestmark = pytest.mark.lab
 TINY = ["--flavor", "tiny", "--image", "tiny"]
 KEEP = {"name": "keep", "do": "keep-running", "selector": ["keep"]}
+SETTLED = {"name": "settled", "do": "resize-confirm"}
 BY_ITSELF = "#!/bin/sh\n(sleep 3; poweroff -f) >/dev/null 2>&1 &\n"
 ROUNDS = 3
 LEASE = 2
@@ -119,6 +120,30 @@ def test_a_guest_that_powers_itself_off_is_started_again(grounds: Grounds, name,
         assert novactl.json("show", web)["status"] == "SHUTOFF"
     events = [event["action"] for event in novactl.json("event", "list", web)]
     assert events == ["boot", "power-seen", "start", "stop"]
+
+
+def test_a_move_is_confirmed_when_it_has_waited(grounds: Grounds, name):
+    novactl, web = grounds.novactl, name()
+    made = novactl.json("boot", web, *TINY, "--host", "kvm1")
+    novactl.ok("migrate", web, "--host", "kvm2")
+    with policies(novactl, {**SETTLED, "after": 3600}):
+        assert novactl("cron", "--task", "policies", "-v").err == "policies: done\n"
+        assert novactl.json("show", web)["status"] == "VERIFY_RESIZE"
+    with policies(novactl, {**SETTLED, "after": 1}):
+        time.sleep(1)
+        novactl.ok("lock", web)
+        held = novactl("cron", "--task", "policies")
+        assert (held.code, held.out) == (10, f"policies: {web}: its move is not confirmed: is locked\n")
+        novactl.ok("unlock", web)
+        (shown,) = novactl.json("cron", "--task", "policies", "--dry-run")
+        assert shown["changes"] == [f"settled: resize-confirm {web}"]
+        assert novactl.json("show", web)["status"] == "VERIFY_RESIZE"
+        ended = novactl("cron", "--task", "policies", "-v")
+        assert ended.code == 0 and f"policies: settled: resize-confirm {web}" in ended.err
+    found = novactl.json("show", web)
+    assert (found["status"], found["host"]) == ("ACTIVE", "kvm2")
+    assert grounds.state("kvm2", made["uuid"]) == "running"
+    assert made["uuid"] not in sh(grounds, "kvm1", f"ls {INSTANCES}") and unsettled(grounds) == []
 
 
 def test_killed_at_random_it_leaves_nothing(grounds: Grounds, name):

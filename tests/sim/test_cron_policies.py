@@ -1,4 +1,4 @@
-"""Policies on simulated fleets: kept running, and what is done by the clock, once."""
+"""Policies on simulated fleets: kept running, confirmed after a time, and what is done by the clock, once."""
 
 import contextlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from novactl.db import second_copy, settings
 from novactl.db.session import Tx
 from novactl.errors import NovactlError
 from novactl.objects.states import PowerState
-from tests.sim.actions import boot, start, stop
+from tests.sim.actions import boot, lock, migrate, reset_state, start, stop
 from tests.sim.test_cron import cron, run
 from tests.support.life import Died
 from tests.support.sim import Fault, SimFleet, settled
@@ -36,6 +36,7 @@ def put(fleet: SimFleet, *policies: dict[str, Any]) -> None:
 
 KEEP = {"name": "keep", "do": "keep-running", "selector": ["keep"]}
 NIGHT = {"name": "night", "do": "stop", "at": "20:00"}
+SETTLED = {"name": "settled", "do": "resize-confirm", "after": 3600}
 
 
 def carry_out(fleet: SimFleet) -> tuple[list[str], list[str]]:
@@ -155,6 +156,76 @@ def test_one_that_cannot_be_started_is_a_concern_until_it_can(fleet: SimFleet) -
     assert run(fleet, "policies")[0].news == []
     assert [one.state for one in run(fleet, "policies")[0].news] == ["over"]
     assert settled(fleet) == []
+
+
+# --- resize-confirm ---
+
+
+@pytest.fixture
+def moved(fleet: SimFleet) -> SimFleet:
+    """A migrated instance that waits to be confirmed, and the policy that does it after an hour."""
+    fleet.run(boot("web", host="kvm1", metadata={"role": "web"}))
+    assert fleet.run(migrate("web", host="kvm2")).code == 0
+    put(fleet, SETTLED)
+    return fleet
+
+
+def test_a_move_is_confirmed_when_it_has_waited(moved: SimFleet) -> None:
+    moved.clock.sleep(59 * MINUTE)
+    assert carry_out(moved) == ([], []) and states(moved) == {"web": "resized"}
+    moved.clock.sleep(2 * MINUTE)
+    (shown,) = run(moved, "policies", dry_run=True)
+    assert shown.changes == ["settled: resize-confirm web"] and operations(moved, "resize-confirm") == 0
+    assert carry_out(moved) == (["settled: resize-confirm web"], [])
+    assert states(moved) == {"web": "active"} and operations(moved, "resize-confirm") == 1
+    assert moved.hosts["kvm1"].directories == {} and settled(moved) == []
+    assert carry_out(moved) == ([], [])
+
+
+def test_one_that_cannot_be_confirmed_is_told_with_the_reason(moved: SimFleet) -> None:
+    words = "web: its move is not confirmed: "
+    moved.clock.sleep(61 * MINUTE)
+    moved.run(lock("web"))
+    assert carry_out(moved) == ([], [words + "is locked"])
+    moved.run(lock("web", locked=False))
+    moved.run(reset_state("error", "web"))
+    assert carry_out(moved) == ([], [words + "is ERROR"])
+    moved.db.write(lambda tx: tx.run("UPDATE instances SET vm_state = 'resized', task_state = NULL"))
+    moved.hosts["kvm1"].up = False
+    changes, attention = carry_out(moved)
+    assert changes == [] and attention[0].startswith(words + "kvm1: ")
+    moved.hosts["kvm1"].up = True
+    assert carry_out(moved) == (["settled: resize-confirm web"], [])
+
+
+def test_one_that_is_worked_on_is_not_confirmed(moved: SimFleet) -> None:
+    moved.clock.sleep(61 * MINUTE)
+    with moved.db.writing() as tx:
+        uuid = (tx.one("SELECT uuid FROM instances") or {})["uuid"]
+        op = (tx.one("SELECT id FROM operations WHERE kind = 'migrate'") or {})["id"]
+        tx.insert("op_locks", kind="instance", id=uuid, operation=op, mode="X", exclusive=f"instance/{uuid}")
+    assert carry_out(moved) == ([], [f"web: its move is not confirmed: operation {op} works on it"])
+
+
+def test_only_moves_of_those_that_it_is_about(moved: SimFleet) -> None:
+    moved.clock.sleep(61 * MINUTE)
+    for other in ({"selector": ["role=db"]}, {"on": "kvm1"}, {"project": "other"}):
+        put(moved, {**SETTLED, **other})
+        assert carry_out(moved) == ([], [])
+    put(moved, {**SETTLED, "selector": ["role=web"], "on": "kvm2"})
+    assert carry_out(moved)[0] == ["settled: resize-confirm web"]
+
+
+def test_a_confirm_that_is_killed_is_gone_on_with(moved: SimFleet) -> None:
+    moved.clock.sleep(61 * MINUTE)
+    moved.faults.append(Fault("clean_up", "dies-after", host="kvm1"))
+    with pytest.raises(Died):
+        run(moved, "policies")
+    moved.clock.sleep(2 * MINUTE)
+    for op in left(moved):
+        moved.take_over(op, back=False)
+    assert carry_out(moved)[1] == [] and states(moved) == {"web": "active"}
+    assert operations(moved, "resize-confirm") == 1 and settled(moved) == []
 
 
 # --- by the clock ---

@@ -253,7 +253,10 @@ POLICY = "policies:\n  night:\n    do: stop\n    at: 20:00\n"
             ":1: scheduler.max_io_ops_per_host: must be a valid int",
         ),
         ("scheduler: {colour: 1}\n", ":1: scheduler.colour: 'colour' is not one of host_subset"),
-        (POLICY.replace("stop", "wipe"), ":3: policies.night.do: must be 'start', 'stop', 'reboot' or"),
+        (
+            POLICY.replace("stop", "wipe"),
+            ":3: policies.night.do: must be 'start', 'stop', 'reboot', 'keep-run",
+        ),
         (POLICY.replace("20:00", "25:00"), ":4: policies.night.at: String should match pattern"),
         (POLICY + "    days: [monday]\n", ":5: policies.night.days[0]: must be 'mon', "),
         (

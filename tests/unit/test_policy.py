@@ -12,6 +12,7 @@ from novactl.objects.policy import CronTask, Policy, check_setting
 
 NIGHT = {"name": "night", "do": "stop", "at": "20:00"}
 KEEP = {"name": "keep", "do": "keep-running"}
+SETTLED = {"name": "settled", "do": "resize-confirm", "after": 86400}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,7 @@ def test_too_long() -> None:
     [
         NIGHT,
         KEEP,
+        SETTLED,
         {
             **NIGHT,
             "selector": ["tier=dev", "blue"],
@@ -86,6 +88,11 @@ def test_a_policy_comes_back(data: dict[str, Any]) -> None:
         ({**NIGHT, "colour": "red"}, "policy: 'colour' is not known"),
         ({**KEEP, "at": "10:00"}, "policy keep: keep-running holds at all times"),
         ({**KEEP, "days": ["mon"]}, "policy keep: keep-running holds at all times"),
+        ({**SETTLED, "at": "10:00"}, "policy settled: resize-confirm holds at all times"),
+        ({**SETTLED, "after": None}, "policy settled: after is missing"),
+        ({**SETTLED, "after": 0}, "policy settled: after is less than a second"),
+        ({**SETTLED, "after": "1d"}, "policy: after '1d' is of the wrong type"),
+        ({**KEEP, "after": 60}, "policy keep: after goes with resize-confirm alone"),
     ],
 )
 def test_a_policy_that_is_refused(data: Any, says: str) -> None:

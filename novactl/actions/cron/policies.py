@@ -1,4 +1,5 @@
-"""The policies of the fleet (settings): guests that are kept running, and what is done by the clock."""
+"""The policies of the fleet (settings): guests that are kept running, moves that are confirmed when they
+have waited, and what is done by the clock."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -11,7 +12,8 @@ from novactl.actions.operate import Action
 from novactl.actions.outcome import Outcome
 from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.refresh import refresh
-from novactl.db import health, instances, operations, pages, settings, tasks
+from novactl.actions.verify import Confirm
+from novactl.db import balance, health, instances, moves, operations, pages, settings, tasks
 from novactl.db.session import Tx
 from novactl.engine.operation import OpState
 from novactl.errors import Busy
@@ -21,7 +23,7 @@ from novactl.objects.moments import as_text, before
 from novactl.objects.policy import Policy
 from novactl.objects.states import VmState
 
-KEEP = "keep-running"
+KEEP, CONFIRM = "keep-running", "resize-confirm"
 OFTEN, SPAN = 5, UNITS["h"]  # going off, or failing to start, so often in so many seconds: left off for now
 LAST_TRY = 5 * UNITS["m"]  # seconds before the end of its window in which what was busy is told
 
@@ -48,6 +50,8 @@ def policies(context: Context) -> Report:
             report.partial = True
         elif policy.do == KEEP:
             _keep_running(context, policy, report)
+        elif policy.do == CONFIRM:
+            _confirm(context, policy, report)
         else:
             _by_the_clock(context, policy, {one.name for one in known}, report)
     return report
@@ -55,10 +59,14 @@ def policies(context: Context) -> Report:
 
 def chosen(tx: Tx, policy: Policy) -> list[Instance]:
     """The instances that it is about; those that are locked are left alone."""
+    return [one for one in matching(tx, policy) if not one.locked]
+
+
+def matching(tx: Tx, policy: Policy) -> list[Instance]:
+    """The instances that it names, locked ones too."""
     pairs = [selector.partition("=") for selector in policy.selector]
     selectors = tuple((key, value if sign else None) for key, sign, value in pairs)
-    found = pages.page(tx, pages.Wanted(project=policy.project, host=policy.on, selectors=selectors))
-    return [one for one in found if not one.locked]
+    return pages.page(tx, pages.Wanted(project=policy.project, host=policy.on, selectors=selectors))
 
 
 # --- keep-running ---
@@ -114,6 +122,47 @@ def _too_often(tx: Tx, instance: Instance, since: str) -> str | None:
     if len(offs) >= OFTEN:
         return f"went off {words}: novactl console-log {instance.name}"
     return None
+
+
+# --- resize-confirm ---
+
+
+def _confirm(context: Context, policy: Policy, report: Report) -> None:
+    """Moves that have waited so long are confirmed, as `novactl resize-confirm` does; one that cannot be is a
+    concern, since it holds room on two hosts."""
+    assert policy.after is not None
+    db, latest = context.world.db, before(context.world.clock.now(), policy.after)
+
+    def due(tx: Tx) -> list[tuple[Instance, str | None]]:
+        waiting = {one.instance_uuid for one in moves.finished(tx) if one.updated_at <= latest}
+        worked_on = balance.worked_on(tx)
+        found = [one for one in matching(tx, policy) if one.uuid in waiting]
+        return [(one, _unfit(one, worked_on.get(one.uuid))) for one in found]
+
+    found = db.read(due)
+    ready = [one for one, why in found if why is None]
+    refused = [(one, why) for one, why in found if why is not None]
+    for one, outcome in _carried_out(context, ready, _confirmed, report):
+        if outcome is None or outcome.error is None:
+            report.changes.append(f"{policy.name}: {CONFIRM} {one.name}")
+        else:
+            refused.append((one, outcome.error.message))
+    for one, why in refused:
+        report.note(one.name, f"{one.name}: its move is not confirmed: {why}")
+
+
+def _confirmed(instance: Instance) -> Action:
+    return Confirm(name=instance.uuid, project=instance.project)
+
+
+def _unfit(instance: Instance, operation: str | None) -> str | None:
+    """Why its move is not confirmed now."""
+    if operation is not None:
+        return f"operation {operation} works on it"
+    if instance.locked:
+        return "is locked"
+    waits = instance.vm_state is VmState.RESIZED and instance.task_state is None
+    return None if waits else f"is {instance.status}"
 
 
 # --- by the clock ---
