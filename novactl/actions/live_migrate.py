@@ -90,7 +90,8 @@ class LiveMigrate:
             )
         if self.post_copy:
             raise Refused(
-                "migrate --post-copy cannot be done by this novactl: a lost link would lose the guest",
+                "migrate --post-copy cannot be done by this novactl: libvirt gives it only without --suspend,"
+                " and then one lost reply can leave the guest running twice",
                 hint="--auto-converge slows a guest down that writes faster than the link",
             )
         if self.transport not in transports.TRANSPORTS:
