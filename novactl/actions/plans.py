@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from novactl.db.session import Tx
-from novactl.engine.operation import Operation, Plan
+from novactl.engine.operation import Operation, Plan, Record
 from novactl.errors import Refused
 
 
@@ -55,6 +55,17 @@ def nothing(action: Named) -> dict[str, Any]:
     }
 
 
+def step(record: Record) -> dict[str, Any]:
+    """One of its steps."""
+    return {
+        "n": record.n,
+        "name": record.name,
+        "kind": record.kind,
+        "host": record.step.host,
+        "summary": record.step.summary(),
+    }
+
+
 def describe(op: Operation, plan: Plan) -> dict[str, Any]:
     """A plan for people and scripts: the very steps that are journaled."""
     return {
@@ -62,16 +73,7 @@ def describe(op: Operation, plan: Plan) -> dict[str, Any]:
         "target": plan.target,
         "host": plan.host,
         "alternates": list(plan.alternates),
-        "steps": [
-            {
-                "n": record.n,
-                "name": record.name,
-                "kind": record.kind,
-                "host": record.step.host,
-                "summary": record.step.summary(),
-            }
-            for record in op.records
-        ],
+        "steps": [step(record) for record in op.records],
         "changes": plan.changes,
         **({"preflight": list(plan.preflight)} if plan.preflight else {}),
     }

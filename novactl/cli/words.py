@@ -36,6 +36,9 @@ MODULES: dict[str, dict[str, str]] = {
         "resize-confirm": "Keep instances as a resize or migration left them.",
         "resize-revert": "Bring instances back to what they were before a move.",
     },
+    "recover": {
+        "recover": "End what was left half way, after a look everywhere.",
+    },
     "live": {
         "migrate-abort": "End a live migration that is under way.",
     },

@@ -81,3 +81,13 @@ NO_WORSE = 1.0001
 
 PACKING = 0.05
 """By how much placement told to pack may be behind the best of first fit, best fit and dot product."""
+
+LIVE_OF_RAW = 1.2
+"""A live migration: at most so many times virsh's over the same transport, plus start-up."""
+
+DOWNTIME_MORE = 0.1
+"""By how many seconds the guest may be silent longer than when virsh moves it."""
+
+COPY_OF_PLAIN = 1.25
+"""Copying a disk between two hosts: at most so many times what plain ssh takes for the same bytes, which is
+0.8 of its rate."""

@@ -54,6 +54,8 @@ ELSEWHERE = {
     "novactl pki issue kvm1": "test_pki.py",
     "novactl pki list": "test_pki.py",
     "novactl pki revoke kvm2": "test_pki.py",
+    "novactl recover web1 --dry-run": "test_live_migration.py",
+    "novactl recover web1": "test_live_migration.py",
     "novactl op resume ID": "test_operations.py",
     "novactl op rollback ID": "test_operations.py",
     "novactl evacuate --on kvm1 --fenced-by ipmi": "test_evacuate.py",

@@ -112,7 +112,7 @@ def test_interrupted_it_stays(grounds: Grounds, guest: dict[str, Any]) -> None:
     is_there_alone(grounds, guest, "kvm1")
 
 
-@pytest.mark.parametrize("how", ["resume", "abort"])
+@pytest.mark.parametrize("how", ["resume", "recover", "abort"])
 def test_killed_it_goes_on_or_is_aborted(grounds: Grounds, guest: dict[str, Any], how: str) -> None:
     """The job needs nobody: resuming attaches to it; an abort ends it though its owner is gone."""
     moving = begin(grounds, guest)
@@ -122,6 +122,16 @@ def test_killed_it_goes_on_or_is_aborted(grounds: Grounds, guest: dict[str, Any]
     if how == "resume":
         grounds.novactl.ok("op", "resume", op["id"], timeout=170)
         is_there_alone(grounds, guest, "kvm2")
+    elif how == "recover":
+        plan = grounds.novactl.json("recover", guest["name"], "--dry-run")
+        assert (plan["course"], plan["operation"]) == ("finish", op["id"])
+        found = {sight["where"]: sight["says"] for sight in plan["found"]}
+        assert "domain is running" in found["kvm1"] and "job of step" in found["kvm1"]
+        assert "domain is paused" in found["kvm2"]
+        ended = grounds.novactl.ok("recover", guest["name"], timeout=170)
+        assert "has lost its owner, and goes on" in ended.err
+        is_there_alone(grounds, guest, "kvm2")
+        assert grounds.novactl.json("recover", guest["name"])["course"] == "nothing"
     else:
         grounds.novactl.ok("migrate-abort", guest["name"])
         is_there_alone(grounds, guest, "kvm1")

@@ -72,7 +72,7 @@ class ReadyGuest(trust.BetweenHosts):
     xml: str
     paused: bool
 
-    def do(self, ctx: Any) -> None:
+    def do(self, ctx: Any) -> dict[str, Any]:
         source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
         _settled(ctx, self)
         target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
@@ -82,6 +82,7 @@ class ReadyGuest(trust.BetweenHosts):
         live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
         source.put(self.uuid, ctx.epoch, "migrate.xml", "0600", live.encode())
         source.put(self.uuid, ctx.epoch, "migrate-persistent.xml", "0600", persistent.encode())
+        return {"epoch": ctx.epoch}
 
     def undo(self, ctx: Any) -> None:
         """The guest is where it was, as it was, and nothing of it on the other host. It may have ended by

@@ -80,13 +80,12 @@ def again(ctx: Any, kind: type[Step] = OpenTrust) -> None:
     again."""
     for record in ctx.op.records:
         if isinstance(record.step, kind) and record.attempt in (0, ctx.record.attempt):
-            if kind is OpenTrust and _is_open(ctx, record):
-                continue
-            record.step.do(ctx)
+            if not _holds(ctx, record):
+                record.step.do(ctx)
 
 
-def _is_open(ctx: Any, record: Record) -> bool:
-    """Whether the key was opened under this epoch, and not so long ago that it may expire."""
+def _holds(ctx: Any, record: Record) -> bool:
+    """Whether it was done under this epoch, and not so long ago that the key may expire."""
     if record.finished_at is None or record.result.get("epoch") != ctx.epoch:
         return False
     return seconds_between(record.finished_at, ctx.world.clock.now()) < SECONDS / 2
