@@ -17,7 +17,7 @@ from novactl.virt.domain import check_properties
 
 ORDER = (
     *("flavor", "image", "project", "keypair", "network", "group", "host", "aggregate"),
-    *("weigher", "scheduler", "policy", "cron", "setting"),
+    *("weigher", "scheduler", "policy", "cron", "trusted-network", "setting"),
 )
 CONTENT = ("sha256", "kernel_sha256", "initrd_sha256", "format")
 """Of an image: what makes it another one."""

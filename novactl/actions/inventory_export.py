@@ -27,6 +27,7 @@ def export(state: State) -> dict[str, Section | str]:
         "scheduler": state.setting("scheduler"),
         "policies": {name: _policy(fields) for name, fields in state.of("policy").items()},
         "cron": {name: _cron(fields) for name, fields in state.of("cron").items()},
+        "trusted_networks": state.setting("trusted_networks"),
         "default_network": state.setting("default_network"),
     }
     return {name: section for name, section in sections.items() if section}

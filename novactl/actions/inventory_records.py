@@ -131,6 +131,13 @@ def cron(world: World, state: State, change: Change) -> None:
     _put(state, "cron", kept)
 
 
+def trusted_network(world: World, state: State, change: Change) -> None:
+    kept = {name: cidr for name, cidr in state.setting("trusted_networks").items() if name != change.name}
+    if change.item is not None:
+        kept[change.name] = change.item.fields["cidr"]
+    _put(state, "trusted_networks", kept)
+
+
 def setting(world: World, state: State, change: Change) -> None:
     _put(state, change.name, change.wanted["value"])
 
@@ -153,5 +160,6 @@ WRITERS: dict[str, Writer] = {
     "scheduler": scheduler,
     "policy": policy,
     "cron": cron,
+    "trusted-network": trusted_network,
     "setting": setting,
 }

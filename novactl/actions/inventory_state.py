@@ -208,5 +208,8 @@ READERS: dict[str, Any] = {
     "scheduler": lambda state: {name: {"value": value} for name, value in state.setting("scheduler").items()},
     "policy": _policies,
     "cron": _cron,
+    "trusted-network": lambda state: {
+        name: {"cidr": cidr} for name, cidr in state.setting("trusted_networks").items()
+    },
     "setting": lambda state: {"default_network": {"value": state.setting("default_network")}},
 }

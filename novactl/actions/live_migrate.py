@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from novactl.actions import acting, guest, moving, preflight
+from novactl.actions import acting, guest, moving, preflight, transports
 from novactl.actions.acting import Seen, still
 from novactl.actions.preflight import Report
 from novactl.actions.steps.files import CreateDisk, MakeDirectory
@@ -31,7 +31,6 @@ from novactl.objects.states import PowerState, TaskState
 from novactl.virt import domain
 
 ATTEMPTS = 3  # hosts that are looked at, as Nova's scheduler max_attempts
-TRANSPORTS = ("ssh",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +90,12 @@ class LiveMigrate:
             )
         if self.post_copy:
             raise Refused(
-                "migrate --post-copy cannot be done by this novactl: a lost link would lose the guest",
+                "migrate --post-copy cannot be done by this novactl: libvirt gives it only without --suspend,"
+                " and then one lost reply can leave the guest running twice",
                 hint="--auto-converge slows a guest down that writes faster than the link",
             )
-        if self.transport not in TRANSPORTS:
-            raise Refused(f"live migration over {self.transport} cannot be done by this novactl")
+        if self.transport not in transports.TRANSPORTS:
+            raise UsageError(f"--transport is one of {', '.join(transports.TRANSPORTS)}")
         if self.max_downtime_ms is not None and not 1 <= self.max_downtime_ms <= 2_000_000:
             raise UsageError("--max-downtime is 1 to 2000000 milliseconds")
         if self.bandwidth_mibps is not None and not 1 <= self.bandwidth_mibps <= 1_000_000:
@@ -120,7 +120,12 @@ class LiveMigrate:
             tried.add(chosen)
             try:
                 report = preflight.look(
-                    world, seen, chosen, block=self.block, skip_cpu_check=self.skip_cpu_check
+                    world,
+                    seen,
+                    chosen,
+                    block=self.block,
+                    skip_cpu_check=self.skip_cpu_check,
+                    transport=self.transport,
                 )
             except (HostUnreachable, HostFault) as error:
                 failure = failure or error
@@ -172,6 +177,7 @@ class LiveMigrate:
             max_downtime_ms=self.max_downtime_ms or 0,
             bandwidth_mibps=self.bandwidth_mibps or 0,
             auto_converge=self.auto_converge,
+            transport=self.transport,
         )
         yield RecordArrived(
             host=target,

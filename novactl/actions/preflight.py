@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from novactl.actions import guest, moving
+from novactl.actions import guest, moving, transports
 from novactl.actions.acting import Seen
 from novactl.actions.steps.files import SPARE_BYTES, CreateDisk
 from novactl.actions.steps.images import FetchBase
@@ -13,11 +13,15 @@ from novactl.actions.world import World
 from novactl.db import hosts
 from novactl.objects.host import Host
 from novactl.objects.image import MIB
-from novactl.objects.instance import Instance
 from novactl.virt import live
 from novactl.virt.live import DiskSize
 
 OK, WARN, FAIL = "ok", "warn", "fail"
+TRAVELS = {
+    transports.SSH: "memory and disks go through ssh",
+    transports.TLS: "memory and disks go by TLS to {address}",
+    transports.TCP: "memory and disks go in clear to {address}, on a trusted network",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ class Report:
         return tuple(dict(vars(item)) for item in self.items)
 
 
-def look(world: World, seen: Seen, target: str, *, block: bool | None, skip_cpu_check: bool) -> Report:
+def look(
+    world: World, seen: Seen, target: str, *, block: bool | None, skip_cpu_check: bool, transport: str
+) -> Report:
     """Both hosts, as they are now. `block`: the disks are to be copied, or not; None: as the hosts' storage
     has it. Raises HostUnreachable and HostFault when one of them cannot be asked."""
     source, there = world.db.read(lambda tx: (hosts.get(tx, str(seen.instance.host)), hosts.get(tx, target)))
@@ -59,6 +65,7 @@ def look(world: World, seen: Seen, target: str, *, block: bool | None, skip_cpu_
     report.items += looking.programs()
     report.items += looking.processor(skip_cpu_check)
     report.items.append(looking.storage(block))
+    report.items.append(looking.transport(transport))
     if not report.shared:
         report.disks = looking.sizes()
         report.devices = live.targets(looking.xml, looking.here.directory(seen.instance.uuid), report.disks)
@@ -72,7 +79,7 @@ class _Look:
     """A look at one move."""
 
     def __init__(self, world: World, seen: Seen, source: Host, target: Host) -> None:
-        self.instance: Instance = seen.instance
+        self.world, self.instance = world, seen.instance
         self.source, self.target = source, target
         self.here, self.there = world.hypervisor(source.name), world.hypervisor(target.name)
         self.xml = self.here.migratable_xml(self.instance.uuid)
@@ -115,6 +122,12 @@ class _Look:
             words = "shared, and cannot do without the page cache (O_DIRECT): two hosts would see two disks"
             return Item("storage", self.target.name, FAIL, words)
         return Item("storage", self.target.name, OK, kind)
+
+    def transport(self, how: str) -> Item:
+        now, ends = self.world.clock.now(), (self.source.name, self.target.name)
+        why = self.world.db.read(lambda tx: transports.unfit(tx, how, *ends, now))
+        words = TRAVELS[how].format(address=self.target.address)
+        return Item("transport", self.target.name, FAIL if why else OK, why or words)
 
     def sizes(self) -> dict[str, DiskSize]:
         files = guest.overlays(self.instance)

@@ -72,7 +72,7 @@ def migrate(
         typer.Option("--direct", help="This machine drives; the hosts need no ssh between them."),
     ] = False,
     transport: Annotated[
-        str, typer.Option("--transport", metavar="T", help="How memory and disks travel: ssh.")
+        str, typer.Option("--transport", metavar="T", help="How memory and disks travel: ssh, tls or tcp.")
     ] = "ssh",
     confirm: Confirm = False,
     skip_cpu_check: Annotated[

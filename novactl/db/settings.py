@@ -11,6 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "policies": [],  # [objects.policy.Policy.as_dict()]
     "cron": {},  # {task: objects.policy.CronTask.as_dict()}
     "scheduler": {},  # {rule: number}: scheduler.spec.Rules, checked by objects.policy
+    "trusted_networks": {},  # {name: CIDR}: where guests may travel in clear (objects.trusted)
     "default_network": None,  # name of the network that `boot` takes when none is given
 }
 

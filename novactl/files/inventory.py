@@ -29,6 +29,7 @@ from novactl.objects.names import check_name
 from novactl.objects.network import Network, check_network, overlap
 from novactl.objects.policy import CronTask, Policy, check_cron, check_policy, check_scheduler
 from novactl.objects.project import NOVA_LIMITS, check_limits
+from novactl.objects.trusted import check_trusted
 
 KINDS = {
     "flavors": "flavor",
@@ -43,6 +44,7 @@ KINDS = {
     "scheduler": "scheduler",
     "policies": "policy",
     "cron": "cron",
+    "trusted_networks": "trusted-network",
     "default_network": "setting",
 }
 """Sections of the files, and what one thing of each is called."""
@@ -332,6 +334,10 @@ def _cron(context: _Context) -> Made:
     return check_cron(CronTask(name=context.name, enabled=part.enabled, **seconds)).as_dict(), {}
 
 
+def _trusted(context: _Context) -> Made:
+    return {"cidr": check_trusted({context.name: context.part})[context.name]}, {}
+
+
 def _setting(context: _Context) -> Made:
     return {"value": context.part}, {}
 
@@ -348,6 +354,7 @@ MAKERS: dict[str, Maker] = {
     "scheduler": _scheduler,
     "policies": _policy,
     "cron": _cron,
+    "trusted_networks": _trusted,
     "default_network": _setting,
 }
 

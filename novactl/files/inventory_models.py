@@ -189,4 +189,5 @@ class FilePart(Part):
     scheduler: dict[str, int] = {}
     policies: dict[str, PolicyPart] = {}
     cron: dict[str, CronPart] = {}
+    trusted_networks: dict[str, str] = {}
     default_network: Name | None = None

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from novactl.errors import UsageError
 from novactl.objects import names
+from novactl.objects.trusted import check_trusted
 
 DEEDS = ("start", "stop", "reboot", "keep-running", "resize-confirm")
 LASTING = ("keep-running", "resize-confirm")  # these hold at all times, the others have a time of day
@@ -160,6 +161,8 @@ def check_setting(name: str, value: Any) -> None:
     elif name == "cron" and isinstance(value, dict):
         for task, given in value.items():
             CronTask.from_dict(task, given)
+    elif name == "trusted_networks" and isinstance(value, dict):
+        check_trusted(value)
     elif name == "default_network" and (value is None or isinstance(value, str)):
         if value is not None:
             names.check_name(value, "default network")

@@ -138,17 +138,26 @@ def virsh_words(
     *,
     bandwidth_mibps: int,
     auto_converge: bool,
+    transport: str,
+    address: str,
 ) -> list[str]:
     """Of `virsh migrate`, after the domain. `disks`: those that are copied, none when the hosts share them:
-    then what libvirt takes for unsafe was looked at (preflight)."""
+    then what libvirt takes for unsafe was looked at (preflight). By tls and tcp the target's QEMU listens on
+    `address` alone, at a port that its libvirt chooses; control stays in the sockets."""
     sockets = f"/run/novactl-{job_words(op, 0)[0]}"
     words = ["--desturi", f"qemu+unix:///system?socket={sockets}/libvirt"]
     words += ["--live", "--p2p", "--suspend", "--persistent", "--undefinesource", "--abort-on-error"]
     words += ["--xml", f"{directory}/migrate.xml", "--persistent-xml", f"{directory}/migrate-persistent.xml"]
-    words += ["--migrateuri", f"unix://{sockets}/memory"]
+    if transport == "ssh":
+        words += ["--migrateuri", f"unix://{sockets}/memory"]
+    else:
+        host = f"[{address}]" if ":" in address else address
+        words += ["--migrateuri", f"tcp://{host}", "--listen-address", address]
+        words += ["--tls"] if transport == "tls" else []
     if disks:
         words += ["--copy-storage-inc", "--migrate-disks", ",".join(disks)]
-        words += ["--disks-uri", f"unix://{sockets}/disks"]
+        if transport == "ssh":
+            words += ["--disks-uri", f"unix://{sockets}/disks"]
     else:
         words += ["--unsafe"]
     if bandwidth_mibps:

@@ -100,13 +100,14 @@ EVERYTHING: dict[str, Any] = {
     "scheduler": {"host_subset_size": 4, "max_instances_per_host": 0},
     "policies": {"night": {"do": "stop", "at": "20:00", "selector": ["tier=dev"], "days": ["mon"]}},
     "cron": {"prune-caches": {"every": "1h", "jitter": "5m", "enabled": False}},
+    "trusted_networks": {"storage": "198.51.100.0/24"},
     "default_network": "lan",
 }
 
 
 def test_applied_there_is_nothing_left(novactl: Command, db: SqliteDatabase, write: Write) -> None:
     write(EVERYTHING)
-    assert len(changes(novactl)) == 16
+    assert len(changes(novactl)) == 17
     rows = novactl.json("inventory", "apply")
     assert {row["result"] for row in rows} == {"done"} and {row["code"] for row in rows} == {0}
     assert novactl.json("inventory", "diff") == []
@@ -124,6 +125,7 @@ def test_applied_there_is_nothing_left(novactl: Command, db: SqliteDatabase, wri
         assert kept.get(tx, "weighers") == {"memory": -1, "vcpus": 0}
         assert kept.get(tx, "cron") == {"prune-caches": {"every": 3600, "jitter": 300, "enabled": False}}
         assert [one["name"] for one in kept.get(tx, "policies")] == ["night"]
+        assert kept.get(tx, "trusted_networks") == {"storage": "198.51.100.0/24"}
         assert kept.get(tx, "default_network") == "lan"
 
 
@@ -685,6 +687,7 @@ def fleets(draw: Any) -> Callable[[Any], None]:
             }
             for name in draw(st.lists(st.sampled_from([task.name for task in TASKS]), unique=True))
         },
+        "trusted_networks": draw(st.just({}) | st.just({"on": "2001:db8::/32"})),
         "default_network": networks[0].name if networks else None,
     }
 

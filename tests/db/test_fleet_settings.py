@@ -34,6 +34,7 @@ def test_a_setting_nobody_made_is_its_default(db: Database) -> None:
         "scheduler": {},
         "policies": [],
         "cron": {},
+        "trusted_networks": {},
         "default_network": None,
     }
     found["policies"].append("mine")
@@ -126,6 +127,7 @@ def test_what_an_inventory_asks_of_every_database(db: Database) -> None:
             "project": ["shop"],
             "group": ["shop/web", "web"],
             **{kind: [] for kind in ("keypair", "aggregate", "weigher", "scheduler", "policy", "cron")},
+            "trusted-network": [],
         }
         assert state.of("project")["shop"]["limits"] == {**dict.fromkeys(NOVA_LIMITS, -1), "cores": 4}
         assert export(state).keys() == {"hosts", "flavors", "networks", "images", "projects", "groups"}

@@ -132,7 +132,8 @@ FAULTS = f"""{CLAIMS}
         AND (uuid, host) NOT IN (SELECT instance_uuid, host FROM holds)
     UNION ALL SELECT instance_uuid, 'is gone and has an address' FROM ports
         WHERE instance_uuid NOT IN {LIVING}
-    UNION ALL SELECT owner, 'is gone and has a secret' FROM secrets WHERE owner NOT IN {LIVING}
+    UNION ALL SELECT owner, 'is gone and has a secret' FROM secrets
+        WHERE owner NOT IN {LIVING} AND owner <> 'pki'
     UNION ALL SELECT name, 'is ' || vm_state || ', ' || power_state || ', ' || COALESCE(task_state, '-')
         FROM instances WHERE deleted_at IS NULL AND (task_state IS NOT NULL
         OR (vm_state, power_state) NOT IN (VALUES ('active', 'running'), ('stopped', 'shutdown'),

@@ -19,6 +19,7 @@ from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
 from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.resize import Confirm, Migrate, Resize, Revert
+from novactl.db import settings
 from novactl.files.playbook import Playbook
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
@@ -288,6 +289,13 @@ def lose_sharing_host(fleet: SimFleet) -> None:
     _change(fleet, "UPDATE hosts SET facts = :facts", facts=facts)
 
 
+def trust_a_network(fleet: SimFleet) -> None:
+    """Guests may travel in clear between the hosts."""
+    _change(fleet, "UPDATE hosts SET address = replace(name, 'kvm', '192.0.2.')")
+    with fleet.db.writing() as tx:
+        settings.put(tx, "trusted_networks", {"storage": "192.0.2.0/24"})
+
+
 def live_ends(how: Ends) -> Callable[[SimFleet], None]:
     """Live migrations from every host end so."""
 
@@ -371,6 +379,9 @@ SCENARIOS: dict[str, Scenario] = {
     "drain": Scenario(leave, (lambda: boot(host="kvm1"), stop), ends="SHUTOFF", undone="SHUTOFF"),
     "migrate-keep": Scenario(confirm, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "live-migrate": Scenario(live_migrate, (boot,), undone="ACTIVE"),
+    "live-migrate-tcp": Scenario(
+        lambda: live_migrate(transport="tcp"), (boot,), trust_a_network, undone="ACTIVE"
+    ),
     "live-migrate-paused": Scenario(live_migrate, (boot, pause), ends="PAUSED", undone="PAUSED"),
     "live-migrate-fails": Scenario(live_migrate, (boot,), live_ends(Ends.FAILS), undone="ACTIVE", fails=True),
     "live-migrate-finish-lost": Scenario(

@@ -960,7 +960,8 @@ class SimHypervisor(SimLive):
     def trust_to(self, op: str, address: str, port: int, host_keys: Sequence[str]) -> None:
         with self._call("trust_to"):
             self._ours()
-            self.host.leads_to[op] = address.partition(".")[0]
+            name, _, rest = address.partition(".")
+            self.host.leads_to[op] = f"kvm{rest[-1]}" if name.isdecimal() else name  # 192.0.2.N is kvmN
 
     def trust_try(self, op: str) -> None:
         with self._call("trust_try"):

@@ -38,7 +38,7 @@ def test_the_shipped_example_is_good() -> None:
     assert {*found.items} == {
         *("host", "aggregate", "flavor", "network", "image", "keypair"),
         *("project", "group", "scheduler"),
-        *("weigher", "policy", "cron", "setting"),
+        *("weigher", "policy", "cron", "trusted-network", "setting"),
     }
     addresses = [item.fields["address"] for item in found.items["host"].values()]
     assert len(addresses) >= 3 and all(address.startswith("192.0.2.") for address in addresses)

@@ -124,6 +124,10 @@ def test_a_policy_that_is_refused(data: Any, says: str) -> None:
         ("scheduler", {"max_instances_per_host": True}, "scheduler: max_instances_per_host True is not"),
         ("scheduler", {"max_instances_per_host": 10**9}, "scheduler: max_instances_per_host 1000000000 is"),
         ("scheduler", {"colour": 1}, "scheduler: 'colour' is not one of host_subset_size, max_io_ops_per"),
+        ("trusted_networks", [], "setting 'trusted_networks' is not known, or has a value of another"),
+        ("trusted_networks", {"a": "10.0.0.1/24"}, "trusted network a: '10.0.0.1/24' is not a network"),
+        ("trusted_networks", {"a": 7}, "trusted network a: 7 is not a network"),
+        ("trusted_networks", {"a b": "::/0"}, "trusted network 'a b' is not acceptable"),
         ("default_network", 7, "setting 'default_network' is not known, or has a value of another kind"),
         ("default_network", "a b", "default network 'a b' is not acceptable"),
     ],
@@ -143,6 +147,7 @@ def test_settings_that_are_accepted() -> None:
         ("scheduler", {}),
         ("policies", [NIGHT, KEEP]),
         ("cron", {"prune": task.as_dict(), "other": {}}),
+        ("trusted_networks", {"storage": "192.0.2.0/24", "six": "2001:db8::/32"}),
         ("default_network", "lan"),
         ("default_network", None),
     ):

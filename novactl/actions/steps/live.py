@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from novactl.actions import transports
 from novactl.actions.steps import jobs, trust
 from novactl.actions.steps.files import SEALED
 from novactl.actions.steps.moves import SOURCE
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import hosts, instances, moves
 from novactl.engine.step import Answer, Kind, RecordStep, Step
-from novactl.errors import HostFault, Interrupted
+from novactl.errors import HostFault, HostRefused, Interrupted
 from novactl.objects.migration import MigrationStatus
 from novactl.virt.domain import marked
 from novactl.virt.files import disk_info
@@ -115,17 +116,20 @@ class MoveGuest(trust.BetweenHosts):
     max_downtime_ms: int
     bandwidth_mibps: int
     auto_converge: bool
+    transport: str = "ssh"
 
     def summary(self) -> str:
         how = "stands still" if self.paused else "runs"
         copied = f", {', '.join(self.disks)} copied" if self.disks else ", its disks stay where they are"
-        return f"the guest {how} on {self.target}{copied}"
+        way = "" if self.transport == transports.SSH else f", by {self.transport}"
+        return f"the guest {how} on {self.target}{copied}{way}"
 
     def do(self, ctx: Any) -> None:
         source = ctx.world.hypervisor(self.host)
         if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "none":
             trust.again(ctx)
             trust.again(ctx, ReadyGuest)
+            self._check_transport(ctx)
         words = source.live_words(
             self.uuid,
             ctx.epoch,
@@ -139,6 +143,8 @@ class MoveGuest(trust.BetweenHosts):
                 self.disks,
                 bandwidth_mibps=self.bandwidth_mibps,
                 auto_converge=self.auto_converge,
+                transport=self.transport,
+                address=ctx.world.db.read(lambda tx: hosts.get(tx, self.target)).address,
             ),
         )
         try:
@@ -146,6 +152,12 @@ class MoveGuest(trust.BetweenHosts):
         except Interrupted:
             jobs.end(ctx, source)
             raise
+
+    def _check_transport(self, ctx: Any) -> None:
+        """Raises HostRefused for a certificate that was revoked, or a network that is trusted no more."""
+        ends, now = (str(self.host), self.target), ctx.world.clock.now()
+        if why := ctx.world.db.read(lambda tx: transports.unfit(tx, self.transport, *ends, now)):
+            raise HostRefused(f"{self.target}: not by {self.transport}: {why}")
 
     def happened(self, ctx: Any) -> Answer:
         """Decided by where the guest is (docs/live-migration.md). A job that runs is attached to, or ended
