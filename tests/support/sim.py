@@ -1399,16 +1399,20 @@ CLAIMS = """
 """
 
 
-def lost(fleet: SimFleet) -> set[str]:
-    """Hosts that are off and fenced: what is on them counts when they are on again."""
+def fenced(fleet: SimFleet) -> set[str]:
+    """Hosts that take no claim: what is on them counts when an audit has found nothing wrong there."""
     with fleet.db.reading() as tx:
-        fenced = {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
-    return {name for name in fenced if not fleet.hosts[name].up}
+        return {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
+
+
+def lost(fleet: SimFleet) -> set[str]:
+    """Hosts that are fenced and off."""
+    return {name for name in fenced(fleet) if not fleet.hosts[name].up}
 
 
 def always(fleet: SimFleet) -> list[str]:
     """What is wrong now, though an operation may be half way."""
-    gone = lost(fleet)
+    gone = fenced(fleet)
     with fleet.db.reading() as tx:
         wrong = [f"{row['name']}: {row['what']}" for row in tx.all(CLAIMS)]
         holds = {(row["instance_uuid"], row["host"]) for row in tx.all("SELECT * FROM holds")}
