@@ -42,10 +42,14 @@ class Move:
         here = acting.instance_locks(self.instance)
         return here | {Lock("host", self.target.name, Mode.SHARED)}
 
-    def domain_xml(self, world: World, op_id: str) -> str:
-        """Its domain on the new host."""
+    def domain_xml(self, world: World, op_id: str, *, waits: bool = False) -> str:
+        """Its domain on the new host. `waits`: to be confirmed or reverted."""
         marks = Marks(
-            fleet=world.fleet, operation=op_id, epoch=self.epoch, generation=self.instance.version + 1
+            fleet=world.fleet,
+            operation=op_id,
+            epoch=self.epoch,
+            generation=self.instance.version + 1,
+            move=self.migration.carried(self.instance.numa) if waits else None,
         )
         return guest.domain_xml(self.moved, self.target, marks, world.template("domain.xml"))
 

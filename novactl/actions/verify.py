@@ -8,9 +8,9 @@ from novactl.actions import acting, guest, restored
 from novactl.actions.acting import Seen, plan_of, still
 from novactl.actions.move_parts import disks, power_off
 from novactl.actions.steps.copies import CleanUp, ComeBack, DefineThere, LeaveHost
-from novactl.actions.steps.domains import OFF, StartDomain
+from novactl.actions.steps.domains import OFF, StartDomain, WriteCopy
 from novactl.actions.steps.moves import SOURCE, TARGET, RecordConfirmed, RecordReverted, ReleaseHold
-from novactl.actions.steps.records import SetTask
+from novactl.actions.steps.records import RecordCopied, SetTask
 from novactl.actions.world import World
 from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
@@ -81,7 +81,13 @@ class Confirm:
         steps: list[Step] = [
             RecordConfirmed(
                 uuid=instance.uuid, migration=migration.id, vm_state=vm_state, power_state=seen.power
-            )
+            ),
+            WriteCopy(
+                host=instance.host,
+                uuid=instance.uuid,
+                xml=acting.domain_with(world, tx, op_id, instance, epoch, None),
+            ),
+            RecordCopied(uuid=instance.uuid),
         ]
         if not migration.here:
             source, left = migration.source, LEFT[migration.storage]
@@ -135,7 +141,7 @@ def _back(
     else:
         yield from disks(instance, back, source.name, anew=False)
     yield guest.config_drive_step(back, source)
-    then = acting.domain_xml(world, tx, op_id, back, epoch)
+    then = acting.domain_with(world, tx, op_id, back, epoch, None)
     yield DefineThere(host=source.name, uuid=uuid, xml=then, before=now if migration.here else None)
     if runs:
         yield StartDomain(host=source.name, uuid=uuid)
