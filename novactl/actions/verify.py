@@ -16,7 +16,7 @@ from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
-from novactl.errors import Refused
+from novactl.errors import NoValidHost, Refused
 from novactl.objects.instance import Instance
 from novactl.objects.migration import Migration, MigrationStatus, Storage
 from novactl.objects.states import (
@@ -128,6 +128,7 @@ def _back(
 ) -> Iterator[Step]:
     uuid, runs = instance.uuid, migration.was is VmState.ACTIVE
     back = _before(tx, instance, migration)
+    _claim_room(tx, back, migration)
     source = hosts.get(tx, migration.source)
     now = acting.domain_xml(world, tx, op_id, instance, epoch)
     yield SetTask(uuid=uuid, task=TaskState.REVERTING)
@@ -155,6 +156,17 @@ def _back(
         left = "directory" if migration.storage is Storage.COPIED else "nothing"
         yield CleanUp(host=migration.target, uuid=uuid, left=left)
         yield ReleaseHold(host=migration.target, uuid=uuid, role=TARGET)
+
+
+def _claim_room(tx: Tx, back: Instance, migration: Migration) -> None:
+    """What it holds there is what it will need: a disk that grew where nothing was copied stays so, also when
+    the revert is undone. Raises NoValidHost."""
+    if migration.here or hosts.change_hold(tx, migration.source, back.uuid, back.resources, SOURCE):
+        return
+    raise NoValidHost(
+        f"{back.name}: {migration.source} has no room for its disk, which has {back.root_gib} GiB by now",
+        hint=f"free some there, or novactl resize-confirm {back.name}",
+    )
 
 
 def _before(tx: Tx, instance: Instance, migration: Migration) -> Instance:

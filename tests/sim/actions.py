@@ -302,6 +302,12 @@ def trust_a_network(fleet: SimFleet) -> None:
         settings.put(tx, "trusted_networks", {"storage": "192.0.2.0/24"})
 
 
+def grow_shared(fleet: SimFleet) -> None:
+    """The instance waits on another host, with a larger disk on the storage that all share."""
+    share(fleet)
+    assert fleet.run(resize(host="kvm2")).code == 0
+
+
 def live_ends(how: Ends) -> Callable[[SimFleet], None]:
     """Live migrations from every host end so."""
 
@@ -381,6 +387,7 @@ SCENARIOS: dict[str, Scenario] = {
         lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
     ),
     "migrate-shared": Scenario(migrate, (boot,), share, ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "resize-shared-revert": Scenario(revert, (boot,), grow_shared, ends="ACTIVE", undone="VERIFY_RESIZE"),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "drain": Scenario(leave, (lambda: boot(host="kvm1"), stop), ends="SHUTOFF", undone="SHUTOFF"),
