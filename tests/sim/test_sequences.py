@@ -37,7 +37,7 @@ from tests.support.scratch import quick_directory
 from tests.support.sim import APART, SimFleet, always, settled
 from tests.support.toys import Died
 
-EXAMPLES = number(250, 10_000)
+EXAMPLES = number(200, 10_000)
 LIMITS = {"instances": 3, "cores": 5}
 THERE = ("web1", "web2")  # before the first command
 NAMES = ("web1", "web2", "web3")
