@@ -56,7 +56,8 @@ class OpenSockets(Step):
     type: ClassVar[str] = "open-sockets"
 
     def do(self, ctx: Any) -> dict[str, Any]:
-        return {"libvirt": ctx.world.hypervisor(self.host).listen(ctx.operation_id)}
+        libvirt = ctx.world.hypervisor(self.host).listen(ctx.operation_id)
+        return {"libvirt": libvirt, "epoch": ctx.epoch}
 
     def undo(self, ctx: Any) -> None:
         """They are gone."""
@@ -78,7 +79,6 @@ class ReadyGuest(trust.BetweenHosts):
         source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
         _settled(ctx, self)
         target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
-        target.listen(ctx.operation_id)
         persistent = marked(self.xml, epoch=ctx.epoch)
         paths = (source.instances_path, target.instances_path)
         live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
@@ -132,6 +132,7 @@ class MoveGuest(trust.BetweenHosts):
         source = ctx.world.hypervisor(self.host)
         if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "none":
             trust.again(ctx)
+            trust.again(ctx, OpenSockets)
             trust.again(ctx, ReadyGuest)
             self._check_transport(ctx)
         words = source.live_words(
@@ -188,11 +189,11 @@ class MoveGuest(trust.BetweenHosts):
 def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:
     """How the guest is on either host, once no migration is under way; on one that is gone it has ended."""
     both = [ctx.world.hypervisor(name) for name in step.hosts if name not in ctx.gone]
-    for host in both:
-        if host.whereabouts(step.uuid, ctx.epoch).moving:
-            for each in both:
-                each.end_migration(step.uuid, ctx.epoch)
     found = {host.name: host.whereabouts(step.uuid, ctx.epoch) for host in both}
+    if any(one.moving for one in found.values()):
+        for host in both:
+            host.end_migration(step.uuid, ctx.epoch)
+        found = {host.name: host.whereabouts(step.uuid, ctx.epoch) for host in both}
     here, there = (found.get(name, ENDED_WITH_IT) for name in step.hosts)
     return here, there
 
