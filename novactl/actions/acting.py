@@ -1,13 +1,13 @@
 """What every verb on an instance that lives shares: a look at record and host, and whether it may be done."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from novactl.actions import guest, restored
 from novactl.actions.steps.domains import WriteCopy
 from novactl.actions.world import World
-from novactl.db import hosts, instances
+from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
@@ -126,8 +126,15 @@ def plan_of(
 
 def domain_xml(world: World, tx: Tx, op_id: str, instance: Instance, epoch: int) -> str:
     """The instance's domain as the record has it, with the marks of this operation."""
+    return domain_with(world, tx, op_id, instance, epoch, moves.carried(tx, instance))
+
+
+def domain_with(
+    world: World, tx: Tx, op_id: str, instance: Instance, epoch: int, move: Mapping[str, Any] | None
+) -> str:
+    """The same when this move of it will wait, or none (None)."""
     host = hosts.get(tx, str(instance.host))
-    marks = Marks(fleet=world.fleet, operation=op_id, epoch=epoch, generation=instance.version)
+    marks = Marks(fleet=world.fleet, operation=op_id, epoch=epoch, generation=instance.version, move=move)
     return guest.domain_xml(instance, host, marks, world.template("domain.xml"))
 
 

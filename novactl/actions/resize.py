@@ -243,7 +243,9 @@ def _steps(
         yield PlaceNvram(host=target, uuid=uuid)
     yield from disks(instance, moved, target, anew=copied)
     yield guest.config_drive_step(moved, move.target)
-    yield DefineThere(host=target, uuid=uuid, xml=move.domain_xml(world, op_id), before=None)
+    yield DefineThere(
+        host=target, uuid=uuid, xml=move.domain_xml(world, op_id, waits=not confirm), before=None
+    )
     if found.runs:
         yield StartDomain(host=target, uuid=uuid)
     yield recorded(move.migration, target, source, found, confirm=confirm)

@@ -90,6 +90,7 @@ def _steps(
     found: Way,
 ) -> Iterator[Step]:
     host, uuid = hosts.get(tx, str(instance.host)), instance.uuid
+    waits = None if action.confirm else migration.carried(instance.numa)
     yield SetTask(uuid=uuid, task=TaskState.RESIZING)
     yield from guest.bridge_steps(tx, moved, host)
     yield from guest.base_steps(moved, host.name)
@@ -99,8 +100,8 @@ def _steps(
     yield DefineThere(
         host=host.name,
         uuid=uuid,
-        xml=acting.domain_xml(world, tx, op_id, moved, epoch),
-        before=acting.domain_xml(world, tx, op_id, instance, epoch),
+        xml=acting.domain_with(world, tx, op_id, moved, epoch, waits),
+        before=acting.domain_with(world, tx, op_id, instance, epoch, None),
     )
     if found.runs:
         yield StartDomain(host=host.name, uuid=uuid)

@@ -64,12 +64,14 @@ class Disk:
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What a domain's metadata says of whose it is."""
+    """What a domain's metadata says of whose it is. `move`: the one that waits to be confirmed or reverted
+    (Migration.carried())."""
 
     fleet: str
     operation: str
     epoch: int
     generation: int
+    move: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +165,10 @@ def _replace(domain: Element, element: Element) -> None:
 
 def _metadata(spec: DomainSpec) -> Element:
     marks = spec.marks
+    waits = {"move": marks.move} if marks.move is not None else {}
     return el(
         f"{{{NAMESPACE}}}instance",
-        text=json.dumps(record(spec.instance), sort_keys=True),
+        text=json.dumps(record(spec.instance) | waits, sort_keys=True),
         fleet=marks.fleet,
         operation=marks.operation,
         epoch=marks.epoch,

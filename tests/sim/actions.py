@@ -19,7 +19,7 @@ from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
 from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.resize import Confirm, Migrate, Resize, Revert
-from novactl.db import settings
+from novactl.db import hosts, settings
 from novactl.files.playbook import Playbook
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
@@ -282,11 +282,17 @@ def lose_host(fleet: SimFleet) -> None:
 def lose_sharing_host(fleet: SimFleet) -> None:
     """The same, when all hosts have their instances on one storage."""
     lose_host(fleet)
+    share(fleet)
+
+
+def share(fleet: SimFleet) -> None:
+    """All hosts have their instances on one storage."""
     first = fleet.hosts["kvm1"]
-    for host in fleet.hosts.values():
-        host.storage, host.directories = "one", first.directories
-    facts = '{"storage":"one"}'
-    _change(fleet, "UPDATE hosts SET facts = :facts", facts=facts)
+    with fleet.db.writing() as tx:
+        for name, host in fleet.hosts.items():
+            first.directories.update(host.directories)
+            host.storage, host.directories, host.probes = "one", first.directories, first.probes
+            hosts.update(tx, name, facts={**hosts.get(tx, name).facts, "storage": "one"})
 
 
 def trust_a_network(fleet: SimFleet) -> None:
@@ -294,6 +300,12 @@ def trust_a_network(fleet: SimFleet) -> None:
     _change(fleet, "UPDATE hosts SET address = replace(name, 'kvm', '192.0.2.')")
     with fleet.db.writing() as tx:
         settings.put(tx, "trusted_networks", {"storage": "192.0.2.0/24"})
+
+
+def grow_shared(fleet: SimFleet) -> None:
+    """The instance waits on another host, with a larger disk on the storage that all share."""
+    share(fleet)
+    assert fleet.run(resize(host="kvm2")).code == 0
 
 
 def live_ends(how: Ends) -> Callable[[SimFleet], None]:
@@ -374,6 +386,8 @@ SCENARIOS: dict[str, Scenario] = {
     "resize-elsewhere": Scenario(
         lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
     ),
+    "migrate-shared": Scenario(migrate, (boot,), share, ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "resize-shared-revert": Scenario(revert, (boot,), grow_shared, ends="ACTIVE", undone="VERIFY_RESIZE"),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "drain": Scenario(leave, (lambda: boot(host="kvm1"), stop), ends="SHUTOFF", undone="SHUTOFF"),

@@ -41,7 +41,7 @@ from novactl.objects.host import Resources
 from novactl.objects.image import MIB, Image
 from novactl.objects.names import HOST_PATH, check_pattern, instance_dir
 from novactl.objects.project import Project
-from novactl.objects.states import PowerState
+from novactl.objects.states import PowerState, VmState
 from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
 from novactl.virt import survey
@@ -1399,16 +1399,20 @@ CLAIMS = """
 """
 
 
-def lost(fleet: SimFleet) -> set[str]:
-    """Hosts that are off and fenced: what is on them counts when they are on again."""
+def fenced(fleet: SimFleet) -> set[str]:
+    """Hosts that take no claim: what is on them counts when an audit has found nothing wrong there."""
     with fleet.db.reading() as tx:
-        fenced = {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
-    return {name for name in fenced if not fleet.hosts[name].up}
+        return {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
+
+
+def lost(fleet: SimFleet) -> set[str]:
+    """Hosts that are fenced and off."""
+    return {name for name in fenced(fleet) if not fleet.hosts[name].up}
 
 
 def always(fleet: SimFleet) -> list[str]:
     """What is wrong now, though an operation may be half way."""
-    gone = lost(fleet)
+    gone = fenced(fleet)
     with fleet.db.reading() as tx:
         wrong = [f"{row['name']}: {row['what']}" for row in tx.all(CLAIMS)]
         holds = {(row["instance_uuid"], row["host"]) for row in tx.all("SELECT * FROM holds")}
@@ -1453,7 +1457,7 @@ def settled(fleet: SimFleet) -> list[str]:
     wrong += [
         f"{r['instance_uuid']}: its move is open" for r in rows["migrations"] if r["status"] == "migrating"
     ]
-    wrong += _moves_wrong(rows, living)
+    wrong += _moves_wrong(rows, living) + _claimed_wrong(fleet, rows["holds"])
     for row in rows["holds"]:
         owner = living.get(row["instance_uuid"])
         left = row["role"] == "move-source" and (row["instance_uuid"], row["host"]) in waiting
@@ -1489,6 +1493,18 @@ def _moves_wrong(rows: Mapping[str, Any], living: Mapping[str, Any]) -> list[str
         for uuid, row in living.items()
         if (row["vm_state"] == "resized") != (uuid in waiting)
     ]
+
+
+def _claimed_wrong(fleet: SimFleet, holds: list[dict[str, Any]]) -> list[str]:
+    """Instances that hold less of their host than they need, or more while no resize of them waits."""
+    held = {hold["instance_uuid"]: hold for hold in holds if hold["role"] == "instance"}
+    wrong = []
+    for one in fleet.db.read(instances.everything):
+        for size, needs in vars(one.resources).items():
+            has = held[one.uuid][size] if one.uuid in held else 0
+            if has < needs or (has > needs and one.vm_state is not VmState.RESIZED):
+                wrong.append(f"{one.name}: claims {has} {size} and needs {needs}")
+    return wrong
 
 
 def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, Any]]) -> list[str]:

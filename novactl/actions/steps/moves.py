@@ -145,7 +145,8 @@ class RecordArrived(_Arrives):
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
 class RecordConfirmed(RecordStep):
-    """The move is confirmed: what is left of it on the host that the instance left may go."""
+    """The move is confirmed: what is left of it on the host that the instance left may go. Its domain, which
+    carries that it waits, is behind."""
 
     type: ClassVar[str] = "record-confirmed"
     kind: ClassVar[Kind] = Kind.PIVOT
@@ -159,6 +160,7 @@ class RecordConfirmed(RecordStep):
         assert migration is not None
         states = {"vm_state": VmState(self.vm_state), "power_state": PowerState(self.power_state)}
         instances.update(tx, self.uuid, task_state=None, fault=None, **states)
+        instances.note_copy(tx, self.uuid, behind=True)
         _settle(tx, migration, MigrationStatus.CONFIRMED, ctx.world.clock.now())
 
 
