@@ -140,6 +140,7 @@ class LiveMigrate:
 
     def plan(self, world: World, tx: Tx, op_id: str, found: Found) -> Plan:
         instance, report = still(tx, found.seen.instance), found.report
+        acting.check_hold(tx, instance)
         epoch = instances.raise_epoch(tx, instance.uuid)
         move = moving.claim(
             world,

@@ -28,9 +28,7 @@ def resize(
     flavor: Annotated[str, typer.Option("--flavor", metavar="F", help="The new one.")],
     host: Host = None,
     confirm: Confirm = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="Memory and processors of a guest that runs on, as far as it may.")
-    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="The guest runs on.")] = False,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
     timeout: Timeout = None,
@@ -39,11 +37,16 @@ def resize(
     """Give an instance another flavor: on its host if that has the room, else on another. Its guest is shut
     down meanwhile. It waits in VERIFY_RESIZE until it is confirmed or reverted.
 
+    With --live it runs on: memory and processors change now where the guest allows it, else with its next
+    boot; plan and result say which. There is nothing to confirm then.
+
     novactl resize web1 --flavor large --dry-run
 
     novactl resize web1 --flavor large
 
     novactl resize-confirm web1
+
+    novactl resize web1 --flavor large --live
     """
     from novactl.actions.resize import Resize
 

@@ -258,6 +258,12 @@ def _deaf(fleet: SimFleet) -> None:
             domain.deaf = True
 
 
+def _no_balloon(fleet: SimFleet) -> None:
+    for host in fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.balloon = False
+
+
 def lay_bare(fleet: SimFleet) -> None:
     """All that a hard reboot makes again is gone: base file, libvirt.xml, domain, bridge."""
     uuid, host = _uuid(fleet), fleet.hosts["kvm1"]
@@ -371,6 +377,34 @@ SCENARIOS: dict[str, Scenario] = {
     "migrate-revert": Scenario(revert, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "migrate-delete": Scenario(delete, (boot, migrate), ends=None, undone="VERIFY_RESIZE"),
     "resize": Scenario(resize, (boot,), ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "resize-live": Scenario(
+        lambda: resize("wide", live=True), (lambda: boot(flavor="lean"),), undone="ACTIVE"
+    ),
+    "resize-live-shrinks": Scenario(
+        lambda: resize("lean", live=True), (lambda: boot(flavor="wide"),), undone="ACTIVE"
+    ),
+    "resize-live-kept": Scenario(
+        lambda: resize("lean", live=True), (lambda: boot(flavor="wide"),), _no_balloon, undone="ACTIVE"
+    ),
+    "resize-live-stopped": Scenario(
+        lambda: resize("lean", live=True), (boot, stop), ends="SHUTOFF", undone="SHUTOFF"
+    ),
+    "resize-live-again": Scenario(
+        lambda: resize("small", live=True),
+        (lambda: boot(flavor="wide"), lambda: resize("lean", live=True)),
+        undone="ACTIVE",
+    ),
+    "resize-after-resize-live": Scenario(
+        lambda: resize("large"),
+        (lambda: boot(flavor="wide"), lambda: resize("lean", live=True)),
+        ends="VERIFY_RESIZE",
+        undone="ACTIVE",
+    ),
+    "reboot-after-resize-live": Scenario(
+        lambda: reboot(hard=True),
+        (lambda: boot(flavor="wide"), lambda: resize("lean", live=True)),
+        undone="ACTIVE",
+    ),
     "resize-elsewhere": Scenario(
         lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
     ),

@@ -50,7 +50,9 @@ def depart(host: Host, uuid: str, op: str) -> None:
     if domain.state in (PowerState.RUNNING, PowerState.PAUSED) and uuid not in target.domains:
         domain.moving = op
         xml = host.directories[uuid].files["migrate-persistent.xml"].decode()
-        there = type(domain)(xml, operation_in(xml), PowerState.PAUSED, arriving=True, moving=op)
+        there = type(domain)(
+            xml, operation_in(xml), PowerState.PAUSED, arriving=True, moving=op, has=domain.has
+        )
         target.domains[uuid] = there
 
 

@@ -14,6 +14,7 @@ from novactl.actions.steps import (
     moves,
     playbooks,
     records,
+    sizes,
     trust,
 )
 from novactl.actions.steps.registry import REGISTRY
@@ -33,5 +34,6 @@ __all__ = [
     "moves",
     "playbooks",
     "records",
+    "sizes",
     "trust",
 ]
