@@ -312,6 +312,14 @@ def live_ends(how: Ends) -> Callable[[SimFleet], None]:
     return prepare
 
 
+def _and(*preparations: Callable[[SimFleet], None]) -> Callable[[SimFleet], None]:
+    def prepare(fleet: SimFleet) -> None:
+        for one in preparations:
+            one(fleet)
+
+    return prepare
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One operation: what was done before, what goes wrong on the hosts, and what it leaves."""
@@ -324,7 +332,7 @@ class Scenario:
     undone: str | None = None  # and when it was undone
     fails: bool = False  # it ends undone even when nobody dies
     dies: int = 5  # at so many instants at least its process can die
-    heals: bool = False  # something is wrong before; what it leaves undone, the next heal does
+    heals: bool = False  # something is wrong before; what it leaves undone, the next one does
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -415,6 +423,29 @@ SCENARIOS: dict[str, Scenario] = {
     "live-migrate": Scenario(live_migrate, (boot,), undone="ACTIVE"),
     "live-migrate-tcp": Scenario(
         lambda: live_migrate(transport="tcp"), (boot,), trust_a_network, undone="ACTIVE"
+    ),
+    "live-migrate-direct": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"), (boot,), trust_a_network, undone="ACTIVE"
+    ),
+    "live-migrate-direct-fails": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"),
+        (boot,),
+        _and(trust_a_network, live_ends(Ends.FAILS)),
+        undone="ACTIVE",
+        fails=True,
+    ),
+    "live-migrate-direct-finish-lost": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"),
+        (boot,),
+        _and(trust_a_network, live_ends(Ends.FINISH_LOST)),
+        undone="ACTIVE",
+        fails=True,
+    ),
+    "live-migrate-direct-not-resumed": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"),
+        (boot,),
+        _and(trust_a_network, live_ends(Ends.NOT_RESUMED)),
+        undone="ACTIVE",
     ),
     "live-migrate-paused": Scenario(live_migrate, (boot, pause), ends="PAUSED", undone="PAUSED"),
     "live-migrate-fails": Scenario(live_migrate, (boot,), live_ends(Ends.FAILS), undone="ACTIVE", fails=True),

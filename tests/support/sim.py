@@ -1313,6 +1313,9 @@ class Process:
             tell=fleet.told.append,
             reached=reached,
             novactl=SimNovactl(fleet),
+            drive=lambda hosts, move, *, begin, check, tell: hypervisor(hosts[0]).drive(
+                fleet.hosts[hosts[1]], move, begin
+            ),
             newcomer=lambda place: hypervisor(place["name"]),
         )
         owner = Owner(

@@ -13,6 +13,7 @@ from novactl.engine.step import Answer, Kind, RecordStep, Step
 from novactl.errors import HostFault, HostRefused, Interrupted
 from novactl.objects.migration import MigrationStatus
 from novactl.virt.domain import marked
+from novactl.virt.drive import Drive
 from novactl.virt.files import disk_info
 from novactl.virt.live import Whereabouts, moved_xml, virsh_words
 
@@ -65,18 +66,21 @@ class OpenSockets(Step):
 @dataclass(frozen=True, kw_only=True)
 class ReadyGuest(trust.BetweenHosts):
     """The guest can go: its domain's XML lies ready, and nothing of an earlier try is on the new host.
-    `xml`: its domain there by the record; `paused`: it stands still before and after."""
+    `xml`: its domain there by the record; `paused`: it stands still before and after; `sockets`: it comes in
+    by those of the operation."""
 
     type: ClassVar[str] = "ready-guest"
     uuid: str
     xml: str
     paused: bool
+    sockets: bool = True
 
     def do(self, ctx: Any) -> dict[str, Any]:
         source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
         _settled(ctx, self)
         target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
-        target.listen(ctx.operation_id)
+        if self.sockets:
+            target.listen(ctx.operation_id)
         persistent = marked(self.xml, epoch=ctx.epoch)
         paths = (source.instances_path, target.instances_path)
         live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
@@ -171,6 +175,54 @@ class MoveGuest(trust.BetweenHosts):
         if answer is Answer.YES and there.state == "paused" and not self.paused:
             ctx.world.hypervisor(self.target).unpause(self.uuid, ctx.epoch)
         return answer
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class DriveGuest(MoveGuest):
+    """The guest runs on its new host. This process drives the migration, and it ends with it."""
+
+    type: ClassVar[str] = "drive-guest"
+
+    def summary(self) -> str:
+        return f"{super().summary()}, driven from here"
+
+    def do(self, ctx: Any) -> None:
+        trust.again(ctx, ReadyGuest)
+        self._check_transport(ctx)
+        source, target = (ctx.world.hypervisor(name) for name in self.hosts)
+        live, persistent = (
+            source.instance_file(self.uuid, file).decode()
+            for file in ("migrate.xml", "migrate-persistent.xml")
+        )
+        move = Drive(
+            uuid=self.uuid,
+            xml=live,
+            persistent=persistent,
+            address=ctx.world.db.read(lambda tx: hosts.get(tx, self.target)).address,
+            tls=self.transport == transports.TLS,
+            disks=tuple(self.disks),
+            max_downtime_ms=self.max_downtime_ms,
+            bandwidth_mibps=self.bandwidth_mibps,
+            auto_converge=self.auto_converge,
+        )
+
+        def begin() -> None:
+            """libvirt lets a client go that is silent for half a minute, which is less than a lease: one that
+            was taken over meanwhile either has no connection any more, or is refused here."""
+            for host in (source, target):
+                host.fence(self.uuid, ctx.epoch)
+
+        ctx.world.drive(
+            self.hosts,
+            move,
+            begin=begin,
+            check=ctx.check,
+            tell=lambda said: ctx.observe(ctx.op, ctx.record, "progress", said),
+        )
+        if self.happened(ctx) is not Answer.YES:
+            raise HostFault(f"{self.target}: the guest has not come")
+        source.forget_move(self.uuid, ctx.epoch)
 
 
 def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:
