@@ -14,6 +14,7 @@ from novactl.actions.describe import Describe, Lock, ResetState
 from novactl.actions.drain import Part
 from novactl.actions.evacuate import Evacuate
 from novactl.actions.fencing import Proof
+from novactl.actions.keep import Keep
 from novactl.actions.live_migrate import LiveMigrate
 from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
@@ -249,6 +250,21 @@ def leave_work(fleet: SimFleet) -> None:
     _change(fleet, "UPDATE hosts SET vcpus_used = 3 WHERE name = 'kvm1'")
 
 
+def double(fleet: SimFleet) -> None:
+    """The instance of kvm1 runs on kvm2 as well, by other hands."""
+    uuid, here, there = _uuid(fleet), fleet.hosts["kvm1"], fleet.hosts["kvm2"]
+    there.domains[uuid] = copy.deepcopy(here.domains[uuid])
+    there.directories[uuid] = copy.deepcopy(here.directories[uuid])
+
+
+def keep() -> Keep:
+    return Keep(name="web1", project="default", keep="kvm1", other="kvm2")
+
+
+def keep_other() -> Keep:
+    return Keep(name="web1", project="default", keep="kvm2", other="kvm1")
+
+
 # --- what the simulation plays: a new action joins every suite by its line here ---
 
 
@@ -333,6 +349,7 @@ class Scenario:
     fails: bool = False  # it ends undone even when nobody dies
     dies: int = 5  # at so many instants at least its process can die
     heals: bool = False  # something is wrong before; what it leaves undone, the next one does
+    healer: Callable[[], Any] = heal
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -467,6 +484,10 @@ SCENARIOS: dict[str, Scenario] = {
     "evacuate": Scenario(evacuate, (boot,), lose_host, undone="ACTIVE"),
     "evacuate-stopped": Scenario(evacuate, (boot, stop), lose_host, ends="SHUTOFF", undone="SHUTOFF"),
     "evacuate-shared": Scenario(evacuate, (boot,), lose_sharing_host, undone="ACTIVE"),
+    "keep": Scenario(keep, (boot,), double, undone="ACTIVE", dies=3, heals=True, healer=keep),
+    "keep-other": Scenario(
+        keep_other, (boot,), double, undone="ACTIVE", dies=3, heals=True, healer=keep_other
+    ),
     "heal-host": Scenario(heal, (boot,), leave_work, undone="ACTIVE", heals=True),
     "playbook": Scenario(playbook, (boot,), furnish, undone="ACTIVE"),
     "playbook-new-host": Scenario(playbook_for_a_new_host, (boot,), bare, undone="ACTIVE"),

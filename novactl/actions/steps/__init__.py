@@ -16,6 +16,7 @@ from novactl.actions.steps import (
     records,
     sizes,
     trust,
+    twins,
 )
 from novactl.actions.steps.registry import REGISTRY
 
@@ -36,4 +37,5 @@ __all__ = [
     "records",
     "sizes",
     "trust",
+    "twins",
 ]
