@@ -8,7 +8,7 @@ from novactl.actions import guest, restored
 from novactl.actions.steps.domains import WriteCopy
 from novactl.actions.steps.sizes import FreeHold
 from novactl.actions.world import World
-from novactl.db import hosts, instances
+from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
@@ -148,8 +148,10 @@ def hold_steps(tx: Tx, instance: Instance) -> list[Step]:
 
 
 def _holds_more(tx: Tx, instance: Instance) -> bool:
+    """A move that is open claims the larger of both for its own reasons."""
     held = hosts.hold_of(tx, str(instance.host), instance.uuid)
-    return held is not None and most(held, instance.resources) != instance.resources
+    more = held is not None and most(held, instance.resources) != instance.resources
+    return more and moves.open_of(tx, instance.uuid) is None
 
 
 def copy_steps(world: World, tx: Tx, op_id: str, instance: Instance, epoch: int) -> list[Step]:
