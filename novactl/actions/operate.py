@@ -283,6 +283,8 @@ class Operator:
             outcome.result = "done"
         except NovactlError as error:
             outcome.fail(left_or_ended(op, error))
+        for record in op.records:
+            outcome.takes_effect |= record.result.get("takes_effect", {})
         outcome.instance = self.instance(op.target_uuid)
 
     def run_one(self, op: Operation) -> None:

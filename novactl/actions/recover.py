@@ -50,16 +50,23 @@ POLL = 0.2
 
 
 def take_over(
-    operator: Operating, op_id: str, *, back: bool, gone: frozenset[str] = frozenset()
+    operator: Operating,
+    op_id: str,
+    *,
+    back: bool,
+    gone: frozenset[str] = frozenset(),
+    first: Callable[[Operation], None] = lambda op: None,
 ) -> Operation:
     """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. `gone`: hosts
-    that are down for certain. Raises Busy while it lives, Refused when the operation has ended."""
+    that are down for certain. `first`: done when it is ours and no act of an older process can follow.
+    Raises Busy while it lives, Refused when the operation has ended."""
     op, children = _ours(operator, op_id)
     with operator.working():
         try:
             if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
                 return _take_over_children(operator, op, children, back=back)
             fence(operator, op, gone)
+            first(op)
             runner = operator.runner(gone)
             return runner.roll_back(op) if back else runner.run(op)
         except Refused as error:  # past the pivot: nothing was changed, and nobody works on it now

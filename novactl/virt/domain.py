@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, XMLParser, fromstring, register_namespace
 
 from novactl.errors import UsageError
-from novactl.objects.extra_specs import check_image_properties, cpu_request, firmware
+from novactl.objects.extra_specs import check_image_properties, cpu_request, firmware, max_vcpus
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.names import domain_name
@@ -139,7 +139,8 @@ def _hardware(spec: DomainSpec) -> Iterator[Element | None]:
     yield cells.cpu(request, fit, host_model=spec.virt_type == "kvm")
     if fit is None:
         every = sorted(cpu for cpus in spec.shared.values() for cpu in cpus)
-        yield cells.vcpu(instance.flavor.vcpus, every if spec.confined else None)
+        most = max_vcpus(instance.flavor)
+        yield cells.vcpu(instance.flavor.vcpus, every if spec.confined else None, most)
         return
     yield cells.vcpu(instance.flavor.vcpus, None)
     yield cells.cputune(fit, spec.shared)

@@ -13,6 +13,7 @@ from novactl.engine.step import Answer, Kind, RecordStep, Step
 from novactl.errors import HostFault, HostRefused, Interrupted
 from novactl.objects.migration import MigrationStatus
 from novactl.virt.domain import marked
+from novactl.virt.drive import Drive
 from novactl.virt.files import disk_info
 from novactl.virt.live import Whereabouts, moved_xml, virsh_words
 
@@ -184,6 +185,54 @@ class MoveGuest(trust.BetweenHosts):
         come."""
         here, there = _settled(ctx, self)
         return Answer.UNKNOWN if there.state == "paused" else decide(here, there)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class DriveGuest(MoveGuest):
+    """The guest runs on its new host. This process drives the migration, and it ends with it."""
+
+    type: ClassVar[str] = "drive-guest"
+
+    def summary(self) -> str:
+        return f"{super().summary()}, driven from here"
+
+    def do(self, ctx: Any) -> None:
+        trust.again(ctx, ReadyGuest)
+        self._check_transport(ctx)
+        source, target = (ctx.world.hypervisor(name) for name in self.hosts)
+        live, persistent = (
+            source.instance_file(self.uuid, file).decode()
+            for file in ("migrate.xml", "migrate-persistent.xml")
+        )
+        move = Drive(
+            uuid=self.uuid,
+            xml=live,
+            persistent=persistent,
+            address=ctx.world.db.read(lambda tx: hosts.get(tx, self.target)).address,
+            tls=self.transport == transports.TLS,
+            disks=tuple(self.disks),
+            max_downtime_ms=self.max_downtime_ms,
+            bandwidth_mibps=self.bandwidth_mibps,
+            auto_converge=self.auto_converge,
+        )
+
+        def begin() -> None:
+            """libvirt lets a client go that is silent for half a minute, which is less than a lease: one that
+            was taken over meanwhile either has no connection any more, or is refused here."""
+            for host in (source, target):
+                host.fence(self.uuid, ctx.epoch)
+
+        ctx.world.drive(
+            self.hosts,
+            move,
+            begin=begin,
+            check=ctx.check,
+            tell=lambda said: ctx.observe(ctx.op, ctx.record, "progress", said),
+        )
+        if self.happened(ctx) is not Answer.YES:
+            raise HostFault(f"{self.target}: the guest has not come")
+        source.forget_move(self.uuid, ctx.epoch)
 
 
 def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:
