@@ -91,7 +91,9 @@ def begin(grounds: Grounds, guest: dict[str, Any]) -> Running:
     slow = ["migrate", guest["name"], "--live", "--host", "kvm2", "--bandwidth", "2"]
     moving = Running(grounds.novactl, *slow)
     told = ["sh", "-c", "cat /var/lib/novactl/job/*/progress"]
-    wait_until(lambda: "remaining" in grounds.host("kvm1").run(told).stdout, 60, "its progress")
+    under_way = lambda: "remaining" in grounds.host("kvm1").run(told).stdout  # noqa: E731
+    wait_until(lambda: moving.process.poll() is not None or under_way(), 60, "its progress")
+    assert moving.process.poll() is None, moving.said
     return moving
 
 

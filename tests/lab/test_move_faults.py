@@ -120,6 +120,26 @@ def test_the_finish_reply_is_lost_and_nobody_sees(
 # --- a daemon, or the guest ---
 
 
+@pytest.mark.parametrize(("which", "verb", "then"), [("kvm1", "resume", "kvm2"), ("kvm2", "rollback", "kvm1")])
+def test_a_libvirtd_is_killed_meanwhile(
+    grounds: Grounds, guest: dict[str, Any], which: str, verb: str, then: str
+) -> None:
+    """While it is dead nobody knows how the guest is there, so nothing is touched; later it moves, or stays."""
+    host, moving = grounds.host(which), begin(grounds, guest)
+    counted = beats(grounds, guest)[-1]
+    host.kill_libvirtd()
+    try:
+        code = moving.end(150)
+    finally:
+        host.start_libvirtd()
+    assert code == 11, moving.said
+    assert grounds.novactl.json("show", guest["uuid"])["host"] == "kvm1"
+    assert grounds.state("kvm1", guest["uuid"]) == "running"
+    grounds.novactl.ok("op", verb, active(grounds.novactl)["id"], timeout=170)
+    is_there_alone(grounds, guest, then)
+    counts_on(grounds, guest, counted)
+
+
 def test_the_sources_guest_dies_meanwhile(grounds: Grounds, guest: dict[str, Any]) -> None:
     """It is off where it was, and the half of it on the target gone."""
     moving = begin(grounds, guest)
@@ -195,7 +215,9 @@ def copying(grounds: Grounds, off: dict[str, Any]) -> Iterator[Running]:
     source.run(["tc", "qdisc", "add", "dev", "eth0", "root", *slow]).check_returncode()
     moving = Running(grounds.novactl, "migrate", off["name"], "--host", "kvm2")
     try:
-        wait_until(lambda: came(grounds, off) > SIZE // 4, 60, "a part of the disk")
+        some = lambda: moving.process.poll() is not None or came(grounds, off) > SIZE // 4  # noqa: E731
+        wait_until(some, 60, "a part of the disk")
+        assert moving.process.poll() is None, moving.said
         yield moving
     finally:
         source.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
@@ -223,6 +245,21 @@ def has_moved(grounds: Grounds, off: dict[str, Any], before: str) -> None:
     assert unsettled(grounds) == [] and audited(grounds) == []
 
 
+@pytest.mark.parametrize("verb", ["resume", "rollback"])
+def test_killed_in_a_cold_copy(grounds: Grounds, off: dict[str, Any], verb: str) -> None:
+    """The disk is not sent twice: what has come stays, and the job goes on."""
+    before, at = digest(grounds, "kvm1", disk_of(off)), sent(grounds)
+    with copying(grounds, off) as moving:
+        moving.signal(signal.SIGKILL)
+        moving.end()
+        grounds.novactl.ok("op", verb, active(grounds.novactl)["id"], timeout=170)
+    if verb == "rollback":
+        is_back(grounds, off, before)
+        return
+    assert sent(grounds) - at < SIZE * 1.15
+    has_moved(grounds, off, before)
+
+
 def test_the_link_is_cut_in_a_cold_copy(grounds: Grounds, off: dict[str, Any]) -> None:
     """It comes back, and the copy goes on where it was."""
     before, at = digest(grounds, "kvm1", disk_of(off)), sent(grounds)
@@ -236,3 +273,46 @@ def test_the_link_is_cut_in_a_cold_copy(grounds: Grounds, off: dict[str, Any]) -
 
 
 # --- the target's disk is full ---
+
+
+@contextmanager
+def small(host: lab.LabHost) -> Iterator[Callable[[int], None]]:
+    """The host's instances are on a file system of their own; call: it has so many bytes left, no more."""
+
+    def leave(free: int) -> None:
+        used = int(host.run(["sh", "-c", f"df --output=used -B1 {INSTANCES} | tail -n 1"]).stdout)
+        host.run(["mount", "-o", f"remount,size={used + free}", INSTANCES]).check_returncode()
+
+    host.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=755", "small", INSTANCES]).check_returncode()
+    host.run(["mkdir", f"{INSTANCES}/_base"])
+    try:
+        yield leave
+    finally:
+        host.run(["umount", "-l", INSTANCES])
+
+
+def test_the_disk_gets_full_in_a_cold_copy(grounds: Grounds, off: dict[str, Any]) -> None:
+    before = digest(grounds, "kvm1", disk_of(off))
+    with small(grounds.host("kvm2")) as leave, copying(grounds, off) as moving:
+        leave(8 << 20)
+        assert moving.end(120) == 1, moving.said
+        assert "No space left" in moving.said or "full" in moving.said, moving.said
+        assert grounds.files("kvm2") == []
+    is_back(grounds, off, before)
+
+
+def test_the_disk_gets_full_in_a_live_move(grounds: Grounds, guest: dict[str, Any]) -> None:
+    novactl = grounds.novactl
+    novactl.ok("stop", guest["name"], "--force")
+    write = ["qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 100M 64M", disk_of(guest)]
+    grounds.host("kvm1").run(write).check_returncode()
+    grounds.host("kvm1").run(["truncate", "-s", "0", f"{INSTANCES}/{guest['uuid']}/console.log"])
+    novactl.ok("start", guest["name"])
+    wait_until(lambda: beats(grounds, guest), 60, "its heart")
+    with small(grounds.host("kvm2")) as leave:
+        moving = begin(grounds, guest)
+        leave(4 << 20)
+        assert moving.end(150) == 1, moving.said
+        is_there_alone(grounds, guest, "kvm1")
+        assert grounds.files("kvm2") == []
+    counts_on(grounds, guest, beats(grounds, guest)[-1])
