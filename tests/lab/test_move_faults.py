@@ -12,10 +12,10 @@ import pytest
 from novactl import lab
 from tests.lab import test_live_migration
 from tests.lab.conftest import Grounds
-from tests.lab.support import INSTANCES, Running, active, last, unsettled, wait_until
+from tests.lab.support import INSTANCES, Running, active, gate, last, unsettled, wait_until
 from tests.lab.test_kills import audited
 from tests.lab.test_lifecycle import images  # noqa: F401 - guests that count
-from tests.lab.test_live_migration import beats, begin, counts_on, is_there_alone
+from tests.lab.test_live_migration import beats, begin, counts_on, is_there_alone, now
 
 pytestmark = pytest.mark.lab
 
@@ -27,8 +27,9 @@ guest = test_live_migration.guest
 
 FINISH = 306  # REMOTE_PROC_DOMAIN_MIGRATE_FINISH3_PARAMS
 PROXY = """
-import os, socket, struct, sys, threading
-path, log, finish = sys.argv[1], sys.argv[2], int(sys.argv[3])
+import os, socket, struct, sys, threading, time
+REPLY = 1
+path, log, finish, kind_met = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 
 def whole(sock, n):
     got = b""
@@ -39,16 +40,19 @@ def whole(sock, n):
         got += part
     return got
 
-def pump(source, sink, replies):
+def pump(source, sink):
     try:
         while True:
             length = whole(source, 4)
             message = whole(source, struct.unpack(">I", length)[0] - 4)
             program, version, procedure, kind = struct.unpack(">IIiI", message[:16])
-            wanted = replies and (program, procedure, kind) == (0x20008086, finish, 1)
-            if wanted and not os.path.exists(log):
-                open(log, "w").write("dropped")
-                raise EOFError
+            met = (program, procedure, kind) == (0x20008086, finish, kind_met)
+            if met and not os.path.exists(log):
+                open(log, "w").close()
+                if kind == REPLY:
+                    raise EOFError
+                while os.path.exists(log):
+                    time.sleep(0.05)
             sink.sendall(length + message)
     except (OSError, EOFError):
         for each in (source, sink):
@@ -65,31 +69,36 @@ while True:
     client = server.accept()[0]
     real = socket.socket(socket.AF_UNIX)
     real.connect(path + ".real")
-    threading.Thread(target=pump, args=(client, real, False), daemon=True).start()
-    threading.Thread(target=pump, args=(real, client, True), daemon=True).start()
+    threading.Thread(target=pump, args=(client, real), daemon=True).start()
+    threading.Thread(target=pump, args=(real, client), daemon=True).start()
 """
 
 
+CALL, REPLY = 0, 1
+MET = "/run/finish-met"
+
+
 @contextmanager
-def loses_finish(host: lab.LabHost) -> Iterator[Callable[[], bool]]:
+def at_finish(host: lab.LabHost, kind: int) -> Iterator[Callable[[], bool]]:
     """In front of the host's libvirt stands one who swallows the first reply to Finish, and the connection
-    with it; gives whether that has happened."""
-    path, log = "/run/libvirt/libvirt-sock", "/run/finish-lost"
+    with it, or holds the first call until MET is gone; gives whether that has happened."""
+    path = "/run/libvirt/libvirt-sock"
     start = f"""
-        cat >/run/proxy.py; rm -f {log}; mv {path} {path}.real
-        /usr/bin/python3 /run/proxy.py {path} {log} {FINISH} >/run/proxy.said 2>&1 & echo $! >/run/proxy.pid
-        timeout 20 sh -c 'until grep -q listening /run/proxy.said; do sleep 0.05; done'
+        cat >/run/proxy.py; rm -f {MET}; mv {path} {path}.real
+        /usr/bin/python3 /run/proxy.py {path} {MET} {FINISH} {kind} >/run/proxied 2>&1 &
+        echo $! >/run/proxy.pid
+        timeout 20 sh -c 'until grep -q listening /run/proxied; do sleep 0.05; done'
     """
     try:
         host.run(["sh", "-c", start], stdin=PROXY).check_returncode()
-        yield lambda: host.run(["test", "-e", log]).returncode == 0
+        yield lambda: host.run(["test", "-e", MET]).returncode == 0
     finally:
-        host.run(["sh", "-c", f"kill $(cat /run/proxy.pid); mv {path}.real {path}; rm -f {log}"])
+        host.run(["sh", "-c", f"kill $(cat /run/proxy.pid); mv {path}.real {path}; rm -f {MET}"])
 
 
 def test_the_finish_reply_is_lost(grounds: Grounds, guest: dict[str, Any]) -> None:
     """libvirt lets the guest go on on the source; the target's stands still and is removed."""
-    with loses_finish(grounds.host("kvm2")) as lost:
+    with at_finish(grounds.host("kvm2"), REPLY) as lost:
         moving = Running(grounds.novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
         assert moving.end() == 1, moving.said
         assert lost()
@@ -106,7 +115,7 @@ def test_the_finish_reply_is_lost_and_nobody_sees(
     grounds: Grounds, guest: dict[str, Any], verb: str, host: str
 ) -> None:
     """The guest runs here and stands still there until somebody looks: then it goes again, or stays."""
-    with loses_finish(grounds.host("kvm2")) as lost:
+    with at_finish(grounds.host("kvm2"), REPLY) as lost:
         moving = begin(grounds, guest)
         moving.signal(signal.SIGKILL)
         moving.end()
@@ -120,11 +129,48 @@ def test_the_finish_reply_is_lost_and_nobody_sees(
 # --- a daemon, or the guest ---
 
 
-@pytest.mark.parametrize(("which", "verb", "then"), [("kvm1", "resume", "kvm2"), ("kvm2", "rollback", "kvm1")])
+def kill_guest(host: lab.LabHost, guest: dict[str, Any]) -> None:
+    kill = f"kill -9 $(pgrep -f '^/usr/bin/qemu.*{guest['uuid']}')"
+    host.run(["sh", "-c", kill]).check_returncode()
+
+
+@pytest.mark.parametrize(("dies", "lives", "code"), [("kvm1", "kvm2", 0), ("kvm2", "kvm1", 1)])
+def test_a_guest_dies_before_finish(
+    grounds: Grounds, guest: dict[str, Any], dies: str, lives: str, code: int
+) -> None:
+    """All of its memory has gone over and both halves stand still: when one is killed the other goes on."""
+    with at_finish(grounds.host("kvm2"), CALL) as held:
+        moving = Running(grounds.novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
+        wait_until(held, 60, "the call of Finish")
+        counted = beats(grounds, guest)[-1]
+        kill_guest(grounds.host(dies), guest)
+        grounds.host("kvm2").run(["rm", MET])
+        assert moving.end() == code, moving.said
+    is_there_alone(grounds, guest, lives)
+    counts_on(grounds, guest, counted)
+
+
+def test_the_targets_guest_dies_after_finish(grounds: Grounds, guest: dict[str, Any]) -> None:
+    """It has moved, and is off there as after any crash."""
+    with gate(grounds.host("kvm1"), "virsh", " resume ") as held:
+        moving = Running(grounds.novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
+        held.reached(moving)
+        kill_guest(grounds.host("kvm2"), guest)
+    assert moving.end() == 0, moving.said
+    assert grounds.domains("kvm1") == [] and grounds.state("kvm2", guest["uuid"]) == "shut off"
+    grounds.novactl.ok("audit", "--heal", "--yes")
+    assert now(grounds, guest)["status"] == "SHUTOFF"
+    grounds.novactl.ok("start", guest["name"])
+    is_there_alone(grounds, guest, "kvm2")
+
+
+@pytest.mark.parametrize(
+    ("which", "verb", "then"), [("kvm1", "resume", "kvm2"), ("kvm2", "rollback", "kvm1")]
+)
 def test_a_libvirtd_is_killed_meanwhile(
     grounds: Grounds, guest: dict[str, Any], which: str, verb: str, then: str
 ) -> None:
-    """While it is dead nobody knows how the guest is there, so nothing is touched; later it moves, or stays."""
+    """While it is dead nobody knows how the guest is there: nothing is touched. Later it moves, or stays."""
     host, moving = grounds.host(which), begin(grounds, guest)
     counted = beats(grounds, guest)[-1]
     host.kill_libvirtd()
@@ -143,7 +189,7 @@ def test_a_libvirtd_is_killed_meanwhile(
 def test_the_sources_guest_dies_meanwhile(grounds: Grounds, guest: dict[str, Any]) -> None:
     """It is off where it was, and the half of it on the target gone."""
     moving = begin(grounds, guest)
-    grounds.host("kvm1").run(["sh", "-c", f"kill -9 $(pgrep -f '^/usr/bin/qemu.*{guest['uuid']}')"])
+    kill_guest(grounds.host("kvm1"), guest)
     assert moving.end() == 1, moving.said
     assert grounds.domains("kvm2") == [] and grounds.state("kvm1", guest["uuid"]) == "shut off"
     shown = grounds.novactl.json("show", guest["uuid"])
