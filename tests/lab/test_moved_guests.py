@@ -156,7 +156,7 @@ def test_nothing_goes_in_clear(grounds: Grounds, name: Name, tmp_path: Path) -> 
 
 
 def test_shared_storage_moves_no_disk(sharing: Grounds) -> None:
-    """Live and cold, the disk stays the same file; and what a target may not be is refused."""
+    """Live and cold, confirmed or reverted, the disk stays the same file; and unfit targets are refused."""
     novactl, web = sharing.novactl, "web"
     made = novactl.json("boot", web, *test_evacuate.TINY)
     console_until_shared(sharing, made)
@@ -170,8 +170,11 @@ def test_shared_storage_moves_no_disk(sharing: Grounds) -> None:
     novactl.ok("host", "set", "kvm2", "--enable")
     novactl.ok(*live)
     at(sharing, made, "kvm2", "ACTIVE", "running")
-    novactl.ok("migrate", web, "--host", "kvm1", "--confirm")
-    at(sharing, made, "kvm1", "ACTIVE", "running")
+    for end, host in (("resize-revert", "kvm2"), ("resize-confirm", "kvm1")):
+        novactl.ok("migrate", web, "--host", "kvm1")
+        at(sharing, made, "kvm1", "VERIFY_RESIZE", "running")
+        novactl.ok(end, web)
+        at(sharing, made, host, "ACTIVE", "running")
     assert sharing.host("kvm1").run(inode).stdout == before
     novactl.ok("delete", web, "--yes")
 
