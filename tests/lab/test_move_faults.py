@@ -116,7 +116,7 @@ def test_the_finish_reply_is_lost_and_nobody_sees(
 ) -> None:
     """The guest runs here and stands still there until somebody looks: then it goes again, or stays."""
     with at_finish(grounds.host("kvm2"), REPLY) as lost:
-        moving = begin(grounds, guest)
+        moving = begin(grounds, guest, mibps=6)
         moving.signal(signal.SIGKILL)
         moving.end()
         wait_until(lost, 120, "the reply to be lost")
@@ -171,7 +171,7 @@ def test_a_libvirtd_is_killed_meanwhile(
     grounds: Grounds, guest: dict[str, Any], which: str, verb: str, then: str
 ) -> None:
     """While it is dead nobody knows how the guest is there: nothing is touched. Later it moves, or stays."""
-    host, moving = grounds.host(which), begin(grounds, guest)
+    host, moving = grounds.host(which), begin(grounds, guest, mibps=6)
     counted = beats(grounds, guest)[-1]
     host.kill_libvirtd()
     try:

@@ -1,7 +1,6 @@
 """What guests and the wire tell of moves: nothing is lost over many of them, nothing is sent in clear, and on
 storage that two hosts share nothing is sent at all."""
 
-import os
 import re
 import secrets
 import threading
@@ -17,12 +16,13 @@ from tests.lab import test_evacuate
 from tests.lab.conftest import Grounds
 from tests.lab.support import INSTANCES, console, console_until, refused, unchanged, unsettled, wait_until
 from tests.lab.test_live_migration import is_there_alone
+from tests.sim.effort import number
 
 pytestmark = pytest.mark.lab
 
 Name = Callable[[], str]
 sharing = test_evacuate.sharing
-MOVES = 10  # $NOVACTL_LAB_MOVES asks for more
+MOVES = number(4, 20)
 
 COUNTER = """#!/bin/sh
 dd if=/dev/urandom of=/disk/data bs=64k count=8 2>/dev/null
@@ -55,7 +55,7 @@ def test_a_counter_over_many_moves(grounds: Grounds, name: Name, tmp_path: Path)
     shown = novactl.json("boot", web, *words, "--user-data", str(tmp_path / "counter"))
     console_until(grounds, shown, "tiny: count 3")
     counted = 3
-    for n in range(int(os.environ.get("NOVACTL_LAB_MOVES") or MOVES)):
+    for n in range(MOVES):
         novactl.ok("migrate", web, "--live", "--host", ("kvm2", "kvm1")[n % 2])
         shown = novactl.json("show", web)
         wait_until(lambda: counts(grounds, shown)[-1:] > [counted], 30, "the next count")  # noqa: B023
