@@ -160,25 +160,40 @@ def reopen(world: World, host: str) -> bool:
     return world.db.write(work)
 
 
-def leave(host: str, found: Sequence[Leaving], parallel: int) -> list[Part]:
-    """The moves of those that can. Raises NoValidHost when there is no room for one of them: then nothing is
-    begun."""
+def leave(
+    host: str, found: Sequence[Leaving], parallel: int, bandwidth_mibps: int | None = None
+) -> list[Part]:
+    """The moves of those that can, live ones no faster than `bandwidth_mibps` each. Raises NoValidHost when
+    there is no room for one of them: then nothing is begun."""
     if homeless := [one for one in found if one.blocker is not None and one.method is not None]:
         raise NoValidHost(
             f"{host}: cannot be drained: {'; '.join(str(one.blocker) for one in homeless)}",
             hint=f"novactl host drain {host} --dry-run",
         )
     return [
-        Part(move=move(one.instance, str(one.method), "drain"), of="drain", host=host, parallel=parallel)
+        Part(
+            move=move(one.instance, str(one.method), "drain", bandwidth_mibps=bandwidth_mibps),
+            of="drain",
+            host=host,
+            parallel=parallel,
+        )
         for one in found
         if one.blocker is None
     ]
 
 
-def move(one: Instance, method: str, reason: str, host: str | None = None) -> LiveMigrate | Migrate:
+def move(
+    one: Instance, method: str, reason: str, host: str | None = None, bandwidth_mibps: int | None = None
+) -> LiveMigrate | Migrate:
     """How an instance is moved without waiting to be confirmed."""
     if method == LIVE:
-        return LiveMigrate(name=one.uuid, project=one.project, host=host, reason=reason)
+        return LiveMigrate(
+            name=one.uuid,
+            project=one.project,
+            host=host,
+            reason=reason,
+            bandwidth_mibps=bandwidth_mibps,
+        )
     return Migrate(name=one.uuid, project=one.project, host=host, confirm=True, reason=reason)
 
 
@@ -189,14 +204,16 @@ def staying(world: World, host: str, found: Sequence[Leaving]) -> list[str]:
     return [f"{one.name} {why[one.uuid]}" if one.uuid in why else one.name for one in there]
 
 
-def come_back(world: World, host: str, parallel: int) -> list[tuple[Instance, Part]]:
+def come_back(
+    world: World, host: str, parallel: int, bandwidth_mibps: int | None = None
+) -> list[tuple[Instance, Part]]:
     """Those that a drain has moved away and that are still where it brought them, each with its way back."""
     gone = world.db.read(lambda tx: list(_gone(tx, host)))
     return [
         (
             one,
             Part(
-                move=move(one, BY_STATE.get(one.vm_state, (COLD,))[0], "undrain", host),
+                move=move(one, BY_STATE.get(one.vm_state, (COLD,))[0], "undrain", host, bandwidth_mibps),
                 of="undrain",
                 host=host,
                 parallel=parallel,

@@ -98,8 +98,7 @@ class LiveMigrate:
             raise UsageError(f"--transport is one of {', '.join(transports.TRANSPORTS)}")
         if self.max_downtime_ms is not None and not 1 <= self.max_downtime_ms <= 2_000_000:
             raise UsageError("--max-downtime is 1 to 2000000 milliseconds")
-        if self.bandwidth_mibps is not None and not 1 <= self.bandwidth_mibps <= 1_000_000:
-            raise UsageError("--bandwidth is 1 to 1000000 MiB/s")
+        check_bandwidth(self.bandwidth_mibps)
 
     def _look(self, world: World, seen: Seen) -> Report:
         """A host that can take it; else what was seen of the first one."""
@@ -193,6 +192,12 @@ class LiveMigrate:
         yield LeaveSource(host=source, uuid=uuid, shared=found.report.shared)
         yield RecordLeft(host=source, uuid=uuid, migration=move.migration.id)
         yield EndTrust(host=source, target=target)
+
+
+def check_bandwidth(mibps: int | None) -> None:
+    """Raises UsageError for what libvirt does not take."""
+    if mibps is not None and not 1 <= mibps <= 1_000_000:
+        raise UsageError("--bandwidth is 1 to 1000000 MiB/s")
 
 
 def _prepared(move: moving.Move, found: Found) -> Iterator[Step]:

@@ -11,11 +11,14 @@ from novactl.actions.steps.files import SPARE_BYTES, CreateDisk
 from novactl.actions.steps.images import FetchBase
 from novactl.actions.world import World
 from novactl.db import hosts
+from novactl.errors import NovactlError
 from novactl.objects.host import Host
 from novactl.objects.image import MIB
+from novactl.remote.fanout import fan_out
 from novactl.virt import live
-from novactl.virt.live import DiskSize
+from novactl.virt.live import DiskSize, LiveFacts
 
+DEADLINE = 60.0  # seconds for what a host is asked of its programs
 OK, WARN, FAIL = "ok", "warn", "fail"
 TRAVELS = {
     transports.SSH: "memory and disks go through ssh",
@@ -88,8 +91,7 @@ class _Look:
 
     def programs(self) -> Iterator[Item]:
         """A guest's state goes to the same or to newer programs, never to older ones."""
-        here = self.here.live_facts(self.source.virt_type, self.machine)
-        there = self.there.live_facts(self.target.virt_type, self.machine)
+        here, there = self._facts()
         if self.source.virt_type != self.target.virt_type:
             words = f"guests are {self.target.virt_type} there, this one is {self.source.virt_type}"
             yield Item("virtualisation", self.target.name, FAIL, words)
@@ -100,6 +102,20 @@ class _Look:
             yield Item(what, self.target.name, FAIL if older else OK, f"older: {words}" if older else words)
         words = self.machine if there.machine else f"{self.machine} is not known there"
         yield Item("machine", self.target.name, OK if there.machine else FAIL, words)
+
+    def _facts(self) -> tuple[LiveFacts, LiveFacts]:
+        """Of the source and of the target, which are asked at once."""
+        found: dict[str, LiveFacts] = {}
+        ends = {host.name: host.virt_type for host in (self.source, self.target)}
+        for name, facts in fan_out(
+            lambda name: self.world.hypervisor(name).live_facts(ends[name], self.machine),
+            list(ends),
+            deadline=DEADLINE,
+        ):
+            if isinstance(facts, NovactlError):
+                raise facts
+            found[name] = facts
+        return found[self.source.name], found[self.target.name]
 
     def processor(self, skip: bool) -> Iterator[Item]:
         """Emulated guests have the processor of their QEMU, wherever they are."""

@@ -10,6 +10,9 @@ from novactl.errors import Interrupted, NovactlError, PartlyDone, TimedOut, Usag
 
 COLUMNS = ("instance", "from", "to", "method", "cost_gib", "blocker")
 Parallel = Annotated[int, typer.Option("--max-parallel", metavar="N", help="So many moves at a time.")]
+Bandwidth = Annotated[
+    int | None, typer.Option("--bandwidth", metavar="MIBPS", help="No live move is faster than this.")
+]
 
 
 def drain(
@@ -19,6 +22,7 @@ def drain(
         str, typer.Option("--method", metavar="auto|live|cold", help="How instances are moved.")
     ] = "auto",
     max_parallel: Parallel = 2,
+    bandwidth: Bandwidth = None,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
     timeout: Timeout = None,
@@ -31,6 +35,8 @@ def drain(
     novactl host drain kvm1 --dry-run
 
     novactl host drain kvm1 --yes
+
+    novactl host drain kvm1 --max-parallel 4 --bandwidth 100 --yes
     """
     from novactl.actions import drain as actions
 
@@ -38,7 +44,7 @@ def drain(
     waiting.check()
     if method not in actions.METHODS:
         raise UsageError(f"--method {method!r} is not one of {', '.join(actions.METHODS)}")
-    _check_parallel(max_parallel)
+    _check(max_parallel, bandwidth)
     world = session.cloud.world
     found = actions.look(world, name, method)
     if dry_run:
@@ -46,7 +52,7 @@ def drain(
         return
     if found:
         session.confirm(f"move {len(found)} instances away from {name}?")
-    parts = actions.leave(name, found, max_parallel)
+    parts = actions.leave(name, found, max_parallel, bandwidth)
     actions.close(world, name)
     shown = {one.instance.uuid: one.instance.name for one in found}
     failed: NovactlError | None = None
@@ -70,6 +76,7 @@ def undrain(
         bool, typer.Option("--bring-back", help="Those that the drain moved away come back.")
     ] = False,
     max_parallel: Parallel = 2,
+    bandwidth: Bandwidth = None,
     no_wait: NoWait = False,
     timeout: Timeout = None,
     lock_wait: LockWait = 0.0,
@@ -82,18 +89,21 @@ def undrain(
 
     session, waiting = ctx.obj, verbs.Waiting(no_wait, timeout, lock_wait)
     waiting.check()
-    _check_parallel(max_parallel)
+    _check(max_parallel, bandwidth)
     world = session.cloud.world
     if not actions.reopen(world, name):
         session.tell(f"{name}: was not disabled by a drain and stays so: novactl host set {name} --enable")
-    back = actions.come_back(world, name, max_parallel) if bring_back else []
+    back = actions.come_back(world, name, max_parallel, bandwidth) if bring_back else []
     shown = {one.uuid: one.name for one, _ in back}
     verbs.run(session, [part for _, part in back], many=True, waiting=waiting, shown=shown)
 
 
-def _check_parallel(count: int) -> None:
-    if not 1 <= count <= 64:
-        raise UsageError(f"--max-parallel {count} is not within 1 to 64")
+def _check(parallel: int, bandwidth: int | None) -> None:
+    from novactl.actions.live_migrate import check_bandwidth
+
+    if not 1 <= parallel <= 64:
+        raise UsageError(f"--max-parallel {parallel} is not within 1 to 64")
+    check_bandwidth(bandwidth)
 
 
 def _show(session: Any, found: dict[str, Any]) -> None:

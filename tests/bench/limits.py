@@ -91,3 +91,7 @@ DOWNTIME_MORE = 0.1
 COPY_OF_PLAIN = 1.25
 """Copying a disk between two hosts: at most so many times what plain ssh takes for the same bytes, which is
 0.8 of its rate."""
+
+DRAIN_BY_TWO = 0.65
+"""Emptying a host whose link lets a move take ten seconds, two moves at a time: at most so many times what
+one at a time takes."""

@@ -92,6 +92,24 @@ def test_resize_elsewhere_and_confirm(grounds: Grounds, name: Callable[[], str])
     no_trust(grounds)
 
 
+@pytest.mark.parametrize("which", ["kvm1", "kvm2"])
+def test_an_older_openssl(grounds: Grounds, name: Callable[[], str], which: str) -> None:
+    """One that does not know the command `mac`: the disk is compared by SHA-256."""
+    novactl, one, host = grounds.novactl, name(), grounds.host(which)
+    uuid = stopped(grounds, one)
+    before = digest(grounds, "kvm1", uuid)
+    put = """cat >/run/openssl; chmod 755 /run/openssl
+        cp /usr/bin/openssl /run/openssl.now; mount --bind /run/openssl /usr/bin/openssl"""
+    old = '#!/bin/sh\n[ "$1" != mac ] || exit 1\nexec /run/openssl.now "$@"\n'
+    host.run(["sh", "-c", put], stdin=old).check_returncode()
+    try:
+        novactl.ok("migrate", one, "--host", "kvm2", "--confirm")
+    finally:
+        host.run(["umount", "/usr/bin/openssl"]).check_returncode()
+    assert where(grounds, one) == ("SHUTOFF", "kvm2", "tiny")
+    assert digest(grounds, "kvm2", uuid) == before
+
+
 def test_resize_elsewhere_and_revert(grounds: Grounds, name: Callable[[], str]) -> None:
     novactl, one = grounds.novactl, name()
     uuid = stopped(grounds, one)

@@ -5,14 +5,17 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from novactl.remote.shell import receiver
 
 CONTENT = os.urandom(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+KEY, IV = (1).to_bytes(16, "big"), bytes(12)
 SHELLS = [name for name in ("dash", "bash") if shutil.which(name)]
 
 
@@ -44,6 +47,15 @@ class Receiver:
         return {one.name for one in self.directory.iterdir() if not one.name.endswith(".lock")}
 
 
+def gmac(content: bytes) -> str:
+    """SP 800-38D: the tag of GCM over data that is not enciphered."""
+    return AESGCM(KEY).encrypt(IV, b"", content).hex().upper()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def piece(offset: object, data: bytes) -> bytes:
     return f"{f'{offset} {len(data)}':<63}\n".encode() + data
 
@@ -52,37 +64,54 @@ def end(size: int) -> bytes:
     return f"{f'{size} 0':<63}\n".encode()
 
 
-def test_a_file_arrives_in_pieces(shell: Receiver) -> None:
+@pytest.mark.parametrize("digest", [gmac, sha256])
+def test_a_file_arrives_in_pieces(shell: Receiver, digest: Callable[[bytes], str]) -> None:
     """What lies between two pieces is empty."""
     assert shell.asked("hello").returncode == 0
     size, late = 8_000_000, 6_000_000
     whole = CONTENT + bytes(late - len(CONTENT)) + b"last" + bytes(size - late - 4)
     sent = piece(0, CONTENT) + piece(late, b"last") + end(size)
-    assert shell.asked(f"take disk {size} 0", sent).returncode == 0
-    assert shell.asked(f"end disk {hashlib.sha256(whole).hexdigest()}").returncode == 0
+    kind = digest.__name__
+    assert shell.asked(f"take disk {size} 0 {kind}", sent).returncode == 0
+    assert shell.asked(f"end disk {digest(whole)} {kind}").returncode == 0
     assert (shell.directory / "disk").read_bytes() == whole
     assert shell.files() == {"disk"}
     assert shell.asked("have disk").stdout == b"ready\n"
-    assert shell.asked(f"take disk {size} 0", sent).returncode == 77
+    assert shell.asked(f"take disk {size} 0 {kind}", sent).returncode == 77
+
+
+def test_an_openssl_that_has_no_gmac_says_so(shell: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1.1 does not know the command `mac`."""
+    old = shell.path / "bin" / "openssl"
+    old.parent.mkdir()
+    old.write_text('#!/bin/sh\n[ "$1" != mac ] || exit 1\nexec /usr/bin/openssl "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    sent = piece(0, CONTENT) + end(len(CONTENT))
+    assert shell.asked(f"take disk {len(CONTENT)} 0 gmac", sent).returncode == 69
+    assert shell.files() == set()
+    assert shell.asked(f"take disk {len(CONTENT)} 0 sha256", sent).returncode == 0
+    assert shell.asked(f"end disk {SHA256} sha256").returncode == 0
+    assert shell.files() == {"disk"}
 
 
 def test_one_that_was_cut_goes_on_where_it_was(shell: Receiver) -> None:
     half = len(CONTENT) // 2
     cut = piece(0, CONTENT[:half]) + piece(half, CONTENT[half:])[:-1000]
-    assert shell.asked(f"take disk {len(CONTENT)} 0", cut).returncode != 0
+    assert shell.asked(f"take disk {len(CONTENT)} 0 gmac", cut).returncode != 0
     have = int(shell.asked("have disk").stdout)
     assert have == half
-    assert shell.asked(f"take disk {len(CONTENT)} 0", b"").returncode == 77
+    assert shell.asked(f"take disk {len(CONTENT)} 0 gmac", b"").returncode == 77
     rest = piece(have, CONTENT[have:]) + end(len(CONTENT))
-    assert shell.asked(f"take disk {len(CONTENT)} {have}", rest).returncode == 0
-    assert shell.asked(f"end disk {SHA256}").returncode == 0
+    assert shell.asked(f"take disk {len(CONTENT)} {have} gmac", rest).returncode == 0
+    assert shell.asked(f"end disk {gmac(CONTENT)} gmac").returncode == 0
     assert (shell.directory / "disk").read_bytes() == CONTENT
 
 
 def test_one_that_is_damaged_is_sent_again(shell: Receiver) -> None:
     bad = piece(0, b"X" + CONTENT[1:]) + end(len(CONTENT))
-    assert shell.asked(f"take disk {len(CONTENT)} 0", bad).returncode == 0
-    ended = shell.asked(f"end disk {SHA256}")
+    assert shell.asked(f"take disk {len(CONTENT)} 0 gmac", bad).returncode == 0
+    ended = shell.asked(f"end disk {gmac(CONTENT)} gmac")
     assert ended.returncode == 1 and b"arrived damaged" in ended.stderr
     assert shell.files() == set()
     assert shell.asked("have disk").stdout == b"0\n"
@@ -93,15 +122,18 @@ def test_one_that_is_damaged_is_sent_again(shell: Receiver) -> None:
     [
         "",
         "id",
-        "take ../x 10 0",
-        "take libvirt.xml 10 0",
+        "take ../x 10 0 gmac",
+        "take libvirt.xml 10 0 gmac",
+        "take disk 10 0",
+        "take disk 10 0 md5",
         "have /etc/passwd",
         "end .. 0",
         "rm disk",
-        "take disk a[$(touch${IFS}owned)] 0",
-        "take disk 10 a[$(touch${IFS}owned)]",
-        "take disk -5 0",
-        "take disk 99999999999999999999 0",
+        "take disk a[$(touch${IFS}owned)] 0 gmac",
+        "take disk 10 a[$(touch${IFS}owned)] gmac",
+        "take disk 10 0 a[$(touch${IFS}owned)]",
+        "take disk -5 0 gmac",
+        "take disk 99999999999999999999 0 gmac",
     ],
 )
 def test_it_may_do_nothing_else(shell: Receiver, command: str) -> None:
@@ -113,7 +145,7 @@ def test_it_may_do_nothing_else(shell: Receiver, command: str) -> None:
 @pytest.mark.parametrize("header", ["a[$(touch${IFS}owned)] 5", "0 a[$(touch${IFS}owned)]", "x 5", "-1 5"])
 def test_headers_are_numbers(shell: Receiver, header: str) -> None:
     """bash would carry out what stands in an index when it calculates."""
-    ended = shell.asked("take disk 10 0", f"{header:<63}\n".encode() + b"12345" + end(10))
+    ended = shell.asked("take disk 10 0 gmac", f"{header:<63}\n".encode() + b"12345" + end(10))
     assert ended.returncode != 0
     assert not list(shell.path.rglob("owned")) and not Path("owned").exists()
     assert "disk" not in shell.files()

@@ -54,7 +54,8 @@ class OpenSockets(Step):
     type: ClassVar[str] = "open-sockets"
 
     def do(self, ctx: Any) -> dict[str, Any]:
-        return {"libvirt": ctx.world.hypervisor(self.host).listen(ctx.operation_id)}
+        libvirt = ctx.world.hypervisor(self.host).listen(ctx.operation_id)
+        return {"libvirt": libvirt, "epoch": ctx.epoch}
 
     def undo(self, ctx: Any) -> None:
         """They are gone."""
@@ -76,7 +77,6 @@ class ReadyGuest(trust.BetweenHosts):
         source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
         _settled(ctx, self)
         target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
-        target.listen(ctx.operation_id)
         persistent = marked(self.xml, epoch=ctx.epoch)
         paths = (source.instances_path, target.instances_path)
         live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
@@ -128,6 +128,7 @@ class MoveGuest(trust.BetweenHosts):
         source = ctx.world.hypervisor(self.host)
         if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "none":
             trust.again(ctx)
+            trust.again(ctx, OpenSockets)
             trust.again(ctx, ReadyGuest)
             self._check_transport(ctx)
         words = source.live_words(
@@ -176,11 +177,11 @@ class MoveGuest(trust.BetweenHosts):
 def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:
     """How the guest is on either host, once no migration is under way."""
     both = [ctx.world.hypervisor(name) for name in step.hosts]
-    for host in both:
-        if host.whereabouts(step.uuid, ctx.epoch).moving:
-            both[0].end_migration(step.uuid, ctx.epoch)
-            both[1].end_migration(step.uuid, ctx.epoch)
     here, there = (host.whereabouts(step.uuid, ctx.epoch) for host in both)
+    if here.moving or there.moving:
+        for host in both:
+            host.end_migration(step.uuid, ctx.epoch)
+        here, there = (host.whereabouts(step.uuid, ctx.epoch) for host in both)
     return here, there
 
 

@@ -54,7 +54,10 @@ class OpenTrust(BetweenHosts):
         receives = [word.replace("@epoch", str(ctx.epoch)) for word in self.receives]
         ctx.world.hypervisor(self.target).trust_allow(op, key, came_from, SECONDS, receives=receives)
         source.trust_to(op, target.address, target.port, target.host_keys)
-        source.trust_try(op)
+        if (
+            receives
+        ):  # what forwards sockets is tried by the connection that does so, before the guest is touched
+            source.trust_try(op)
         return {"epoch": ctx.epoch}
 
     def undo(self, ctx: Any) -> None:
