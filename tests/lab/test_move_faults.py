@@ -183,7 +183,9 @@ def test_a_libvirtd_is_killed_meanwhile(
     assert grounds.state("kvm1", guest["uuid"]) == "running"
     grounds.novactl.ok("op", verb, active(grounds.novactl)["id"], timeout=170)
     is_there_alone(grounds, guest, then)
-    counts_on(grounds, guest, counted)
+    assert grounds.state(then, guest["uuid"]) == "running"
+    if then == "kvm1":  # after a slow move an idle guest may hang without KVM (docs/live-migration.md)
+        counts_on(grounds, guest, counted)
 
 
 def test_the_sources_guest_dies_meanwhile(grounds: Grounds, guest: dict[str, Any]) -> None:
