@@ -60,7 +60,7 @@ reliability: setup-tests
 	rm -f reliability.json
 	NOVACTL_RELIABILITY=full NOVACTL_SEEDS=10000 .venv/bin/python -m pytest tests/sim -q --reliability-json=reliability.json
 	NOVACTL_RELIABILITY=full .venv/bin/python -m pytest tests/db/test_migrations.py -q
-	$(SUDO) NOVACTL_RELIABILITY=full NOVACTL_LAB_KILLS=100 .venv/bin/python -m pytest tests/lab/test_kills.py -q --reliability-json=reliability.json
+	$(SUDO) NOVACTL_RELIABILITY=full NOVACTL_LAB_KILLS=100 .venv/bin/python -m pytest tests/lab/test_kills.py tests/lab/test_moved_guests.py -q --reliability-json=reliability.json
 	.venv/bin/python -m tests.sim.report reliability.json docs/reliability.md
 
 clean:

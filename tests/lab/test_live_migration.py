@@ -86,12 +86,14 @@ def test_a_paused_guest_stays_paused(grounds: Grounds, guest: dict[str, Any]) ->
     counts_on(grounds, guest, counted)
 
 
-def begin(grounds: Grounds, guest: dict[str, Any]) -> Running:
+def begin(grounds: Grounds, guest: dict[str, Any], mibps: int = 2) -> Running:
     """A migration to kvm2 that takes its time, under way."""
-    slow = ["migrate", guest["name"], "--live", "--host", "kvm2", "--bandwidth", "2"]
+    slow = ["migrate", guest["name"], "--live", "--host", "kvm2", "--bandwidth", str(mibps)]
     moving = Running(grounds.novactl, *slow)
     told = ["sh", "-c", "cat /var/lib/novactl/job/*/progress"]
-    wait_until(lambda: "remaining" in grounds.host("kvm1").run(told).stdout, 60, "its progress")
+    under_way = lambda: "remaining" in grounds.host("kvm1").run(told).stdout  # noqa: E731
+    wait_until(lambda: moving.process.poll() is not None or under_way(), 60, "its progress")
+    assert moving.process.poll() is None, moving.said
     return moving
 
 

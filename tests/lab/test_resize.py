@@ -65,6 +65,33 @@ def test_migrate_keeps_the_disk_and_confirm_cleans(grounds: Grounds, name: Calla
     no_trust(grounds)
 
 
+def test_migrate_and_revert(grounds: Grounds, name: Callable[[], str]) -> None:
+    novactl, one = grounds.novactl, name()
+    uuid = stopped(grounds, one)
+    before = digest(grounds, "kvm1", uuid)
+    novactl.ok("migrate", one, "--host", "kvm2")
+    novactl.ok("resize-revert", one)
+    assert where(grounds, one) == ("SHUTOFF", "kvm1", "tiny")
+    assert digest(grounds, "kvm1", uuid) == before
+    assert grounds.files("kvm2") == [] and used(grounds) == {"kvm1": 1, "kvm2": 0, "kvm3": 0}
+    no_trust(grounds)
+
+
+def test_resize_elsewhere_and_confirm(grounds: Grounds, name: Callable[[], str]) -> None:
+    novactl, one = grounds.novactl, name()
+    uuid = stopped(grounds, one)
+    novactl.ok("resize", one, "--flavor", "mid", "--host", "kvm3")
+    assert where(grounds, one) == ("VERIFY_RESIZE", "kvm3", "mid")
+    novactl.ok("resize-confirm", one)
+    assert where(grounds, one) == ("SHUTOFF", "kvm3", "mid")
+    assert grounds.leftovers() == {"kvm3": [uuid, uuid]}
+    assert used(grounds) == {"kvm1": 0, "kvm2": 0, "kvm3": 2}
+    check = ["qemu-io", "-f", "qcow2", "-c", "read -P 0x5a 100M 8M", f"{INSTANCES}/{uuid}/disk"]
+    read = grounds.host("kvm3").run(check)
+    assert read.returncode == 0 and "verification failed" not in read.stdout
+    no_trust(grounds)
+
+
 @pytest.mark.parametrize("which", ["kvm1", "kvm2"])
 def test_an_older_openssl(grounds: Grounds, name: Callable[[], str], which: str) -> None:
     """One that does not know the command `mac`: the disk is compared by SHA-256."""

@@ -176,6 +176,14 @@ def test_a_job_that_always_dies_is_given_up(sim: Ground) -> None:
     assert host.calls == ["start"] * 3
 
 
+def test_a_job_that_was_refused_for_its_epoch_runs_again(sim: Ground) -> None:
+    """An earlier owner has started it; under our epoch it may."""
+    old, late = JobState("ended", 75, log="epoch 4"), JobState("ended", 0)
+    host = Scripted(JobState("running"), old, late)
+    jobs.carry_out(context(sim), host, "true")
+    assert host.calls == ["start", "forget"] * 2
+
+
 def test_a_link_that_stays_lost_is_given_up(sim: Ground) -> None:
     host = Scripted(HostUnreachable("kvm1: no answer in time"))
     with pytest.raises(HostUnreachable):
