@@ -41,7 +41,7 @@ from novactl.objects.host import Resources
 from novactl.objects.image import MIB, Image
 from novactl.objects.names import HOST_PATH, check_pattern, instance_dir
 from novactl.objects.project import Project
-from novactl.objects.states import PowerState, VmState
+from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDirectory, Survey
 from novactl.remote.shell import failure
 from novactl.virt import survey
@@ -1525,13 +1525,13 @@ def _moves_wrong(rows: Mapping[str, Any], living: Mapping[str, Any]) -> list[str
 
 
 def _claimed_wrong(fleet: SimFleet, holds: list[dict[str, Any]]) -> list[str]:
-    """Instances that hold less of their host than they need, or more while no resize of them waits."""
+    """Instances that hold less of their host than they need."""
     held = {hold["instance_uuid"]: hold for hold in holds if hold["role"] == "instance"}
     wrong = []
     for one in fleet.db.read(instances.everything):
         for size, needs in vars(one.resources).items():
             has = held[one.uuid][size] if one.uuid in held else 0
-            if has < needs or (has > needs and one.vm_state is not VmState.RESIZED):
+            if has < needs:
                 wrong.append(f"{one.name}: claims {has} {size} and needs {needs}")
     return wrong
 
