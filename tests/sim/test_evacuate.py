@@ -13,6 +13,7 @@ from novactl.db import hosts, instances
 from novactl.objects.states import PowerState, VmState
 from tests.sim.actions import (
     boot,
+    delete,
     evacuate,
     heal,
     live_ends,
@@ -173,6 +174,16 @@ def test_what_was_left_half_way_makes_way(fleet: SimFleet, left: Callable[[], An
         outcome = twin.run(evacuate())
         assert outcome.code == 0, (n, outcome.error)
         assert not twin.hosts["kvm1"].running(), n
+        returned(twin)
+        assert settled(twin) == [], n
+
+
+def test_a_live_resize_makes_way(fleet: SimFleet) -> None:
+    """Past its point of no return nothing is asked of its host any more."""
+    assert fleet.run(delete()).code == 0 and fleet.run(boot(flavor="lean", host="kvm1")).code == 0
+    for n, twin in left_half_way(fleet, lambda: resize("wide", live=True), every=1):
+        outcome = twin.run(evacuate())
+        assert outcome.code == 0, (n, outcome.error)
         returned(twin)
         assert settled(twin) == [], n
 
