@@ -89,6 +89,7 @@ class Cloud:
             arrivals=self._arrivals,
             novactl=self.novactl,
             newcomer=self.newcomer,
+            drive=self.drive,
         )
 
     @cached_property
@@ -263,6 +264,14 @@ class Cloud:
         from novactl.virt.connection import facts
 
         return facts(host, libvirt_uri(host, self._aside.get(host) or self.ssh_files()), virt_type)
+
+    def drive(self, hosts: tuple[str, ...], move: Any, **calls: Any) -> None:
+        """actions.world.Driver."""
+        from novactl.remote.connection import libvirt_uri
+        from novactl.virt.drive import drive
+
+        source, target = ((host, libvirt_uri(host, self.ssh_files())) for host in hosts)
+        drive((source, target), move, **calls)
 
     def close(self) -> None:
         for name, newcomer in self._newcomers.items():

@@ -1,18 +1,20 @@
 """What every verb on an instance that lives shares: a look at record and host, and whether it may be done."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from novactl.actions import guest, restored
 from novactl.actions.steps.domains import WriteCopy
+from novactl.actions.steps.sizes import FreeHold
 from novactl.actions.world import World
-from novactl.db import hosts, instances
+from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
 from novactl.errors import Busy, Refused
 from novactl.objects.instance import Instance
+from novactl.objects.migration import most
 from novactl.objects.states import (
     ALLOWED,
     PLAIN,
@@ -126,9 +128,37 @@ def plan_of(
 
 def domain_xml(world: World, tx: Tx, op_id: str, instance: Instance, epoch: int) -> str:
     """The instance's domain as the record has it, with the marks of this operation."""
+    return domain_with(world, tx, op_id, instance, epoch, moves.carried(tx, instance))
+
+
+def domain_with(
+    world: World, tx: Tx, op_id: str, instance: Instance, epoch: int, move: Mapping[str, Any] | None
+) -> str:
+    """The same when this move of it will wait, or none (None)."""
     host = hosts.get(tx, str(instance.host))
-    marks = Marks(fleet=world.fleet, operation=op_id, epoch=epoch, generation=instance.version)
+    marks = Marks(fleet=world.fleet, operation=op_id, epoch=epoch, generation=instance.version, move=move)
     return guest.domain_xml(instance, host, marks, world.template("domain.xml"))
+
+
+def check_hold(tx: Tx, instance: Instance) -> None:
+    """Raises Refused while its guest has more than its flavor, which `resize --live` left it."""
+    if _holds_more(tx, instance):
+        raise Refused(
+            f"{instance.name}: its guest has more than its flavor until its next boot",
+            hint=f"novactl reboot {instance.name}",
+        )
+
+
+def hold_steps(tx: Tx, instance: Instance) -> list[Step]:
+    """What gives back, once its guest was off, what that had more than its flavor."""
+    return [FreeHold(host=instance.host, uuid=instance.uuid)] if _holds_more(tx, instance) else []
+
+
+def _holds_more(tx: Tx, instance: Instance) -> bool:
+    """A move that is open claims the larger of both for its own reasons."""
+    held = hosts.hold_of(tx, str(instance.host), instance.uuid)
+    more = held is not None and most(held, instance.resources) != instance.resources
+    return more and moves.open_of(tx, instance.uuid) is None
 
 
 def copy_steps(world: World, tx: Tx, op_id: str, instance: Instance, epoch: int) -> list[Step]:

@@ -9,6 +9,7 @@ from typing import Any
 from novactl.actions import plans, recover
 from novactl.actions.audit import Evidence, findings, gather, heal
 from novactl.actions.operate import Operator
+from novactl.actions.steps.domains import OFF
 from novactl.db import instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import TOUCHED, Operation, OpState, Record, StepState
@@ -40,7 +41,7 @@ class Sight:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """`dark`: hosts that matter and do not answer."""
+    """`dark`: hosts that matter and do not answer; `runs`: those where its guest runs or is paused."""
 
     target: str
     instance: Instance | None
@@ -48,6 +49,7 @@ class Diagnosis:
     sights: tuple[Sight, ...]
     findings: tuple[Finding, ...]
     dark: tuple[str, ...]
+    runs: tuple[str, ...] = ()
     course: Course
     why: str
 
@@ -67,6 +69,7 @@ class Diagnosis:
             "course": self.course,
             "why": self.why,
             "findings": [one.as_dict() for one in self.findings],
+            "runs": list(self.runs),
         }
 
 
@@ -105,6 +108,7 @@ def diagnose(operator: Operator, instance: Instance | None, named: Operation | N
         sights=tuple(_sights(evidence, now, op, migration, involved)),
         findings=found,
         dark=dark,
+        runs=tuple(sorted(_runs(evidence, now.uuid, operator.world.fleet))),
         course=course,
         why=why,
     )
@@ -144,6 +148,13 @@ def _involved(instance: Instance, op: Operation | None, migration: Migration | N
     named = {instance.host} | ({migration.source, migration.target} if migration else set())
     steps = {host for record in op.records for host in record.step.hosts} if op else set()
     return {host for host in named | steps if host}
+
+
+def _runs(evidence: Evidence, uuid: str, fleet: str) -> Iterator[str]:
+    for host, survey in evidence.surveys.items():
+        domains = survey.domains if isinstance(survey, Survey) else ()
+        if any((one.uuid, one.fleet) == (uuid, fleet) and one.state not in OFF for one in domains):
+            yield host
 
 
 def _answers(evidence: Evidence, host: str) -> bool:

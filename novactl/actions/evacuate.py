@@ -4,18 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from novactl.actions import acting, guest, moving
+from novactl.actions.boot import ATTEMPTS
 from novactl.actions.fencing import Proof
 from novactl.actions.steps.domains import StartDomain
 from novactl.actions.steps.evacuations import DefineEvacuated, KeepDisks, NoteProof
 from novactl.actions.steps.files import MakeDirectory
-from novactl.actions.steps.moves import RecordMoved
+from novactl.actions.steps.moves import ClaimTarget, RecordMoved
 from novactl.actions.steps.records import SetTask
 from novactl.actions.world import World
 from novactl.db import hosts, instances
 from novactl.db.session import Tx
-from novactl.engine.operation import Plan
+from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
-from novactl.errors import Refused
+from novactl.errors import NoValidHost, Refused
 from novactl.objects.host import Host
 from novactl.objects.instance import Instance
 from novactl.objects.migration import MigrationKind, MigrationStatus, Storage
@@ -46,7 +47,7 @@ class Evacuate:
     def check(self, world: World) -> Instance:
         """The record. Raises Refused when a disk of it is held open on the storage that the new host shares
         with the old one."""
-        instance = world.db.read(lambda tx: self._allowed(tx, world))
+        instance = self.proven(world)
         target, storage = world.db.rehearse(lambda tx: self._room(tx, instance))
         if storage is Storage.SHARED:
             host, files = world.hypervisor(target), guest.overlays(instance)
@@ -56,6 +57,10 @@ class Evacuate:
                     hint=f"find out what has {host.directory(instance.uuid)} open",
                 )
         return instance
+
+    def proven(self, world: World) -> Instance:
+        """The record, when it may be evacuated and its host is down for certain. Raises Refused."""
+        return world.db.read(lambda tx: self._allowed(tx, world))
 
     def _allowed(self, tx: Tx, world: World) -> Instance:
         instance = instances.find(tx, self.name, self.project)
@@ -83,9 +88,7 @@ class Evacuate:
         finally:
             tx.run("ROLLBACK TO SAVEPOINT room")
             tx.memo.pop("board", None)
-        source, target = hosts.get(tx, str(instance.host)), hosts.get(tx, chosen.host)
-        shared = source.facts.get("storage") and source.facts["storage"] == target.facts.get("storage")
-        return target.name, Storage.SHARED if shared else Storage.REBUILT
+        return chosen.host, _storage(tx, instance, chosen.host)
 
     def plan(self, world: World, tx: Tx, op_id: str, found: Instance) -> Plan:
         instance = acting.still(tx, found)
@@ -117,7 +120,47 @@ class Evacuate:
             status="ACTIVE" if runs else "SHUTOFF",
             proof=words,
             storage=storage,
+            host=self.host,
         )
+
+
+def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt | None:
+    """Another host claimed for one whose new host failed, and its steps; None when none is left, or that one
+    was named, or its disks would not be what the first attempt said."""
+    failed = [record.step.host for record in op.records if isinstance(record.step, ClaimTarget)]
+    if op.attempt >= ATTEMPTS or op.request["host"] is not None:
+        return None
+    instance, tried = instances.get(tx, str(op.target_uuid)), frozenset(map(str, failed))
+    storage = Storage(op.request["storage"])
+    try:
+        move = moving.claim(
+            world,
+            tx,
+            op.id,
+            instance,
+            MigrationKind.EVACUATION,
+            storage=storage,
+            epoch=op.epoch,
+            reason="evacuate",
+            tried=tried,
+        )
+    except NoValidHost:
+        return None
+    if _storage(tx, instance, move.target.name) is not storage:
+        raise Refused(f"{instance.name}: {move.target.name} has another storage than {failed[-1]}")
+    world.tell(f"{op.target}: {failure}; trying {move.target.name}")
+    return Attempt(
+        steps=(move.claim, *_steps(world, tx, op.id, move)),
+        applied=moving.APPLIED,
+        locks=frozenset({Lock("host", move.target.name, Mode.SHARED)}),
+    )
+
+
+def _storage(tx: Tx, instance: Instance, target: str) -> Storage:
+    """What becomes of its disks there."""
+    source, there = hosts.get(tx, str(instance.host)), hosts.get(tx, target)
+    shared = source.facts.get("storage") and source.facts["storage"] == there.facts.get("storage")
+    return Storage.SHARED if shared else Storage.REBUILT
 
 
 def _runs(instance: Instance) -> bool:

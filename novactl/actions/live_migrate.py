@@ -10,6 +10,7 @@ from novactl.actions.preflight import Report
 from novactl.actions.steps.files import CreateDisk, MakeDirectory
 from novactl.actions.steps.live import (
     BringFiles,
+    DriveGuest,
     LeaveSource,
     MoveGuest,
     OpenSockets,
@@ -83,11 +84,6 @@ class LiveMigrate:
         return Found(seen=seen, report=report)
 
     def _check_options(self) -> None:
-        if self.direct:
-            raise Refused(
-                "migrate --direct cannot be done by this novactl",
-                hint="without it two hosts trust each other for the length of one operation",
-            )
         if self.post_copy:
             raise Refused(
                 "migrate --post-copy cannot be done by this novactl: libvirt gives it only without --suspend,"
@@ -96,6 +92,8 @@ class LiveMigrate:
             )
         if self.transport not in transports.TRANSPORTS:
             raise UsageError(f"--transport is one of {', '.join(transports.TRANSPORTS)}")
+        if self.direct and self.transport == transports.SSH:
+            raise UsageError("--direct goes with --transport tls or tcp: ssh would be from host to host")
         if self.max_downtime_ms is not None and not 1 <= self.max_downtime_ms <= 2_000_000:
             raise UsageError("--max-downtime is 1 to 2000000 milliseconds")
         check_bandwidth(self.bandwidth_mibps)
@@ -139,6 +137,7 @@ class LiveMigrate:
 
     def plan(self, world: World, tx: Tx, op_id: str, found: Found) -> Plan:
         instance, report = still(tx, found.seen.instance), found.report
+        acting.check_hold(tx, instance)
         epoch = instances.raise_epoch(tx, instance.uuid)
         move = moving.claim(
             world,
@@ -156,7 +155,8 @@ class LiveMigrate:
         return replace(plan, preflight=report.as_dicts())
 
     def _request(self) -> dict[str, Any]:
-        return {"live": True, "host": self.host, "block": self.block, "transport": self.transport}
+        names = ("host", "block", "direct", "transport")
+        return {"live": True, **{name: getattr(self, name) for name in names}}
 
     def _steps(self, world: World, op_id: str, move: moving.Move, found: Found) -> Iterator[Step]:
         uuid, source, target = move.instance.uuid, move.source.name, move.target.name
@@ -164,14 +164,13 @@ class LiveMigrate:
         paused = found.seen.power is PowerState.PAUSED
         yield SetTask(uuid=uuid, task=TaskState.MIGRATING)
         yield from _prepared(move, found)
-        yield OpenTrust(host=source, target=target, receives=[])
-        yield OpenSockets(host=target)
-        yield ReadyGuest(host=source, target=target, uuid=uuid, xml=xml, paused=paused)
-        yield MoveGuest(
-            host=source,
-            target=target,
-            uuid=uuid,
-            paused=paused,
+        if not self.direct:
+            yield OpenTrust(host=source, target=target, receives=[])
+            yield OpenSockets(host=target)
+        ends: dict[str, Any] = {"host": source, "target": target, "uuid": uuid, "paused": paused}
+        yield ReadyGuest(xml=xml, **ends)
+        yield (DriveGuest if self.direct else MoveGuest)(
+            **ends,
             disks=found.report.devices,
             max_downtime_ms=self.max_downtime_ms or 0,
             bandwidth_mibps=self.bandwidth_mibps or 0,
@@ -191,7 +190,8 @@ class LiveMigrate:
         yield SettleArrival(host=target, uuid=uuid, xml=xml)
         yield LeaveSource(host=source, uuid=uuid, shared=found.report.shared)
         yield RecordLeft(host=source, uuid=uuid, migration=move.migration.id)
-        yield EndTrust(host=source, target=target)
+        if not self.direct:
+            yield EndTrust(host=source, target=target)
 
 
 def check_bandwidth(mibps: int | None) -> None:

@@ -11,11 +11,11 @@ from novactl.db import hosts, moves, projects
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
-from novactl.errors import Refused
+from novactl.errors import Busy, Refused
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Host
 from novactl.objects.instance import Instance
-from novactl.objects.migration import Migration, MigrationKind, Storage, most_use
+from novactl.objects.migration import Migration, MigrationKind, MigrationStatus, Storage, most_use
 from novactl.virt.domain import Marks
 
 APPLIED = frozenset({ClaimTarget.type})
@@ -42,10 +42,14 @@ class Move:
         here = acting.instance_locks(self.instance)
         return here | {Lock("host", self.target.name, Mode.SHARED)}
 
-    def domain_xml(self, world: World, op_id: str) -> str:
-        """Its domain on the new host."""
+    def domain_xml(self, world: World, op_id: str, *, waits: bool = False) -> str:
+        """Its domain on the new host. `waits`: to be confirmed or reverted."""
         marks = Marks(
-            fleet=world.fleet, operation=op_id, epoch=self.epoch, generation=self.instance.version + 1
+            fleet=world.fleet,
+            operation=op_id,
+            epoch=self.epoch,
+            generation=self.instance.version + 1,
+            move=self.migration.carried(self.instance.numa) if waits else None,
         )
         return guest.domain_xml(self.moved, self.target, marks, world.template("domain.xml"))
 
@@ -80,7 +84,8 @@ def choose(
 ) -> placement.Claimed:
     """Where the instance may go, holding its share there as move-target; call it with `tx` of a rehearsal to
     learn the host before anything is decided. Raises NoValidHost with every host's reasons; Refused when the
-    named host is the one it is on, NotFound when there is none of that name."""
+    named host is the one it is on, NotFound when there is none of that name; as check_none_open()."""
+    check_none_open(tx, instance)
     if host is not None and host == instance.host:
         raise Refused(f"{instance.name}: is on {host} already")
     if host is not None:
@@ -88,6 +93,21 @@ def choose(
     wanted = replace(instance, flavor=flavor) if flavor is not None else instance
     not_there = tried | {str(instance.host)}
     return placement.claim(tx, wanted, host=host, tried=not_there, role=TARGET)
+
+
+def check_none_open(tx: Tx, instance: Instance) -> None:
+    """One move of an instance at a time, whatever its state says. Raises Busy while another is under way or
+    was left, Refused while one waits to be confirmed or reverted."""
+    other = moves.open_of(tx, instance.uuid)
+    if other is None:
+        return
+    what = f"{instance.name}: a {other.kind} from {other.source} to {other.target}"
+    if other.status is MigrationStatus.MIGRATING:
+        raise Busy(f"{what} is under way ({other.operation})", operation=other.operation)
+    raise Refused(
+        f"{what} is open",
+        hint=f"novactl resize-confirm {instance.name}, or resize-revert",
+    )
 
 
 def begin(
@@ -102,13 +122,9 @@ def begin(
     flavor: Flavor,
     reason: str | None = None,
 ) -> tuple[Migration, dict[str, int]]:
-    """(the record of a move, what its project's quota counts more while it is open). Raises QuotaExceeded;
-    Refused while another move of the instance is open, whatever its state says."""
-    if (other := moves.open_of(tx, instance.uuid)) is not None:
-        raise Refused(
-            f"{instance.name}: a {other.kind} from {other.source} to {other.target} is open",
-            hint=f"novactl resize-confirm {instance.name}, or resize-revert; novactl op list --active",
-        )
+    """(the record of a move, what its project's quota counts more while it is open). Raises QuotaExceeded,
+    and as check_none_open()."""
+    check_none_open(tx, instance)
     counted, used = most_use(instance.flavor, flavor), most_use(instance.flavor)
     more = {what: counted[what] - used[what] for what in counted}
     projects.take(tx, instance.project, **more)
@@ -144,10 +160,11 @@ def claim(
     host: str | None = None,
     flavor: Flavor | None = None,
     reason: str | None = None,
+    tried: frozenset[str] = frozenset(),
 ) -> Move:
     """Room on another host (choose()), and the move begun. Raises NoValidHost, QuotaExceeded, Refused."""
     new = flavor or instance.flavor
-    chosen = choose(tx, instance, host=host, flavor=flavor)
+    chosen = choose(tx, instance, host=host, flavor=flavor, tried=tried)
     migration, more = begin(
         world, tx, op_id, instance, kind, chosen.host, storage=storage, flavor=new, reason=reason
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from novactl.actions import batches, boot, plans, recover, second_copies
+from novactl.actions import batches, boot, evacuate, plans, recover, second_copies
 from novactl.actions.delete import Delete
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
@@ -27,7 +27,10 @@ CHANGES = 3  # how often a record may change between check and plan
 T = TypeVar("T")
 
 NextAttemptOf = Callable[[World, Any, Operation, str], Attempt | None]
-NEXT_ATTEMPTS: Mapping[str, NextAttemptOf] = {"boot": boot.next_attempt}
+NEXT_ATTEMPTS: Mapping[str, NextAttemptOf] = {
+    "boot": boot.next_attempt,
+    "evacuate": evacuate.next_attempt,
+}
 """Kinds of operation that try another host, and how they plan it."""
 
 
@@ -167,13 +170,17 @@ class Operator:
 
     def submit(self, action: Action, parent: Operation | None, state: OpState) -> Operation | None:
         """Check and journal one action; None when there is nothing to do. While another operation holds
-        what it needs it is tried again for `lock_wait` seconds; a delete has that one end. Then the
-        operation returned may be that other one, which has ended."""
+        what it needs it is tried again for `lock_wait` seconds; a delete has that one end, an evacuation one
+        that was left. Then the operation returned may be that other one, which has ended."""
         stuck: Operation | None = None
 
         def once() -> Operation | None:
             nonlocal stuck
             facts = None
+            if isinstance(action, evacuate.Evacuate):
+                ended = recover.give_up(self, action.proven(self.world))
+                if ended is not None:
+                    return ended
             try:
                 facts = action.check(self.world)
                 return self.world.db.write(lambda tx: self._submit(tx, action, facts, parent, state, stuck))
@@ -276,6 +283,8 @@ class Operator:
             outcome.result = "done"
         except NovactlError as error:
             outcome.fail(left_or_ended(op, error))
+        for record in op.records:
+            outcome.takes_effect |= record.result.get("takes_effect", {})
         outcome.instance = self.instance(op.target_uuid)
 
     def run_one(self, op: Operation) -> None:
@@ -286,7 +295,7 @@ class Operator:
         finally:
             second_copies.refresh(self.world, {record.step.host for record in op.records})
 
-    def runner(self) -> Runner:
+    def runner(self, gone: frozenset[str] = frozenset()) -> Runner:
         return Runner(
             self.journal,
             self.world,
@@ -297,6 +306,7 @@ class Operator:
             next_attempt=self._next_attempt,
             cancelled=self.heartbeat.cancelled,
             lost=self._lost,
+            gone=gone,
         )
 
     def _lost(self, op: Operation) -> bool:

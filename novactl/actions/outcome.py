@@ -9,7 +9,7 @@ from novactl.objects.instance import Instance
 
 @dataclass
 class Outcome:
-    """How one target ended."""
+    """How one target ended. `takes_effect`: of each size that a guest was given live, when it has it."""
 
     target: str
     uuid: str | None = None
@@ -18,6 +18,7 @@ class Outcome:
     operation: str | None = None
     instance: Instance | None = None
     error: NovactlError | None = field(default=None, repr=False)
+    takes_effect: dict[str, str] = field(default_factory=dict)
 
     def fail(self, error: NovactlError) -> None:
         """It ended with this error."""

@@ -58,6 +58,7 @@ class Stop:
             ShutOff(host=instance.host, uuid=uuid, timeout=timeout, force=self.force),
             *acting.copy_steps(world, tx, op_id, instance, epoch),
             RecordPower(uuid=uuid, vm_state=VmState.STOPPED, power_state=PowerState.SHUTDOWN),
+            *acting.hold_steps(tx, instance),
         )
         return plan_of(self.kind, instance, steps, epoch, status="SHUTOFF", force=self.force)
 
@@ -104,6 +105,7 @@ class Start:
             ),
             PowerOn(host=instance.host, uuid=instance.uuid),
             RecordPower(uuid=instance.uuid, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING),
+            *acting.hold_steps(tx, instance),
         )
         return plan_of(self.kind, instance, steps, epoch, status="ACTIVE")
 
@@ -149,6 +151,7 @@ class Reboot:
             *_prepared(tx, instance),
             *here,
             RecordPower(uuid=instance.uuid, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING),
+            *acting.hold_steps(tx, instance),
         )
         if seen.saved:
             world.tell(f"{instance.name}: is suspended; its saved memory is dropped")

@@ -7,17 +7,18 @@ is, so that doing it again, or with further hosts, is safe.
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from novactl.actions.rebuild_sources import Copy, Finder, Pinning, Reach, Source, sealed_row
 from novactl.actions.world import Store
-from novactl.db import adopted, adopted_catalogue, catalogue, hosts, instances, second_copy
+from novactl.db import adopted, adopted_catalogue, adopted_moves, catalogue, hosts, instances, second_copy
 from novactl.db.session import Database, Rollback, Tx, meta, set_meta
 from novactl.db.sqlite import SqliteDatabase
 from novactl.errors import NotFound, Refused, UsageError
+from novactl.objects.migration import Storage
 from novactl.objects.names import UUID
 from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDomain
@@ -34,10 +35,12 @@ EXPECTED_LOST: dict[str, tuple[str, ...]] = {
     "op_locks": ("*",),
     "events": ("*",),
     "certificates": ("*",),
+    "migrations": ("updated_at",),
     "commits": ("*",),
 }
 """What does not come back as it was: whole tables, columns, and the values of `meta` that count on from what
-hosts were told. Nor do deleted instances, and changes of the catalogue that no host has been told yet."""
+hosts were told. Nor do deleted instances, moves that have ended, and changes of the catalogue that no host
+has been told yet."""
 
 TABLES = (*second_copy.COPIED, "instances", "operations", "secrets")
 UNSEEN = "rebuild_unseen"
@@ -196,11 +199,11 @@ class Rebuild:
             sealed = sealed_row(content)
             if sealed is None:
                 done.miss("user-data", domain.uuid, f"its sealed user-data on {host} makes no sense")
-        assert domain.record is not None
+        record = self._record(found, done)
         try:
             made = adopted.restore_instance(
                 tx,
-                domain.record,
+                record,
                 host=host,
                 power=domain.state,
                 epoch=max(epoch, found.epoch),
@@ -211,10 +214,25 @@ class Rebuild:
         except Refused as error:
             raise Refused(f"{host}: {error.message}", hint=error.hint) from error
         done.make("instance", made.name, host)
-        if lost := adopted.group_lost(domain.record, made):
+        if lost := adopted.group_lost(record, made):
             done.miss("group", made.name, lost)
         if sealed is not None:
             done.make("user-data", made.name, host)
+
+    def _record(self, found: Found, done: Summary) -> Mapping[str, Any]:
+        """What its domain tells, but for a move of which nothing is left on the host that was looked at."""
+        record = found.domain.record or {}
+        move = record.get("move") or {}
+        left = next((one.survey for one in self.sources if one.host.name == move.get("source")), None)
+        aside = f"{found.domain.uuid}_resize"
+        if (
+            left is None
+            or move["storage"] != Storage.COPIED
+            or aside in {one.entry for one in left.directories}
+        ):
+            return record
+        done.miss("move", record["name"], f"{move['source']} has nothing of it any more: it does not wait")
+        return {**record, "move": None}
 
     def _chosen(self, done: Summary) -> Iterator[Found]:
         """Each instance once, oldest first."""
@@ -317,7 +335,8 @@ def _senseless(domain: SeenDomain, host: str) -> str | None:
     if domain.record.get("uuid") != domain.uuid:
         return "its domain carries the record of another instance"
     try:
-        adopted.instance_of(domain.record, host=host, power=domain.state, epoch=0)
+        made = adopted.instance_of(domain.record, host=host, power=domain.state, epoch=0)
+        adopted_moves.move_of(made, domain.record.get("move"))
     except Refused as error:
         return error.message
     return None

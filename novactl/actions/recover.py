@@ -1,5 +1,6 @@
 """Operations that another process left, or that have to end: taken over, cancelled, given way to."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 from novactl.actions import batches, restored, second_copies
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
-from novactl.db import instances, operations
+from novactl.db import hosts, instances, moves, operations
 from novactl.db.journal import DbJournal
 from novactl.db.session import Tx
 from novactl.engine.operation import ACTIVE, TOUCHED, Operation, OpState, StepState
@@ -39,7 +40,7 @@ class Operating(Protocol):
 
     def working(self) -> AbstractContextManager[None]: ...
     def in_threads(self, work: Callable[[int], None], indices: Sequence[int], most: int = ...) -> None: ...
-    def runner(self) -> Runner: ...
+    def runner(self, gone: frozenset[str] = ...) -> Runner: ...
     def end(self, parent: Operation | None) -> None: ...
     def is_left(self, tx: Tx, op: Operation) -> bool: ...
 
@@ -48,16 +49,25 @@ PATIENCE = 120.0  # seconds that a delete waits for the operation that it has ca
 POLL = 0.2
 
 
-def take_over(operator: Operating, op_id: str, *, back: bool) -> Operation:
-    """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. Raises
-    Busy while it lives, Refused when the operation has ended."""
+def take_over(
+    operator: Operating,
+    op_id: str,
+    *,
+    back: bool,
+    gone: frozenset[str] = frozenset(),
+    first: Callable[[Operation], None] = lambda op: None,
+) -> Operation:
+    """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. `gone`: hosts
+    that are down for certain. `first`: done when it is ours and no act of an older process can follow.
+    Raises Busy while it lives, Refused when the operation has ended."""
     op, children = _ours(operator, op_id)
     with operator.working():
         try:
             if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
                 return _take_over_children(operator, op, children, back=back)
-            fence(operator, op)
-            runner = operator.runner()
+            fence(operator, op, gone)
+            first(op)
+            runner = operator.runner(gone)
             return runner.roll_back(op) if back else runner.run(op)
         except Refused as error:  # past the pivot: nothing was changed, and nobody works on it now
             if op.state in ACTIVE:
@@ -139,6 +149,53 @@ def make_way(operator: Operating, busy: Busy, facts: Any) -> Operation:
     return op
 
 
+def give_up(operator: Operating, instance: Instance) -> Operation | None:
+    """What was left half way of an instance whose host is fenced makes way for its evacuation.
+
+    It is undone, or finished past its point of no return, but for what is on fenced hosts: they take nothing
+    until an audit has cleaned them. One that can be neither is abandoned when it is about such hosts alone.
+    Returns it when it has brought the instance to another host. Raises Busy while its owner lives, and when
+    it has to stay."""
+
+    def work(tx: Tx) -> tuple[str | None, frozenset[str]]:
+        gone = {host.name for host in hosts.everything(tx) if host.state == "fenced"}
+        return operations.holding(tx, instance.uuid), frozenset(gone)
+
+    held, gone = operator.world.db.read(work)
+    if held is None:
+        return None
+    op = operator.journal.load(held)
+    if op.kind == "delete" or not is_left(operator, op):
+        raise Busy(f"{instance.name}: is held by {op.kind} ({op.id}) of {op.owner}", operation=op.id)
+    try:
+        op = _ended_without(operator, op, gone)
+    except OperationIncomplete as error:
+        _abandon(operator, op.id, instance, gone, error.message)
+        return None
+    now = operator.world.db.read(lambda tx: instances.get(tx, instance.uuid))
+    return op if now.host != instance.host else None
+
+
+def _ended_without(operator: Operating, op: Operation, gone: frozenset[str]) -> Operation:
+    """Undone; finished when it turns out to be past its point of no return."""
+    if not op.past_pivot:
+        with contextlib.suppress(Refused):
+            return take_over(operator, op.id, back=True, gone=gone)
+    return take_over(operator, op.id, back=False, gone=gone)
+
+
+def _abandon(operator: Operating, op_id: str, instance: Instance, gone: frozenset[str], why: str) -> None:
+    """Raises Busy when it is about other hosts than those, or moves the instance."""
+    op = operator.journal.load(op_id)
+    moves_it = operator.world.db.read(lambda tx: moves.open_of(tx, instance.uuid)) is not None
+    if moves_it or not gone.issuperset(one for record in op.records for one in record.step.hosts):
+        raise Busy(
+            f"{instance.name}: is held by {op.kind} ({op.id}), which cannot be ended: {why}", operation=op.id
+        )
+    reason = f"{instance.host} is down, and {instance.name} is evacuated: {why}"
+    operator.world.db.write(lambda tx: operator.journal.abandon(tx, op, reason))
+
+
 def is_left(operator: Operating, op: Operation) -> bool:
     """Whether nobody works on it any more."""
     return operator.world.db.read(lambda tx: operator.is_left(tx, op))
@@ -189,7 +246,7 @@ def take(operator: Operating, tx: Tx, op: Operation) -> None:
     operator.journal.take(tx, op, epoch)
 
 
-def fence(operator: Operating, op: Operation) -> None:
+def fence(operator: Operating, op: Operation, gone: frozenset[str] = frozenset()) -> None:
     """No act of an older process is under way or can follow on any host where one may be: what an intent
     without a result names, and all that was touched when it was being undone. Raises OperationIncomplete
     when one of them does not answer, since nothing that could start the guest elsewhere may be done;
@@ -204,7 +261,7 @@ def fence(operator: Operating, op: Operation) -> None:
             _check_host(operator, op, host, hypervisor.greet(op.target_uuid))
             hypervisor.fence(op.target_uuid, op.epoch)
         except (HostUnreachable, HostFault, Busy, NotFound) as error:
-            if host not in _hosts(op, touched):
+            if host in gone or host not in _hosts(op, touched):
                 continue  # nothing is under way there; a step that needs it will say so
             message = f"{op.kind} of {op.target} is left half way: {error.message}"
             operator.journal.turn(op, OpState.INCOMPLETE, message)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from novactl.actions import acting, guest, moving, resize_here
+from novactl.actions import acting, guest, moving, resize_here, resize_live
 from novactl.actions.acting import Seen, still
 from novactl.actions.boot import ATTEMPTS, check_fit
 from novactl.actions.move_parts import Way, disks, power_off, recorded
@@ -28,7 +28,7 @@ from novactl.db import catalogue, instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
-from novactl.errors import HostUnreachable, NoValidHost, Refused
+from novactl.errors import HostUnreachable, NoValidHost, Refused, UsageError
 from novactl.objects.extra_specs import firmware
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import MIB
@@ -82,16 +82,15 @@ class Resize:
     def target(self) -> str:
         return self.name
 
-    def check(self, world: World) -> Way:
-        if self.live:
-            raise Refused(
-                f"{self.name}: memory and processors of a guest that runs on are not changed yet",
-                hint="without --live it is shut down for a moment",
-            )
+    def check(self, world: World) -> Way | resize_live.Found:
+        if self.live and self.confirm:
+            raise UsageError("--confirm goes without --live: there is nothing to confirm")
         flavor = world.db.read(lambda tx: catalogue.flavor(tx, self.flavor))
         seen = acting.look(world, self.name, self.project)
         acting.check(world, "resize", seen)
         check_flavors(seen.instance, flavor)
+        if self.live:
+            return resize_live.look(world, seen, flavor, self.host)
         acting.check_disks(world, seen.instance)
         if self.host in (None, seen.instance.host):
             why = world.db.rehearse(lambda tx: resize_here.unfit(tx, seen.instance, flavor))
@@ -102,7 +101,9 @@ class Resize:
                 raise NoValidHost(f"{seen.instance.name}: cannot be resized on {self.host}: {why}")
         return way(world, seen, flavor, self.host)
 
-    def plan(self, world: World, tx: Tx, op_id: str, found: Way) -> Plan | None:
+    def plan(self, world: World, tx: Tx, op_id: str, found: Way | resize_live.Found) -> Plan | None:
+        if isinstance(found, resize_live.Found):
+            return resize_live.plan(world, tx, op_id, self, found)
         if found.storage is Storage.HERE:
             return resize_here.plan(world, tx, op_id, self, found)
         return plan(world, tx, op_id, self, MigrationKind.RESIZE, found, flavor=self.flavor)
@@ -243,7 +244,9 @@ def _steps(
         yield PlaceNvram(host=target, uuid=uuid)
     yield from disks(instance, moved, target, anew=copied)
     yield guest.config_drive_step(moved, move.target)
-    yield DefineThere(host=target, uuid=uuid, xml=move.domain_xml(world, op_id), before=None)
+    yield DefineThere(
+        host=target, uuid=uuid, xml=move.domain_xml(world, op_id, waits=not confirm), before=None
+    )
     if found.runs:
         yield StartDomain(host=target, uuid=uuid)
     yield recorded(move.migration, target, source, found, confirm=confirm)

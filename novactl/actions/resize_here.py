@@ -32,7 +32,7 @@ def unfit(tx: Tx, instance: Instance, flavor: Flavor) -> str | None:
     spec = placement.spec_of(tx, wanted, host=host)
     if spec.numa is not None or instance.numa is not None:
         return "processors or pages of its own are given only on another host"
-    held = instance.resources
+    held = hosts.hold_of(tx, host, instance.uuid) or instance.resources
     now = most(held, wanted.resources)
     more = Resources(**{size: amount - vars(held)[size] for size, amount in vars(now).items()})
     selection = placement.Board.of(tx).select(replace(spec, resources=more))
@@ -48,7 +48,7 @@ def plan(world: World, tx: Tx, op_id: str, action: Any, found: Way) -> Plan:
     moved = replace(instance, flavor=found.flavor)
     epoch, migration, claim = (
         instances.raise_epoch(tx, instance.uuid),
-        *_claimed(world, tx, op_id, instance, moved),
+        *claimed(world, tx, op_id, instance, moved),
     )
     steps = list(_steps(world, tx, op_id, instance, moved, epoch, migration, action, found))
     made = acting.plan_of(
@@ -63,7 +63,7 @@ def plan(world: World, tx: Tx, op_id: str, action: Any, found: Way) -> Plan:
     return replace(made, applied=frozenset({ClaimHere.type}))
 
 
-def _claimed(
+def claimed(
     world: World, tx: Tx, op_id: str, instance: Instance, moved: Instance
 ) -> tuple[Migration, ClaimHere]:
     """Room for the larger of both on its host, quota for what it grows by, and the record of the move."""
@@ -71,10 +71,18 @@ def _claimed(
     migration, more = moving.begin(
         world, tx, op_id, instance, MigrationKind.RESIZE, host, storage=Storage.HERE, flavor=moved.flavor
     )
-    amounts = most(instance.resources, moved.resources)
+    held = hosts.hold_of(tx, host, instance.uuid) or instance.resources
+    amounts = most(held, moved.resources)
     if not hosts.change_hold(tx, host, instance.uuid, amounts):
         raise NoValidHost(f"{instance.name}: {host} has no room for flavor {moved.flavor.name} any more")
-    claim = ClaimHere(host=host, uuid=instance.uuid, migration=migration.id, more=more, **vars(amounts))
+    claim = ClaimHere(
+        host=host,
+        uuid=instance.uuid,
+        migration=migration.id,
+        more=more,
+        held=dict(vars(held)),
+        **vars(amounts),
+    )
     return migration, claim
 
 
@@ -90,6 +98,7 @@ def _steps(
     found: Way,
 ) -> Iterator[Step]:
     host, uuid = hosts.get(tx, str(instance.host)), instance.uuid
+    waits = None if action.confirm else migration.carried(instance.numa)
     yield SetTask(uuid=uuid, task=TaskState.RESIZING)
     yield from guest.bridge_steps(tx, moved, host)
     yield from guest.base_steps(moved, host.name)
@@ -99,8 +108,8 @@ def _steps(
     yield DefineThere(
         host=host.name,
         uuid=uuid,
-        xml=acting.domain_xml(world, tx, op_id, moved, epoch),
-        before=acting.domain_xml(world, tx, op_id, instance, epoch),
+        xml=acting.domain_with(world, tx, op_id, moved, epoch, waits),
+        before=acting.domain_with(world, tx, op_id, instance, epoch, None),
     )
     if found.runs:
         yield StartDomain(host=host.name, uuid=uuid)

@@ -8,15 +8,15 @@ from novactl.actions import acting, guest, restored
 from novactl.actions.acting import Seen, plan_of, still
 from novactl.actions.move_parts import disks, power_off
 from novactl.actions.steps.copies import CleanUp, ComeBack, DefineThere, LeaveHost
-from novactl.actions.steps.domains import OFF, StartDomain
+from novactl.actions.steps.domains import OFF, StartDomain, WriteCopy
 from novactl.actions.steps.moves import SOURCE, TARGET, RecordConfirmed, RecordReverted, ReleaseHold
-from novactl.actions.steps.records import SetTask
+from novactl.actions.steps.records import RecordCopied, SetTask
 from novactl.actions.world import World
 from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
-from novactl.errors import Refused
+from novactl.errors import NoValidHost, Refused
 from novactl.objects.instance import Instance
 from novactl.objects.migration import Migration, MigrationStatus, Storage
 from novactl.objects.states import (
@@ -81,7 +81,13 @@ class Confirm:
         steps: list[Step] = [
             RecordConfirmed(
                 uuid=instance.uuid, migration=migration.id, vm_state=vm_state, power_state=seen.power
-            )
+            ),
+            WriteCopy(
+                host=instance.host,
+                uuid=instance.uuid,
+                xml=acting.domain_with(world, tx, op_id, instance, epoch, None),
+            ),
+            RecordCopied(uuid=instance.uuid),
         ]
         if not migration.here:
             source, left = migration.source, LEFT[migration.storage]
@@ -122,6 +128,7 @@ def _back(
 ) -> Iterator[Step]:
     uuid, runs = instance.uuid, migration.was is VmState.ACTIVE
     back = _before(tx, instance, migration)
+    _claim_room(tx, back, migration)
     source = hosts.get(tx, migration.source)
     now = acting.domain_xml(world, tx, op_id, instance, epoch)
     yield SetTask(uuid=uuid, task=TaskState.REVERTING)
@@ -135,7 +142,7 @@ def _back(
     else:
         yield from disks(instance, back, source.name, anew=False)
     yield guest.config_drive_step(back, source)
-    then = acting.domain_xml(world, tx, op_id, back, epoch)
+    then = acting.domain_with(world, tx, op_id, back, epoch, None)
     yield DefineThere(host=source.name, uuid=uuid, xml=then, before=now if migration.here else None)
     if runs:
         yield StartDomain(host=source.name, uuid=uuid)
@@ -149,6 +156,17 @@ def _back(
         left = "directory" if migration.storage is Storage.COPIED else "nothing"
         yield CleanUp(host=migration.target, uuid=uuid, left=left)
         yield ReleaseHold(host=migration.target, uuid=uuid, role=TARGET)
+
+
+def _claim_room(tx: Tx, back: Instance, migration: Migration) -> None:
+    """What it holds there is what it will need: a disk that grew where nothing was copied stays so, also when
+    the revert is undone. Raises NoValidHost."""
+    if migration.here or hosts.change_hold(tx, migration.source, back.uuid, back.resources, SOURCE):
+        return
+    raise NoValidHost(
+        f"{back.name}: {migration.source} has no room for its disk, which has {back.root_gib} GiB by now",
+        hint=f"free some there, or novactl resize-confirm {back.name}",
+    )
 
 
 def _before(tx: Tx, instance: Instance, migration: Migration) -> Instance:

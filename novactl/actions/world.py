@@ -14,10 +14,12 @@ from novactl.objects.survey import Survey
 from novactl.remote.fanout import Arrivals, all_at_once
 from novactl.virt.calls import Feed
 from novactl.virt.copies import Left
+from novactl.virt.drive import Drive
 from novactl.virt.files import Pruned
 from novactl.virt.hypervisor import Greeting, Look
 from novactl.virt.jobs import JobState
 from novactl.virt.live import DiskSize, LiveFacts, Whereabouts
+from novactl.virt.sizes import Size
 from novactl.virt.states import States
 
 
@@ -135,6 +137,9 @@ class Hypervisor(Protocol):
         downtime_ms: int,
         how: Sequence[str],
     ) -> list[str]: ...
+    def size(self, uuid: str) -> Size | None: ...
+    def set_vcpus(self, uuid: str, epoch: int, count: int) -> str: ...
+    def set_memory(self, uuid: str, epoch: int, mib: int) -> str: ...
     def console_tail(self, uuid: str, lines: int) -> tuple[int, bytes]: ...
     def console_from(self, uuid: str, offset: int) -> tuple[int, bytes]: ...
     def banner(self, address: str, port: int, timeout: float) -> bytes: ...
@@ -170,6 +175,24 @@ def _alone(words: Sequence[str], *, asked_by: str, check: Callable[[], None]) ->
     raise Refused("there is no other novactl here")
 
 
+class Driver(Protocol):
+    """virt.drive.drive() between hosts by their names, and the simulation's."""
+
+    def __call__(
+        self,
+        hosts: tuple[str, ...],
+        move: Drive,
+        *,
+        begin: Callable[[], None],
+        check: Callable[[], None],
+        tell: Callable[[str], None],
+    ) -> None: ...
+
+
+def _parked(hosts: tuple[str, ...], move: Drive, **calls: Callable[..., None]) -> None:
+    raise Refused("this novactl drives no migrations")
+
+
 def _nowhere(place: Mapping[str, Any]) -> Hypervisor:
     raise Refused("no new host can be reached from here")
 
@@ -195,5 +218,7 @@ class World:
     rehearsal: bool = False
     """A dry run: not even what was seen is recorded."""
     novactl: Novactl = _alone
+    drive: Driver = _parked
+    """A live migration by this process; virt.drive."""
     newcomer: Callable[[Mapping[str, Any]], Hypervisor] = _nowhere
     """A machine that is not in the database: how it is reached is in the fields of objects.host.Host."""

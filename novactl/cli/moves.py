@@ -28,9 +28,7 @@ def resize(
     flavor: Annotated[str, typer.Option("--flavor", metavar="F", help="The new one.")],
     host: Host = None,
     confirm: Confirm = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="Memory and processors of a guest that runs on, as far as it may.")
-    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="The guest runs on.")] = False,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
     timeout: Timeout = None,
@@ -39,11 +37,16 @@ def resize(
     """Give an instance another flavor: on its host if that has the room, else on another. Its guest is shut
     down meanwhile. It waits in VERIFY_RESIZE until it is confirmed or reverted.
 
+    With --live it runs on: memory and processors change now where the guest allows it, else with its next
+    boot; plan and result say which. There is nothing to confirm then.
+
     novactl resize web1 --flavor large --dry-run
 
     novactl resize web1 --flavor large
 
     novactl resize-confirm web1
+
+    novactl resize web1 --flavor large --live
     """
     from novactl.actions.resize import Resize
 
@@ -69,11 +72,16 @@ def migrate(
     ] = None,
     direct: Annotated[
         bool,
-        typer.Option("--direct", help="This machine drives; the hosts need no ssh between them."),
+        typer.Option("--direct", help="This machine drives, and no host gets in at the other."),
     ] = False,
     transport: Annotated[
-        str, typer.Option("--transport", metavar="T", help="How memory and disks travel: ssh, tls or tcp.")
-    ] = "ssh",
+        str | None,
+        typer.Option(
+            "--transport",
+            metavar="T",
+            help="How memory and disks travel: ssh, tls or tcp.  [default: ssh; with --direct: tls]",
+        ),
+    ] = None,
     confirm: Confirm = False,
     skip_cpu_check: Annotated[
         bool, typer.Option("--skip-cpu-check", help="Though the processors differ.")
@@ -104,6 +112,8 @@ def migrate(
     novactl migrate web1 --live --host kvm2 --dry-run
 
     novactl migrate web1 --live
+
+    novactl migrate web1 --live --direct --host kvm2
     """
     project = ctx.obj.settings.project
     options = {
@@ -121,7 +131,7 @@ def migrate(
     lifecycle.carry_out(ctx.obj, targets, make, dry_run, verbs.Waiting(no_wait, timeout, lock_wait))
 
 
-UNSET = {"block": None, "transport": "ssh", "max_downtime_ms": None, "bandwidth_mibps": None}
+UNSET = {"block": None, "transport": None, "max_downtime_ms": None, "bandwidth_mibps": None}
 
 
 def _cold(options: dict[str, Any], project: str, host: str | None, confirm: bool) -> Any:
@@ -137,6 +147,7 @@ def _live(options: dict[str, Any], project: str, host: str | None, confirm: bool
 
     if confirm:
         raise UsageError("--confirm goes without --live: there is nothing to confirm")
+    options["transport"] = options["transport"] or ("tls" if options["direct"] else "ssh")
     return lambda name: LiveMigrate(name=name, project=project, host=host, **options)
 
 

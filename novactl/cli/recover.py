@@ -25,17 +25,26 @@ def recover(
     target: Annotated[
         str, typer.Argument(metavar="NAME|OP", help="Name or uuid of an instance, or an operation's id.")
     ],
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep", metavar="HOST", help="Of a guest that runs on two: the other one is powered off."
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """End what was left half way, after a look everywhere.
 
     Tells what the journal, the record and every host say of it. An operation whose owner is gone goes on, or
     back when a host that it needs does not answer; a record follows its guest to where it is. No guest is
-    started or stopped but by the operation's own steps.
+    started or stopped but by the operation's own steps, and with --keep: that of a guest which runs on two
+    hosts, and is not on this one.
 
     novactl recover web1 --dry-run
 
     novactl recover web1
+
+    novactl recover web1 --keep kvm2 --dry-run
     """
     from novactl.actions import diagnosis
 
@@ -43,6 +52,8 @@ def recover(
     operator = session.cloud.operator
     instance, named = diagnosis.subject(operator, target, session.settings.project)
     found = diagnosis.diagnose(operator, instance, named)
+    if keep is not None and _keeps(session, found, keep, dry_run):
+        return
     if found.course is diagnosis.Course.NOTHING:
         _show(session, found, found.as_dict())
         _end(session, found)
@@ -56,6 +67,30 @@ def recover(
     finally:
         session.progress.clear()
     _end(session, _again(session, found))
+
+
+def _keeps(session: Any, found: "Diagnosis", host: str, dry_run: bool) -> bool:
+    """The guest is powered off where it is not kept; False when it runs on no other host."""
+    from novactl.actions import keep
+
+    verbs.check_host(session, host)
+    operator = session.cloud.operator
+    stops = keep.others(found, host)
+    if not stops:
+        return False
+    found = keep.course(found, host, stops)
+    if dry_run:
+        _show(session, found, keep.plan(operator, found, host, stops))
+        return True
+    _tell(session, found)
+    where = ", ".join(stops)
+    session.confirm(f"power {found.target} off on {where}? What it wrote there alone is lost")
+    try:
+        keep.follow(operator, found, host, stops)
+    finally:
+        session.progress.clear()
+    _end(session, _again(session, found))
+    return True
 
 
 def _again(session: Any, before: "Diagnosis") -> "Diagnosis":

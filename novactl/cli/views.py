@@ -234,7 +234,7 @@ def event(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcome(found: Any) -> dict[str, Any]:
-    """`{target, uuid, result, code, operation, instance, error}`."""
+    """`{target, uuid, result, code, operation, instance, error}`, of `resize --live` also `takes_effect`."""
     return {
         "target": found.target,
         "uuid": found.uuid,
@@ -243,4 +243,5 @@ def outcome(found: Any) -> dict[str, Any]:
         "operation": found.operation,
         "instance": instance(found.instance) if found.instance else None,
         "error": found.error.as_dict() if found.error else None,
+        **({"takes_effect": found.takes_effect} if found.takes_effect else {}),
     }

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from novactl.db import groups, hosts, instances, projects
+from novactl.db import adopted_moves, groups, hosts, instances, moves, projects
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NovactlError, Refused
 from novactl.objects import names
@@ -20,10 +20,11 @@ from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.host import Resources
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
+from novactl.objects.migration import Migration, most, most_use
 from novactl.objects.network import Port, parse_ip, set_of_hosts
 from novactl.objects.numa import Fit
 from novactl.objects.placement import Placement
-from novactl.objects.states import PowerState, vm_state_of
+from novactl.objects.states import PowerState, VmState, vm_state_of
 
 MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 PLACEMENT = frozenset(each.name for each in fields(Placement))
@@ -42,32 +43,49 @@ def restore_instance(
     sealed: Mapping[str, Any] | None = None,
 ) -> Instance:
     """Insert the instance that a domain's record (virt.domain.record; SeenDomain.record) tells of: its row,
-    its ports, its hold on `host`, which counts as used whether or not there is room. `sealed` is what the
-    directory's user-data.sealed says ({id, owner, sealed}), None when there is none or it is not known.
+    its ports, its hold on `host`, which counts as used whether or not there is room, and its move that waits,
+    with the hold on the host that it left. `sealed` is what the directory's user-data.sealed says
+    ({id, owner, sealed}), None when there is none or it is not known.
 
     Returns the instance, without its group when that is not in the database. Raises Refused, naming what is
     wrong, before anything is written: the record makes no sense, uuid or name or address is another's, a
-    network is not in the database, nor is the host. It counts in its project whatever the limits are. The
+    network is not in the database, nor is a host. It counts in its project whatever the limits are. The
     caller compares record["uuid"] with that of the domain it stood in."""
     instance = instance_of(record, host=host, power=power, epoch=epoch, generation=generation)
     group = groups.get(tx, instance.group_id or "")
     group_id = group.id if group is not None and group.project == instance.project else None
-    instance = replace(instance, vm_state=vm_state_of(power, saved), group_id=group_id)
+    moved = adopted_moves.move_of(instance, record.get("move"))
+    vm_state = VmState.RESIZED if moved else vm_state_of(power, saved)
+    instance = replace(instance, vm_state=vm_state, group_id=group_id)
     networks = [_network(tx, instance, each) for each in _ports_told(record)]
     _refuse_taken(tx, instance)
     ports = [_port(tx, instance, *each) for each in networks]
-    hosts.get(tx, host)
+    for name in (host, moved[0].source) if moved else (host,):
+        hosts.get(tx, name)
     if sealed is not None:
         _check_sealed(instance, sealed)
     instances.add(tx, instance)
     for network, port in zip(networks, ports, strict=True):
         instances.add_port(tx, instance.uuid, network[0]["id"], port)
-    force_hold(tx, host, instance.uuid, instance.resources, instance.numa)
-    cores, memory_mib = instance.flavor.vcpus, instance.flavor.memory_mib
-    projects.force(tx, instance.project, instances=1, cores=cores, memory_mib=memory_mib)
+    _count(tx, instance, moved)
     if sealed is not None:
         _keep_sealed(tx, instance, sealed)
     return instances.get(tx, instance.uuid)
+
+
+def _count(tx: Tx, instance: Instance, moved: tuple[Migration, Instance] | None) -> None:
+    """What it holds of its host and counts in its project; with a move that waits, also what that keeps."""
+    amounts, flavors = instance.resources, [instance.flavor]
+    if moved is not None:
+        move, before = moved
+        moves.add(tx, move)
+        flavors.append(before.flavor)
+        if move.here:
+            amounts = most(amounts, before.resources)
+        else:
+            force_hold(tx, move.source, instance.uuid, before.resources, before.numa, "move-source")
+    force_hold(tx, str(instance.host), instance.uuid, amounts, instance.numa)
+    projects.force(tx, instance.project, instances=1, **most_use(*flavors))
 
 
 def instance_of(
@@ -117,7 +135,12 @@ def _instance(
 
 
 def force_hold(
-    tx: Tx, host: str, uuid: str, amounts: Resources, numa: Mapping[str, Any] | None = None
+    tx: Tx,
+    host: str,
+    uuid: str,
+    amounts: Resources,
+    numa: Mapping[str, Any] | None = None,
+    role: str = "instance",
 ) -> None:
     """The instance holds its share of the host, and what of its cells its domain has, whether or not there is
     room: it is there."""
@@ -126,7 +149,7 @@ def force_hold(
         "holds",
         instance_uuid=uuid,
         host=host,
-        role="instance",
+        role=role,
         numa=dumps(numa) if numa is not None else None,
         **sizes,
     )

@@ -247,6 +247,14 @@ def release(tx: Tx, host: str, instance_uuid: str, role: str = "instance") -> No
     )
 
 
+def hold_of(tx: Tx, host: str, instance_uuid: str) -> Resources | None:
+    """How much of the host the instance holds to be there."""
+    for row in holds_of(tx, instance_uuid):
+        if (row["host"], row["role"]) == (host, "instance"):
+            return Resources(**{size: row[size] for size in ROOM})
+    return None
+
+
 def holds_of(tx: Tx, instance_uuid: str) -> list[Row]:
     return tx.all("SELECT * FROM holds WHERE instance_uuid = :uuid", uuid=instance_uuid)
 

@@ -1,10 +1,12 @@
 """Moves of instances (objects.migration): named queries."""
 
 import json
+from typing import Any
 
 from novactl.db import projects
 from novactl.db.session import Row, Tx, dumps
 from novactl.objects.flavor import Flavor
+from novactl.objects.instance import Instance
 from novactl.objects.migration import (
     OPEN,
     Migration,
@@ -38,6 +40,16 @@ def get(tx: Tx, migration_id: str) -> Migration | None:
 def open_of(tx: Tx, instance_uuid: str) -> Migration | None:
     """The one under way, or to be confirmed or reverted."""
     return next((one for one in of_instance(tx, instance_uuid) if one.status in OPEN), None)
+
+
+def carried(tx: Tx, instance: Instance) -> dict[str, Any] | None:
+    """What the instance's domain remembers of the move that waits, if one does (Migration.carried())."""
+    move = open_of(tx, instance.uuid)
+    if move is None or (move.status, move.target) != (MigrationStatus.FINISHED, instance.host):
+        return None
+    where = "instance_uuid = :uuid AND host = :host AND role = 'move-source'"
+    held = tx.one(f"SELECT numa FROM holds WHERE {where}", uuid=instance.uuid, host=move.source)
+    return move.carried(json.loads(held["numa"]) if held and held["numa"] else None)
 
 
 def of_instance(tx: Tx, instance_uuid: str) -> list[Migration]:

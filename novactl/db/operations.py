@@ -134,6 +134,15 @@ def wishes(tx: Tx, runner: str) -> dict[str, bool]:
     return {row["id"]: bool(row["cancel_requested"]) for row in rows}
 
 
+def holding(tx: Tx, instance_uuid: str) -> str | None:
+    """The operation that holds the instance, if one does."""
+    row = tx.one(
+        "SELECT operation FROM op_locks WHERE kind = 'instance' AND id = :uuid AND mode = 'X'",
+        uuid=instance_uuid,
+    )
+    return str(row["operation"]) if row else None
+
+
 def is_owned(tx: Tx, op_id: str, epoch: int, runner: str) -> bool:
     """Whether it is active and this process's."""
     row = tx.one(

@@ -7,7 +7,7 @@ from typing import Any
 
 from novactl.engine.operation import TOUCHED, Attempt, Operation, OpState, Record, StepState
 from novactl.engine.ports import Clock, Failpoints, Interrupt, Journal, Observer
-from novactl.engine.step import Answer, Kind, RecordStep
+from novactl.engine.step import Answer, Kind, RecordStep, Step
 from novactl.errors import (
     Busy,
     DatabaseError,
@@ -40,6 +40,7 @@ class StepContext:
     cancelled: Callable[[str], bool] = lambda _: False
     lost: Callable[[Operation], bool] = lambda _: False
     back: bool = False  # the operation is to be undone: a pivot in progress is ended, if that can be
+    gone: frozenset[str] = frozenset()  # hosts that are down for certain
 
     @property
     def operation_id(self) -> str:
@@ -87,7 +88,10 @@ class Runner:
         next_attempt: NextAttempt,
         cancelled: Callable[[str], bool] = lambda _: False,
         lost: Callable[[Operation], bool] = lambda _: False,
+        gone: frozenset[str] = frozenset(),
     ) -> None:
+        """`gone`: hosts that are down for certain. Nothing is undone there, nor done past the pivot: that is
+        for whoever cleans them before they are used again."""
         self.journal = journal
         self.world = world
         self.clock = clock
@@ -97,6 +101,7 @@ class Runner:
         self.next_attempt = next_attempt
         self.cancelled = cancelled
         self.lost = lost
+        self.gone = gone
 
     def run(self, op: Operation) -> Operation:
         """Go on from wherever the journal ends: forward, or back when it was being undone. Returns the
@@ -202,6 +207,9 @@ class Runner:
             return
         if step.kind is Kind.PIVOT and record.state in TOUCHED and self._settled(op, record):
             return
+        if op.past_pivot and self._is_gone(step):
+            self.journal.done(op, record)
+            return
         self.failpoints.reach("before-intent", record)
         self.journal.started(op, record)
         self.observe(op, record, "started")
@@ -276,11 +284,16 @@ class Runner:
         if isinstance(step, RecordStep):
             self.journal.undone(op, record, lambda tx: step.revert(tx, ctx))
         else:
-            step.undo(ctx)
+            if not self._is_gone(step):
+                step.undo(ctx)
             self.failpoints.reach("after-undo", record)
             self.journal.undone(op, record)
         self.observe(op, record, "undone")
         self.failpoints.reach("after-undo-record", record)
+
+    def _is_gone(self, step: Step) -> bool:
+        """Whether all that it acts on is down for certain."""
+        return bool(step.hosts) and self.gone.issuperset(step.hosts)
 
     def _fenced(self, op: Operation, record: Record, error: Fenced) -> NovactlError:
         """Another process has the operation. When by the database it is still ours, the host knows more
@@ -298,7 +311,15 @@ class Runner:
 
     def _context(self, op: Operation, record: Record) -> StepContext:
         return StepContext(
-            self.world, op, record, self.clock, self.interrupt, self.observe, self.cancelled, self.lost
+            self.world,
+            op,
+            record,
+            self.clock,
+            self.interrupt,
+            self.observe,
+            self.cancelled,
+            self.lost,
+            gone=self.gone,
         )
 
 

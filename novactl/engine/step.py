@@ -43,6 +43,11 @@ class Context(Protocol):
         """Asked of a pivot: whether the operation is to be undone, so that what is in progress is ended."""
         ...
 
+    @property
+    def gone(self) -> frozenset[str]:
+        """Hosts that are down for certain: a step on them and on another one leaves them out."""
+        ...
+
     def result(self, step_type: str) -> dict[str, Any]:
         """What the named earlier step of this attempt recorded; {} when nothing."""
         ...

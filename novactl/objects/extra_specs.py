@@ -1,7 +1,7 @@
 """What a flavor's extra specs (hw:…) and an image's properties (hw_…) ask of the hardware.
 
-Names and rules are Nova's, but for hw:cpu_model and hw:cpu_features: Nova has those in a host's configuration
-only (cpu_models, cpu_model_extra_flags), whose way of writing features is taken.
+Names and rules are Nova's, but for hw:cpu_model and hw:cpu_features, which Nova has in a host's configuration
+only (cpu_models, cpu_model_extra_flags; whose way of writing features is taken), and for hw:max_vcpus.
 """
 
 import re
@@ -20,6 +20,8 @@ PAGE_WORDS = ("small", "large", "any")
 ORDINARY_KIB = 4
 """The size of ordinary pages: asking for it by its size is asking for ordinary memory."""
 MAX_NODES = 64
+MAX_VCPUS = 255
+"""More needs a guest with x2APIC and an IOMMU."""
 _PAGES = re.compile(r"([0-9]{1,9})(?:([KMG])(?:i?B)?)?", re.IGNORECASE)
 _UNITS = {"K": 1, "M": 1 << 10, "G": 1 << 20}
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -62,6 +64,12 @@ def _nodes(value: str) -> int:
     return int(value)
 
 
+def _max_vcpus(value: str) -> int:
+    if not (value.isdecimal() and len(value) <= 3 and 1 <= int(value) <= MAX_VCPUS):
+        raise ValueError(f"a number from 1 to {MAX_VCPUS}")
+    return int(value)
+
+
 def _model(value: str) -> str:
     if not _MODEL.fullmatch(value):
         raise ValueError("the name of a model, as virsh cpu-models x86_64 lists them")
@@ -89,6 +97,9 @@ PARSERS: Mapping[str, Callable[[str], object]] = {
 }
 """What stands behind hw: of a flavor, and behind hw_ of an image."""
 
+FLAVOR_PARSERS = {**PARSERS, "max_vcpus": _max_vcpus}
+"""What stands behind hw: of a flavor; what is not above is not for an image to ask."""
+
 
 def _asked(name: str, given: Mapping[str, str], prefix: str, what: str) -> object | None:
     """The value of one of PARSERS, None when it is not given. Raises UsageError."""
@@ -96,7 +107,7 @@ def _asked(name: str, given: Mapping[str, str], prefix: str, what: str) -> objec
     if key not in given:
         return None
     try:
-        return PARSERS[name](given[key])
+        return FLAVOR_PARSERS[name](given[key])
     except ValueError as error:
         raise UsageError(f"{what} {key}={given[key]!r}: {error}") from error
 
@@ -115,10 +126,12 @@ def check_extra_specs(flavor: "Flavor") -> None:
     for key, value in flavor.extra_specs.items():
         if key.startswith("trait:") and value not in ("required", "forbidden"):
             raise UsageError(f"extra spec {key}={value}: required or forbidden")
-        if key.startswith("hw:") and key.removeprefix("hw:") not in PARSERS:
-            known = ", ".join(f"hw:{name}" for name in PARSERS)
+        if key.startswith("hw:") and key.removeprefix("hw:") not in FLAVOR_PARSERS:
+            known = ", ".join(f"hw:{name}" for name in FLAVOR_PARSERS)
             raise UsageError(f"extra spec {key} is not supported", hint=f"there are {known}")
-    numa_request(flavor, None)
+    own = numa_request(flavor, None) is not None
+    if max_vcpus(flavor) > flavor.vcpus and own:
+        raise UsageError("extra spec hw:max_vcpus: not with processors or memory of its own")
     cpu_request(flavor, None)
 
 
@@ -215,6 +228,16 @@ def cpu_request(flavor: "Flavor", image: "Image | None") -> CpuRequest | None:
         require=tuple(sorted(require)),
         disable=tuple(sorted(disable)),
     )
+
+
+def max_vcpus(flavor: "Flavor") -> int:
+    """As many processors as its guest may get while it runs. Raises UsageError for fewer than it has."""
+    most = _of_flavor("max_vcpus", flavor)
+    if not isinstance(most, int):
+        return flavor.vcpus
+    if most < flavor.vcpus:
+        raise UsageError(f"extra spec hw:max_vcpus={most}: flavor {flavor.name} has {flavor.vcpus} vcpus")
+    return most
 
 
 def firmware(image: "Image | None") -> str:

@@ -1,7 +1,9 @@
 """A move of an instance to another host or flavor: what Nova calls a migration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Resources
@@ -70,6 +72,13 @@ class Migration:
     def reverted(self) -> Flavor:
         """Its flavor when the move is undone: where the disks stay, one that grew does not shrink."""
         return self.old_flavor if self.storage is Storage.COPIED else self.with_its_disk()
+
+    def carried(self, numa: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the domain on the new host remembers of a move that waits, besides its flavor and where it is.
+        `numa`: the instance's cells on its old host."""
+        flavor = self.old_flavor.as_dict()
+        names = ("id", "kind", "source", "storage", "was", "reason", "operation", "created_at")
+        return {**{name: getattr(self, name) for name in names}, "old_flavor": flavor, "numa": numa}
 
     def with_its_disk(self) -> Flavor:
         """The old flavor, with a root disk as large as the larger of both."""

@@ -113,31 +113,36 @@ nv_live_abort() { # uuid: no migration of it is under way any more, whoever bega
     done
 }
 
-nv_drop_arrival() { # uuid operation: target: what the operation brought here is gone; a guest of any other stays
-    if ! nv_has_domain "$1"; then return 0; fi
+nv_drop_arrival() { # uuid nvram operation: target: what the operation brought here is gone; a guest of any other stays
+    if ! nv_has_domain "$1"; then
+        rm -f "$2"
+        return 0
+    fi
     for nv_which in --config --live; do
         nv_made=$(nv_virsh metadata "$1" https://novactl.org/xmlns/1 "$nv_which" 2>&1) || nv_made=
-        case $nv_made in *"operation=\"$2\""*) break ;; esac
+        case $nv_made in *"operation=\"$3\""*) break ;; esac
         nv_made=
     done
-    [ -n "$nv_made" ] || nv_die 76 "the guest here was not brought by $2"
+    [ -n "$nv_made" ] || nv_die 76 "the guest here was not brought by $3"
     # one that is not persistent ends with its guest
     nv_out=$(nv_virsh "destroy $1; undefine $1 --nvram; list --all --uuid" 2>&1) || nv_die "$?" "$nv_out"
     if nv_has_line "$nv_out" "$1"; then nv_die 1 "$nv_out"; fi
+    rm -f "$2"
 }
 
 nv_forget_move() { # directory: source: the XML that the guest would have gone with
     rm -f "$1/migrate.xml" "$1/migrate-persistent.xml"
 }
 
-nv_leave_source() { # directory uuid shared(yes|no): source: what is left of a guest that has gone; never one that runs
+nv_leave_source() { # directory uuid nvram shared(yes|no): source: what is left of a guest that has gone; never one that runs
     nv_word=$(nv_domain_state "$2") || exit
     case $nv_word in
         none) ;;
         "shut off" | crashed) nv_remove_domain "$2" ;;
         *) nv_die 1 "its guest is $nv_word here" ;;
     esac
-    [ "$3" = yes ] || nv_remove_directory "$1"
+    rm -f "$3" # virsh migrate --undefinesource leaves it
+    [ "$4" = yes ] || nv_remove_directory "$1"
 }
 
 # --- the job ------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ PARTS = (
     "pki.sh",
     "evacuate.sh",
     "live.sh",
+    "sizes.sh",
 )
 
 

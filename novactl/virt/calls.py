@@ -10,10 +10,12 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from novactl.errors import UsageError
-from novactl.objects.names import UUID, instance_dir
+from novactl.objects.names import UUID, domain_name, instance_dir
 
 OPERATION = re.compile(r"op-[0-9a-f]+")
 BASE = re.compile(r"[0-9a-z][0-9a-z_]{0,63}")
+NVRAM = "/var/lib/libvirt/qemu/nvram"
+"""Nothing configures it."""
 
 Feed = Callable[[Callable[[], bytes], Callable[[bytes], None]], None]
 
@@ -51,6 +53,10 @@ class Calls:
     def directory(self, uuid: str) -> str:
         """Where the instance's files are there."""
         return instance_dir(self.instances_path, check_uuid(uuid))
+
+    def nvram(self, uuid: str) -> str:
+        """Where libvirt there keeps the variables of its UEFI."""
+        return f"{NVRAM}/{domain_name(check_uuid(uuid))}_VARS.fd"
 
     def _fenced(self, uuid: str, epoch: int, *words: str, data: bytes | None = None) -> str:
         return self._ours("nv_fenced", check_uuid(uuid), str(epoch), *words, data=data)

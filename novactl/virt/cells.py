@@ -9,9 +9,12 @@ from novactl.objects.numa import Fit
 from novactl.virt.xml import el
 
 
-def vcpu(count: int, confined: Sequence[int] | None) -> Element:
-    """How many; `confined`: the processors that guests keep to who have none for themselves."""
-    return el("vcpu", text=count, cpuset=render(confined) if confined else None)
+def vcpu(count: int, confined: Sequence[int] | None, most: int | None = None) -> Element:
+    """How many, and how many it may get while it runs; `confined`: the processors that guests keep to who
+    have none for themselves."""
+    room = most is not None and most > count
+    cpuset = render(confined) if confined else None
+    return el("vcpu", text=most if room else count, current=count if room else None, cpuset=cpuset)
 
 
 def cputune(fit: Fit, shared: Mapping[int, Sequence[int]]) -> Element | None:

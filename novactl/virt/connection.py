@@ -47,10 +47,10 @@ class LibvirtFacts:
 def facts(host: str, uri: str, virt_type: str) -> LibvirtFacts:
     """Ask a host's libvirt; what processors can do is told of guests of that type. Raises HostUnreachable
     when it does not answer in time."""
-    return _within(DEADLINE, host, lambda: _facts(uri, virt_type))
+    return within(DEADLINE, host, lambda: _facts(uri, virt_type))
 
 
-def _within(seconds: float, host: str, call: Callable[[], T]) -> T:
+def within(seconds: float, host: str, call: Callable[[], T]) -> T:
     """`call` in a thread that a hung libvirt cannot make us wait for, at our end neither."""
     import libvirt
 
@@ -85,7 +85,8 @@ def _hint(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _open(uri: str) -> Iterator[Any]:
+def opened(uri: str) -> Iterator[Any]:
+    """A connection to the libvirt there; what it says goes into the errors it raises, and not to stderr."""
     import libvirt
 
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -97,7 +98,7 @@ def _open(uri: str) -> Iterator[Any]:
 
 
 def _facts(uri: str, virt_type: str) -> LibvirtFacts:
-    with _open(uri) as connection:
+    with opened(uri) as connection:
         told = fromstring(connection.getCapabilities())  # noqa: S314 - from the host's libvirt
         arch = told.findtext("host/cpu/arch") or "unknown"
         return LibvirtFacts(

@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from novactl.objects.names import domain_name
 from novactl.virt.calls import Calls, check_uuid, job_words
-
-NVRAM = "/var/lib/libvirt/qemu/nvram"
-"""Where libvirt keeps the variables of UEFI guests; nothing configures it."""
 
 Left = Literal["directory", "aside", "nothing"]
 
@@ -21,7 +17,7 @@ class Copies(Calls):
 
     def set_aside(self, uuid: str, epoch: int) -> None:
         """leave_domain(), and its directory is `<uuid>_resize`, with a copy of its NVRAM."""
-        self._fenced(uuid, epoch, "nv_set_aside", self.directory(uuid), uuid, self._nvram(uuid))
+        self._fenced(uuid, epoch, "nv_set_aside", self.directory(uuid), uuid, self.nvram(uuid))
 
     def bring_back(self, uuid: str, epoch: int) -> None:
         """`<uuid>_resize` is its directory again."""
@@ -29,12 +25,12 @@ class Copies(Calls):
 
     def clean_up(self, uuid: str, epoch: int, left: Left) -> None:
         """Its directory, or `<uuid>_resize`, is gone, and its NVRAM. HostFault while it is defined there."""
-        words = ("nv_clean_up", self.directory(uuid), uuid, self._nvram(uuid), left)
+        words = ("nv_clean_up", self.directory(uuid), uuid, self.nvram(uuid), left)
         self._fenced(uuid, epoch, *words)
 
     def place_nvram(self, uuid: str, epoch: int) -> None:
         """The NVRAM that came with its files is its domain's; none came: libvirt makes it."""
-        self._fenced(uuid, epoch, "nv_place_nvram", self.directory(uuid), self._nvram(uuid))
+        self._fenced(uuid, epoch, "nv_place_nvram", self.directory(uuid), self.nvram(uuid))
 
     def grow(self, uuid: str, epoch: int, file: str, size: int) -> None:
         """The qcow2 disk has `size` bytes at least. It never shrinks."""
@@ -58,6 +54,3 @@ class Copies(Calls):
     def receive_words(self, uuid: str) -> list[str]:
         """All that the operation's key may do here: receive the instance's files, under its epoch."""
         return ["nv_fenced", check_uuid(uuid), "@epoch", "nv_receive", self.directory(uuid)]
-
-    def _nvram(self, uuid: str) -> str:
-        return f"{NVRAM}/{domain_name(uuid)}_VARS.fd"

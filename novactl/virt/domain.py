@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, XMLParser, fromstring, register_namespace
 
 from novactl.errors import UsageError
-from novactl.objects.extra_specs import check_image_properties, cpu_request, firmware
+from novactl.objects.extra_specs import check_image_properties, cpu_request, firmware, max_vcpus
 from novactl.objects.image import Image
 from novactl.objects.instance import Instance
 from novactl.objects.names import domain_name
@@ -64,12 +64,14 @@ class Disk:
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What a domain's metadata says of whose it is."""
+    """What a domain's metadata says of whose it is. `move`: the one that waits to be confirmed or reverted
+    (Migration.carried())."""
 
     fleet: str
     operation: str
     epoch: int
     generation: int
+    move: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,8 @@ def _hardware(spec: DomainSpec) -> Iterator[Element | None]:
     yield cells.cpu(request, fit, host_model=spec.virt_type == "kvm")
     if fit is None:
         every = sorted(cpu for cpus in spec.shared.values() for cpu in cpus)
-        yield cells.vcpu(instance.flavor.vcpus, every if spec.confined else None)
+        most = max_vcpus(instance.flavor)
+        yield cells.vcpu(instance.flavor.vcpus, every if spec.confined else None, most)
         return
     yield cells.vcpu(instance.flavor.vcpus, None)
     yield cells.cputune(fit, spec.shared)
@@ -163,9 +166,10 @@ def _replace(domain: Element, element: Element) -> None:
 
 def _metadata(spec: DomainSpec) -> Element:
     marks = spec.marks
+    waits = {"move": marks.move} if marks.move is not None else {}
     return el(
         f"{{{NAMESPACE}}}instance",
-        text=json.dumps(record(spec.instance), sort_keys=True),
+        text=json.dumps(record(spec.instance) | waits, sort_keys=True),
         fleet=marks.fleet,
         operation=marks.operation,
         epoch=marks.epoch,

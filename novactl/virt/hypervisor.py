@@ -21,6 +21,7 @@ from novactl.virt.live import Live
 from novactl.virt.memory import Memory
 from novactl.virt.pki import Pki
 from novactl.virt.shared import SharedLook
+from novactl.virt.sizes import Sizes
 from novactl.virt.trust import Trust
 
 
@@ -49,7 +50,7 @@ class Greeting:
     saved: bool = False
 
 
-class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Copies, Live, Pki):
+class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Copies, Live, Pki, Sizes):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""

@@ -101,7 +101,7 @@ class Live(Calls):
 
     def drop_arrival(self, uuid: str, epoch: int, op: str) -> None:
         """What the operation brought there is gone. HostRefused for a guest that it did not bring."""
-        self._fenced(uuid, epoch, "nv_drop_arrival", uuid, job_words(op, 0)[0])
+        self._fenced(uuid, epoch, "nv_drop_arrival", uuid, self.nvram(uuid), job_words(op, 0)[0])
 
     def forget_move(self, uuid: str, epoch: int) -> None:
         """The XML of a move that came to nothing is gone."""
@@ -110,7 +110,7 @@ class Live(Calls):
     def leave_source(self, uuid: str, epoch: int, *, shared: bool) -> None:
         """Nothing of a guest that went away is left there, its files (unless the hosts share them) neither.
         HostFault when it runs."""
-        words = (self.directory(uuid), uuid, "yes" if shared else "no")
+        words = (self.directory(uuid), uuid, self.nvram(uuid), "yes" if shared else "no")
         self._fenced(uuid, epoch, "nv_leave_source", *words)
 
     def live_words(

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +14,12 @@ from novactl import lab
 from novactl.lab import guests
 from tests.lab.conftest import Grounds
 from tests.lab.support import console_until, refused
+from tests.support import dying
 from tests.support.command import Command
 
 pytestmark = pytest.mark.lab
 
+ROOT = Path(__file__).parents[2]
 TINY = ["--flavor", "tiny", "--image", "tiny", "--host", "kvm1"]
 
 
@@ -86,6 +91,44 @@ def test_fence_command(grounds: Grounds, name: Callable[[], str], fence: Path) -
     console_until(grounds, now, "tiny: ready", 90)
     assert any("fenced by cut: cut off" in one["message"] for one in novactl.json("event", "list", web))
     returned(grounds, made["uuid"])
+
+
+def killed(grounds: Grounds, step: str, *words: str) -> None:
+    """novactl dies by SIGKILL after this step has acted."""
+    argv = [sys.executable, "-m", dying.MODULE, step, "after-act", "--", *words]
+    ended = subprocess.run(argv, env=grounds.novactl.environment, cwd=ROOT, capture_output=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+@pytest.mark.parametrize("evacuated", [True, False], ids=["evacuated", "not"])
+def test_a_move_that_was_left_half_way(grounds: Grounds, name: Callable[[], str], evacuated: bool) -> None:
+    """Its host is lost with the files set aside there. They go once the instance is elsewhere; when it could
+    not be evacuated they are all there is of it, and get their name again."""
+    novactl, web = grounds.novactl, name()
+    uuid = novactl.json("boot", web, *TINY)["uuid"]
+    killed(grounds, "leave-host", "migrate", web, "--host", "kvm2")
+    assert grounds.files("kvm1") == [f"{uuid}_resize"]
+    grounds.host("kvm1").stop()
+    words = ["evacuate", web, "--yes", "--i-have-verified-host-is-down", "kvm1"]
+    if evacuated:
+        novactl.ok(*words)
+        assert novactl.json("show", web)["status"] == "ACTIVE"
+    else:
+        novactl.ok("host", "set", "kvm2", "--disable")
+        refused(novactl, *words, "--to", "kvm2", code=5, says=web)
+        novactl.ok("host", "set", "kvm2", "--enable")
+    assert novactl.json("op", "list", "--active") == []
+    assert grounds.files("kvm2") == ([uuid] if novactl.json("show", web)["host"] == "kvm2" else [])
+    grounds.host("kvm1").start()
+    found = {one["finding"] for one in json.loads(novactl("audit", "-o", "json").out)}
+    assert ("stale-copy" if evacuated else "files-aside") in found
+    novactl("audit", "--heal", "--yes")
+    assert grounds.files("kvm1") == ([] if evacuated else [uuid])
+    novactl.ok("start", web)
+    healed = novactl("audit", "--heal", "--yes")
+    assert healed.code == 0, healed.out + healed.err
+    assert novactl.json("host", "show", "kvm1")["state"] == "up"
+    assert novactl.json("show", web)["status"] == "ACTIVE"
 
 
 SHARED = "/srv/shared/instances"

@@ -122,3 +122,28 @@ def test_uefi_and_what_it_remembers(grounds: Grounds, name: Any, asking: Any) ->
     assert nvram() == born  # what the guest wrote into it is still there
     novactl.ok("delete", guest, "--yes")
     assert nvram() == ""
+
+
+def test_what_its_firmware_remembers_moves_too(grounds: Grounds, name: Any, asking: Any) -> None:
+    """Alive with the guest, cold as a file; the host that it left keeps nothing of it."""
+    novactl, guest = grounds.novactl, name()
+    words = asking(memory="256", hw_firmware_type="uefi")
+    uuid = novactl.json("boot", guest, *words, "--host", "kvm1")["uuid"]
+    wait_until(lambda: "Shell" in novactl.ok("console-log", guest).out, 60, "the shell of the firmware")
+
+    def nvram(host: str) -> str:
+        return grounds.host(host).run(["sh", "-c", f"sha256sum {NVRAM}/* | cut -c 1-64"]).stdout
+
+    novactl.ok("migrate", guest, "--live", "--host", "kvm2")
+    assert grounds.state("kvm2", uuid) == "running" and nvram("kvm1") == ""
+    novactl.ok("stop", guest, "--force")
+    written = nvram("kvm2")
+    assert len(written) == 65
+    novactl.ok("migrate", guest, "--host", "kvm3")
+    assert nvram("kvm3") == written
+    novactl.ok("resize-revert", guest)
+    assert (nvram("kvm2"), nvram("kvm3")) == (written, "")
+    novactl.ok("migrate", guest, "--host", "kvm1", "--confirm")
+    assert (nvram("kvm1"), nvram("kvm2")) == (written, "")
+    novactl.ok("start", guest)
+    assert grounds.state("kvm1", uuid) == "running"

@@ -165,7 +165,7 @@ def test_what_is_refused_changes_nothing(grounds: Grounds, guest: dict[str, Any]
         refused(novactl, *live, "--host", "kvm1", code=5, says="is on kvm1 already")
         refused(novactl, *live, "--host", "nosuch", code=4, says="nosuch")
         refused(novactl, *live, "--shared", code=5, says="--shared is not for")
-        refused(novactl, *live, "--direct", code=5, says="--direct")
+        refused(novactl, *live, "--direct", "--transport", "ssh", code=2, says="--direct goes with")
         refused(novactl, *live, "--post-copy", code=5, says="--post-copy")
         refused(novactl, *live, "--bandwidth", "0", code=2, says="--bandwidth")
         refused(novactl, *live, "--max-downtime", "0", code=2, says="--max-downtime")

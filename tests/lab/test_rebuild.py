@@ -163,3 +163,24 @@ def test_one_host_and_then_the_other_on_another_machine(two: Grounds, tmp_path: 
     novactl.ok("unlock", "on-kvm1")
     novactl.ok("delete", "on-kvm1", "on-kvm2", "--yes")
     nothing_left(two)
+
+
+def test_a_move_that_waits_comes_back(two: Grounds) -> None:
+    """With what it holds on both hosts: it is reverted, another one confirmed."""
+    novactl, first = two.novactl, two.host("kvm1")
+    for name in ("back", "stays"):
+        novactl.ok("boot", name, *TINY, "--host", "kvm1")
+        novactl.ok("migrate", name, "--host", "kvm2")
+    before = seen(two)
+    assert {one["status"] for one in before["show"]} == {"VERIFY_RESIZE"}
+    lose(two)
+    words = ["db", "rebuild", "--from", first.address, "--fingerprint", first.fingerprint, "--from", "kvm2"]
+    made = novactl.json(*words, "--identity", str(two.fleet.identity), "--yes")
+    assert made["missing"] == [] and seen(two) == before
+    novactl.ok("resize-revert", "back")
+    novactl.ok("resize-confirm", "stays")
+    now = {one["name"]: (one["status"], one["host"]) for one in novactl.json("list")}
+    assert now == {"back": ("ACTIVE", "kvm1"), "stays": ("ACTIVE", "kvm2")}
+    assert [one for one in novactl.json("audit") if one["severity"] != "info"] == []
+    novactl.ok("delete", "back", "stays", "--yes")
+    nothing_left(two)

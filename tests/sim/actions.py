@@ -14,12 +14,13 @@ from novactl.actions.describe import Describe, Lock, ResetState
 from novactl.actions.drain import Part
 from novactl.actions.evacuate import Evacuate
 from novactl.actions.fencing import Proof
+from novactl.actions.keep import Keep
 from novactl.actions.live_migrate import LiveMigrate
 from novactl.actions.memory import Pause, Resume, Suspend, Unpause
 from novactl.actions.playbook import PlaybookOn, Run, prepare
 from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.resize import Confirm, Migrate, Resize, Revert
-from novactl.db import settings
+from novactl.db import hosts, settings
 from novactl.files.playbook import Playbook
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
@@ -249,6 +250,21 @@ def leave_work(fleet: SimFleet) -> None:
     _change(fleet, "UPDATE hosts SET vcpus_used = 3 WHERE name = 'kvm1'")
 
 
+def double(fleet: SimFleet) -> None:
+    """The instance of kvm1 runs on kvm2 as well, by other hands."""
+    uuid, here, there = _uuid(fleet), fleet.hosts["kvm1"], fleet.hosts["kvm2"]
+    there.domains[uuid] = copy.deepcopy(here.domains[uuid])
+    there.directories[uuid] = copy.deepcopy(here.directories[uuid])
+
+
+def keep() -> Keep:
+    return Keep(name="web1", project="default", keep="kvm1", other="kvm2")
+
+
+def keep_other() -> Keep:
+    return Keep(name="web1", project="default", keep="kvm2", other="kvm1")
+
+
 # --- what the simulation plays: a new action joins every suite by its line here ---
 
 
@@ -256,6 +272,12 @@ def _deaf(fleet: SimFleet) -> None:
     for host in fleet.hosts.values():
         for domain in host.domains.values():
             domain.deaf = True
+
+
+def _no_balloon(fleet: SimFleet) -> None:
+    for host in fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.balloon = False
 
 
 def lay_bare(fleet: SimFleet) -> None:
@@ -282,11 +304,17 @@ def lose_host(fleet: SimFleet) -> None:
 def lose_sharing_host(fleet: SimFleet) -> None:
     """The same, when all hosts have their instances on one storage."""
     lose_host(fleet)
+    share(fleet)
+
+
+def share(fleet: SimFleet) -> None:
+    """All hosts have their instances on one storage."""
     first = fleet.hosts["kvm1"]
-    for host in fleet.hosts.values():
-        host.storage, host.directories = "one", first.directories
-    facts = '{"storage":"one"}'
-    _change(fleet, "UPDATE hosts SET facts = :facts", facts=facts)
+    with fleet.db.writing() as tx:
+        for name, host in fleet.hosts.items():
+            first.directories.update(host.directories)
+            host.storage, host.directories, host.probes = "one", first.directories, first.probes
+            hosts.update(tx, name, facts={**hosts.get(tx, name).facts, "storage": "one"})
 
 
 def trust_a_network(fleet: SimFleet) -> None:
@@ -296,12 +324,26 @@ def trust_a_network(fleet: SimFleet) -> None:
         settings.put(tx, "trusted_networks", {"storage": "192.0.2.0/24"})
 
 
+def grow_shared(fleet: SimFleet) -> None:
+    """The instance waits on another host, with a larger disk on the storage that all share."""
+    share(fleet)
+    assert fleet.run(resize(host="kvm2")).code == 0
+
+
 def live_ends(how: Ends) -> Callable[[SimFleet], None]:
     """Live migrations from every host end so."""
 
     def prepare(fleet: SimFleet) -> None:
         for host in fleet.hosts.values():
             host.live_ends = how
+
+    return prepare
+
+
+def _and(*preparations: Callable[[SimFleet], None]) -> Callable[[SimFleet], None]:
+    def prepare(fleet: SimFleet) -> None:
+        for one in preparations:
+            one(fleet)
 
     return prepare
 
@@ -318,7 +360,8 @@ class Scenario:
     undone: str | None = None  # and when it was undone
     fails: bool = False  # it ends undone even when nobody dies
     dies: int = 5  # at so many instants at least its process can die
-    heals: bool = False  # something is wrong before; what it leaves undone, the next heal does
+    heals: bool = False  # something is wrong before; what it leaves undone, the next one does
+    healer: Callable[[], Any] = heal
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -371,9 +414,39 @@ SCENARIOS: dict[str, Scenario] = {
     "migrate-revert": Scenario(revert, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "migrate-delete": Scenario(delete, (boot, migrate), ends=None, undone="VERIFY_RESIZE"),
     "resize": Scenario(resize, (boot,), ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "resize-live": Scenario(
+        lambda: resize("wide", live=True), (lambda: boot(flavor="lean"),), undone="ACTIVE"
+    ),
+    "resize-live-shrinks": Scenario(
+        lambda: resize("lean", live=True), (lambda: boot(flavor="wide"),), undone="ACTIVE"
+    ),
+    "resize-live-kept": Scenario(
+        lambda: resize("lean", live=True), (lambda: boot(flavor="wide"),), _no_balloon, undone="ACTIVE"
+    ),
+    "resize-live-stopped": Scenario(
+        lambda: resize("lean", live=True), (boot, stop), ends="SHUTOFF", undone="SHUTOFF"
+    ),
+    "resize-live-again": Scenario(
+        lambda: resize("small", live=True),
+        (lambda: boot(flavor="wide"), lambda: resize("lean", live=True)),
+        undone="ACTIVE",
+    ),
+    "resize-after-resize-live": Scenario(
+        lambda: resize("large"),
+        (lambda: boot(flavor="wide"), lambda: resize("lean", live=True)),
+        ends="VERIFY_RESIZE",
+        undone="ACTIVE",
+    ),
+    "reboot-after-resize-live": Scenario(
+        lambda: reboot(hard=True),
+        (lambda: boot(flavor="wide"), lambda: resize("lean", live=True)),
+        undone="ACTIVE",
+    ),
     "resize-elsewhere": Scenario(
         lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
     ),
+    "migrate-shared": Scenario(migrate, (boot,), share, ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "resize-shared-revert": Scenario(revert, (boot,), grow_shared, ends="ACTIVE", undone="VERIFY_RESIZE"),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "drain": Scenario(leave, (lambda: boot(host="kvm1"), stop), ends="SHUTOFF", undone="SHUTOFF"),
@@ -381,6 +454,29 @@ SCENARIOS: dict[str, Scenario] = {
     "live-migrate": Scenario(live_migrate, (boot,), undone="ACTIVE"),
     "live-migrate-tcp": Scenario(
         lambda: live_migrate(transport="tcp"), (boot,), trust_a_network, undone="ACTIVE"
+    ),
+    "live-migrate-direct": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"), (boot,), trust_a_network, undone="ACTIVE"
+    ),
+    "live-migrate-direct-fails": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"),
+        (boot,),
+        _and(trust_a_network, live_ends(Ends.FAILS)),
+        undone="ACTIVE",
+        fails=True,
+    ),
+    "live-migrate-direct-finish-lost": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"),
+        (boot,),
+        _and(trust_a_network, live_ends(Ends.FINISH_LOST)),
+        undone="ACTIVE",
+        fails=True,
+    ),
+    "live-migrate-direct-not-resumed": Scenario(
+        lambda: live_migrate(direct=True, transport="tcp"),
+        (boot,),
+        _and(trust_a_network, live_ends(Ends.NOT_RESUMED)),
+        undone="ACTIVE",
     ),
     "live-migrate-paused": Scenario(live_migrate, (boot, pause), ends="PAUSED", undone="PAUSED"),
     "live-migrate-fails": Scenario(live_migrate, (boot,), live_ends(Ends.FAILS), undone="ACTIVE", fails=True),
@@ -402,6 +498,10 @@ SCENARIOS: dict[str, Scenario] = {
     "evacuate": Scenario(evacuate, (boot,), lose_host, undone="ACTIVE"),
     "evacuate-stopped": Scenario(evacuate, (boot, stop), lose_host, ends="SHUTOFF", undone="SHUTOFF"),
     "evacuate-shared": Scenario(evacuate, (boot,), lose_sharing_host, undone="ACTIVE"),
+    "keep": Scenario(keep, (boot,), double, undone="ACTIVE", dies=3, heals=True, healer=keep),
+    "keep-other": Scenario(
+        keep_other, (boot,), double, undone="ACTIVE", dies=3, heals=True, healer=keep_other
+    ),
     "heal-host": Scenario(heal, (boot,), leave_work, undone="ACTIVE", heals=True),
     "playbook": Scenario(playbook, (boot,), furnish, undone="ACTIVE"),
     "playbook-new-host": Scenario(playbook_for_a_new_host, (boot,), bare, undone="ACTIVE"),

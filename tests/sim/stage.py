@@ -13,7 +13,7 @@ from novactl.db import instances
 from novactl.db.journal import LEASE
 from novactl.engine.step import Kind
 from novactl.errors import Busy, NovactlError, OperationFailed, OperationIncomplete, Refused
-from tests.sim.actions import Scenario, heal
+from tests.sim.actions import Scenario
 from tests.sim.effort import sample
 from tests.support import counts
 from tests.support.databases import Place
@@ -90,7 +90,7 @@ class Stage:
 
     def settled(self, fleet: SimFleet) -> list[str]:
         """What is wrong in the end; when it was to heal something, after healing it again."""
-        while self.scenario.heals and fleet.run(heal()).result == "done":
+        while self.scenario.heals and fleet.run(self.scenario.healer()).result == "done":
             pass
         return settled(fleet)
 

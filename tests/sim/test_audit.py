@@ -17,7 +17,7 @@ from novactl.errors import Busy, HostFault, HostUnreachable, Refused
 from novactl.objects.finding import Finding
 from novactl.objects.states import PowerState, VmState
 from novactl.objects.survey import SeenDirectory, SeenDomain, Survey
-from tests.sim.actions import boot, delete, start, stop
+from tests.sim.actions import boot, delete, migrate, reset_state, revert, start, stop
 from tests.support import fleet as records
 from tests.support import scratch
 from tests.support.sim import Fault, SimDirectory, SimFleet, SimJob, always, settled
@@ -280,6 +280,25 @@ def no_xml(fleet: SimFleet) -> None:
     del fleet.hosts["kvm1"].directories[uuid_of(fleet, "web1")].files["libvirt.xml"]
 
 
+def all_is_aside(fleet: SimFleet) -> None:
+    host, uuid = fleet.hosts["kvm1"], uuid_of(fleet, "web1")
+    host.aside[uuid] = host.directories.pop(uuid)
+
+
+def a_copy_is_aside(fleet: SimFleet) -> None:
+    uuid = uuid_of(fleet, "web1")
+    fleet.hosts["kvm3"].aside[uuid] = copy.deepcopy(fleet.hosts["kvm1"].directories[uuid])
+
+
+def a_copy_is_aside_beside_it(fleet: SimFleet) -> None:
+    host, uuid = fleet.hosts["kvm1"], uuid_of(fleet, "web1")
+    host.aside[uuid] = copy.deepcopy(host.directories[uuid])
+
+
+def one_of_a_deleted_one_is_aside(fleet: SimFleet) -> None:
+    fleet.hosts["kvm3"].aside[uuid_of(fleet, "web0")] = SimDirectory("op-0a")
+
+
 def a_part(fleet: SimFleet) -> None:
     fleet.hosts["kvm3"].parts["ab" * 32] = bytearray(b"half")
 
@@ -366,6 +385,12 @@ PLANTED = [
     Planted(fenced, "fenced-host", "warning", "kvm3", "kvm3", "nothing is on it that should not be", True),
     Planted(runs_where_it_should_not, "wrong-host", "error", "kvm3", "web1", "its domain on kvm1 is off"),
     Planted(stale_files, "stale-copy", "warning", "kvm3", "web1", "kvm3 has files of it", True),
+    Planted(all_is_aside, "files-aside", "error", "kvm1", "web1", "a move has set aside", True),
+    Planted(a_copy_is_aside, "stale-copy", "warning", "kvm3", "web1", "does not wait any more", True),
+    Planted(a_copy_is_aside_beside_it, "stray-directory", "warning", "kvm1", "web1", "does not wait any"),
+    Planted(
+        one_of_a_deleted_one_is_aside, "directory-without-instance", "warning", "kvm3", "web0", "aside", True
+    ),
     Planted(went_off, "power-differs", "warning", "kvm1", "web1", "active (running), kvm1 says shut", True),
     Planted(went_on, "power-differs", "warning", "kvm2", "web2", "kvm2 says running", True),
     Planted(was_paused, "power-differs", "warning", "kvm1", "web1", "kvm1 says paused", True),
@@ -430,6 +455,15 @@ def _everything(fleet: SimFleet) -> Any:
     with fleet.db.reading() as tx:
         tables = sorted(metadata.tables.keys() - {"commits"})  # marks of writes, our own planting's too
         return hosts, {table: sorted(map(str, tx.all(f"SELECT * FROM {table}"))) for table in tables}
+
+
+def test_what_a_move_that_waits_has_set_aside_is_kept(fleet: SimFleet) -> None:
+    """Whatever its state says by now."""
+    assert fleet.run(migrate("web1")).code == 0
+    assert fleet.run(reset_state("error", "web1")).code == 0
+    assert heal(fleet) == [] and len(fleet.hosts["kvm1"].aside) == 1
+    assert fleet.run(revert("web1")).code == 0
+    assert look(fleet) == []
 
 
 def test_the_only_disk_is_kept(fleet: SimFleet) -> None:

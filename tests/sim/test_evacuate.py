@@ -1,14 +1,44 @@
 """Evacuations that are refused, and what audit makes of a host that is on again."""
 
-from collections.abc import Iterator
+import itertools
+import re
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from novactl.db import hosts
-from novactl.objects.states import PowerState
-from tests.sim.actions import boot, evacuate, heal, lose_host, lose_sharing_host
-from tests.support.sim import SimFleet, audited, settled
+from novactl.db import hosts, instances
+from novactl.objects.states import PowerState, VmState
+from tests.sim.actions import (
+    boot,
+    delete,
+    evacuate,
+    heal,
+    live_ends,
+    live_migrate,
+    lose_host,
+    lose_sharing_host,
+    migrate,
+    resize,
+    start,
+    stop,
+)
+from tests.sim.effort import FULL
+from tests.sim.stage import nth
+from tests.support.sim import Fault, SimFleet, audited, settled
+from tests.support.sim_live import Ends
+from tests.support.toys import Died
+
+
+def uuid_of(fleet: SimFleet) -> str:
+    (instance,) = fleet.db.read(instances.everything)
+    return instance.uuid
+
+
+def made_directory(fleet: SimFleet) -> Path:
+    return Path(tempfile.mkdtemp(dir=fleet.directory))
 
 
 @pytest.fixture
@@ -80,4 +110,173 @@ def test_a_returned_host_that_shares_its_storage_loses_its_domain_and_no_file(fl
         pass
     assert first.domains == {} and state(fleet) == "up"
     assert {uuid: set(directory.files) for uuid, directory in first.directories.items()} == kept
+    assert settled(fleet) == []
+
+
+LEFT = pytest.mark.parametrize(
+    "left",
+    [stop, migrate, resize, lambda: resize("disks"), lambda: migrate(confirm=True), live_migrate, evacuate],
+    ids=["stop", "migrate", "resize", "resize-elsewhere", "migrate-confirm", "live-migrate", "evacuate"],
+)
+RETURNS = pytest.mark.parametrize("returns", [False, True], ids=["away", "answers"])
+EVERY = 1 if FULL else 3
+
+
+def deaths(fleet: SimFleet, left: Callable[[], Any], every: int) -> Iterator[tuple[str, SimFleet]]:
+    """The process died after one of its transactions, or of its acts on hosts."""
+    for kind in ("write", "act"):
+        for n in itertools.count(1, every):
+            twin = fleet.clone(made_directory(fleet))
+            twin.faults += [nth("*", n - 1, "dies-after")] if kind == "act" else []
+            dies_at = ("after-write", n) if kind == "write" else None
+            try:
+                with twin.process(dies_at=dies_at) as process:
+                    process.operator.run([left()])
+            except Died:
+                twin.faults.clear()
+                yield f"{kind} {n}", twin
+            else:
+                break
+            finally:
+                twin.close()
+
+
+def left_half_way(
+    fleet: SimFleet, left: Callable[[], Any], every: int = EVERY
+) -> Iterator[tuple[str, SimFleet]]:
+    """Then kvm1 was lost; the instance is still to be evacuated from there."""
+    if left is evacuate:
+        lose_host(fleet)
+    met = 0
+    for n, twin in deaths(fleet, left, every):
+        lose_host(twin)
+        (instance,) = twin.db.read(instances.everything)
+        if instance.host == "kvm1" and instance.vm_state is not VmState.RESIZED:
+            met += 1
+            yield n, twin
+    assert met > 1
+
+
+def returned(fleet: SimFleet) -> None:
+    """All hosts are there again, and what an audit heals is healed."""
+    for host in fleet.hosts.values():
+        host.up = True
+    while fleet.run(heal()).result == "done":
+        pass
+
+
+@RETURNS
+@LEFT
+def test_what_was_left_half_way_makes_way(fleet: SimFleet, left: Callable[[], Any], returns: bool) -> None:
+    """Also when its host, fenced by a reset, answers again: nothing is started there."""
+    for n, twin in left_half_way(fleet, left):
+        twin.hosts["kvm1"].up = returns
+        outcome = twin.run(evacuate())
+        assert outcome.code == 0, (n, outcome.error)
+        assert not twin.hosts["kvm1"].running(), n
+        returned(twin)
+        assert settled(twin) == [], n
+
+
+def test_a_live_resize_makes_way(fleet: SimFleet) -> None:
+    """Past its point of no return nothing is asked of its host any more."""
+    assert fleet.run(delete()).code == 0 and fleet.run(boot(flavor="lean", host="kvm1")).code == 0
+    for n, twin in left_half_way(fleet, lambda: resize("wide", live=True), every=1):
+        outcome = twin.run(evacuate())
+        assert outcome.code == 0, (n, outcome.error)
+        returned(twin)
+        assert settled(twin) == [], n
+
+
+@LEFT
+def test_what_made_way_for_an_evacuation_that_fails(fleet: SimFleet, left: Callable[[], Any]) -> None:
+    """Nothing of the instance is lost: with its host it is back. What a live migration would have gone with
+    may lie there."""
+    for n, twin in left_half_way(fleet, left):
+        first, uuid = twin.hosts["kvm1"], uuid_of(twin)
+        (first.directories.get(uuid) or first.aside[uuid]).files["written"] = b"by the guest"
+        twin.faults.append(Fault("start", "fails"))
+        outcome = twin.run(evacuate(host="kvm2"))
+        if outcome.code == 0:
+            continue
+        returned(twin)
+        assert twin.run(start()).code == 0, (n, outcome.error)
+        returned(twin)
+        wrong = [one for one in settled(twin) if not re.search(r"migrate.*[.]xml was left", one)]
+        assert wrong == [], (n, outcome.error)
+        assert first.directories[uuid].files["written"] == b"by the guest", n
+
+
+def test_a_guest_that_stands_still_on_the_target(fleet: SimFleet) -> None:
+    """Of a live migration whose source is lost: it is left alone, until somebody has let it go on."""
+    live_ends(Ends.NOT_RESUMED)(fleet)
+    met = 0
+    for n, twin in left_half_way(fleet, live_migrate, every=1):
+        uuid = uuid_of(twin)
+        still = [
+            host
+            for host in twin.hosts.values()
+            if uuid in host.domains and host.domains[uuid].state is PowerState.PAUSED
+        ]
+        outcome = twin.run(evacuate())
+        if not still:
+            assert outcome.code == 0, (n, outcome.error)
+            continue
+        met += 1
+        assert outcome.code == 6 and outcome.error is not None, n
+        assert "cannot be ended" in outcome.error.message
+        assert still[0].domains[uuid].state is PowerState.PAUSED
+        still[0].domains[uuid].state = PowerState.RUNNING
+        outcome = twin.run(evacuate())
+        assert (outcome.code, outcome.result) == (0, "done"), (n, outcome.error)
+        (instance,) = twin.db.read(instances.everything)
+        assert (instance.host, still[0].running()) == (still[0].name, {uuid})
+        returned(twin)
+        assert settled(twin) == [], n
+    assert met
+
+
+def test_both_hosts_of_what_was_left_are_lost(fleet: SimFleet) -> None:
+    """A new host that is fenced as well is not waited for."""
+    uuid = uuid_of(fleet)
+    for n, twin in left_half_way(fleet, evacuate):
+        with twin.db.writing() as tx:
+            there = [hold["host"] for hold in hosts.holds_of(tx, uuid) if hold["host"] != "kvm1"]
+            for name in there:
+                twin.hosts[name].power_cycle()
+                twin.hosts[name].up = False
+                hosts.fence(tx, name, twin.clock.now())
+        outcome = twin.run(evacuate())
+        assert outcome.code == 0, (n, outcome.error)
+        returned(twin)
+        assert settled(twin) == [], n
+
+
+def test_a_live_owner_is_not_disturbed(fleet: SimFleet) -> None:
+    seen = []
+
+    class Loses:
+        def reach(self, point: str, record: Any) -> None:
+            if (point, record.name) == ("after-record", "set-task"):
+                lose_host(fleet)
+                seen.append(fleet.run(evacuate(), name="b"))
+
+    fleet.run(migrate(), failpoints=Loses())
+    (outcome,) = seen
+    assert outcome.code == 6 and outcome.error is not None
+    assert "is held by migrate" in outcome.error.message
+
+
+def test_the_next_host_is_tried(fleet: SimFleet) -> None:
+    lose_host(fleet)
+    fleet.faults.append(Fault("start", "fails"))
+    assert fleet.run(evacuate()).code == 0
+    assert any("; trying kvm" in line for line in fleet.told)
+    assert settled(fleet) == []
+
+
+def test_a_named_host_that_fails_is_the_end_of_it(fleet: SimFleet) -> None:
+    lose_host(fleet)
+    fleet.faults.append(Fault("start", "fails"))
+    assert fleet.run(evacuate(host="kvm2")).code == 1
     assert settled(fleet) == []

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring, tostring
 
 import pytest
 
@@ -29,7 +30,24 @@ from novactl.objects.policy import Policy
 from novactl.objects.project import NOVA_LIMITS, Project
 from novactl.objects.request import NetworkRequest
 from novactl.objects.states import PowerState
-from tests.sim.actions import boot, delete, lock, pause, reboot, resume, start, stop, suspend, unpause
+from novactl.virt.domain import NAMESPACE
+from tests.sim.actions import (
+    boot,
+    confirm,
+    delete,
+    lock,
+    migrate,
+    pause,
+    reboot,
+    resize,
+    resume,
+    revert,
+    share,
+    start,
+    stop,
+    suspend,
+    unpause,
+)
 from tests.support import databases, scratch
 from tests.support import fleet as records
 from tests.support.sim import Fault, SimFleet, SimHost, SimHypervisor, settled
@@ -104,7 +122,7 @@ def tables(db: Database) -> dict[str, list[dict[str, Any]]]:
 
 
 def kept(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
-    """What must come back: all but EXPECTED_LOST and what is of deleted instances."""
+    """What must come back: all but EXPECTED_LOST, what is of deleted instances, and moves that have ended."""
     found = {}
     for table, all_rows in rows.items():
         lost = EXPECTED_LOST.get(table, ())
@@ -114,6 +132,7 @@ def kept(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
             all_rows = [row for row in all_rows if row["name"].partition(" ")[0] not in lost]
             lost = ()
         living = [row for row in all_rows if not row.get("deleted_at")]
+        living = [row for row in living if table != "migrations" or row["status"] == "finished"]
         found[table] = sorted(
             repr({column: value for column, value in row.items() if column not in lost}) for row in living
         )
@@ -259,15 +278,21 @@ def test_all_comes_back_but_what_is_said_to_be_lost(make: Callable[..., Lost], s
         assert text.partition("'calls'")[0] == repr(vars(host)).partition("'calls'")[0]
 
 
-def test_life_goes_on_with_what_was_rebuilt(lost: Lost) -> None:
-    """Nothing is fenced, no host is taken for newer, and secrets open."""
+def go_on(lost: Lost) -> None:
+    """The fleet's database is the one that was made again."""
     fleet = lost.fleet
-    lost.rebuild(*EVERY)
     fleet.db.close()
     fleet.path.write_bytes(b"")
     lost.database.close()
     fleet.path = lost.database.path  # type: ignore[attr-defined]
     fleet.db = SqliteDatabase(fleet.path)
+
+
+def test_life_goes_on_with_what_was_rebuilt(lost: Lost) -> None:
+    """Nothing is fenced, no host is taken for newer, and secrets open."""
+    fleet = lost.fleet
+    lost.rebuild(*EVERY)
+    go_on(lost)
     with fleet.db.reading() as tx:
         every = instances.everything(tx)
         assert int(meta(tx, "serial") or 0) >= max(int(h.mark[:12]) for h in fleet.hosts.values())
@@ -375,6 +400,83 @@ def test_states_are_those_of_now(lost: Lost) -> None:
         lost.database.close()
         for file in lost.fleet.directory.glob("new.db*"):
             file.unlink()
+
+
+MOVES = {"copied": migrate, "shared": migrate, "here": lambda name: resize("large", name)}
+"""What leaves a move that waits, by what becomes of the disks."""
+
+
+@pytest.fixture
+def moved(make: Callable[..., Lost], request: pytest.FixtureRequest) -> Lost:
+    """Some instances have moved, one was changed meanwhile."""
+    fleet = (made := make(count=1)).fleet
+    if request.param == "shared":
+        share(fleet)
+    for name in ("one", "two", "three"):
+        assert fleet.run(boot(name)).code == 0
+        assert fleet.run(MOVES[request.param](name)).code == 0
+    assert fleet.run(lock("two")).code == 0 and fleet.run(lock("two", locked=False)).code == 0
+    assert settled(fleet) == []
+    counted(fleet)
+    return Lost(fleet, made.fleet.directory)
+
+
+@pytest.mark.parametrize("moved", MOVES, indirect=True)
+def test_a_move_that_waits_comes_back(moved: Lost) -> None:
+    """With what it holds; it is reverted and confirmed as it would have been."""
+    fleet = moved.fleet
+    assert moved.rebuild(*EVERY).missing == []
+    assert kept(tables(moved.database)) == kept(moved.before)
+    go_on(moved)
+    counted(fleet)
+    assert settled(fleet) == []
+    assert fleet.run(revert("one")).code == 0
+    assert fleet.run(confirm("two")).code == 0
+    assert fleet.run(delete("three")).code == 0
+    assert settled(fleet) == []
+
+
+@pytest.mark.parametrize("moved", MOVES, indirect=True)
+def test_a_move_that_was_confirmed_does_not(moved: Lost) -> None:
+    for name in ("one", "two", "three"):
+        assert moved.fleet.run(confirm(name)).code == 0
+    after = Lost(moved.fleet, moved.fleet.directory)
+    assert after.rebuild(*EVERY).missing == []
+    assert kept(tables(after.database)) == kept(after.before)
+    after.database.close()
+
+
+@pytest.mark.parametrize("moved", ["copied"], indirect=True)
+def test_a_move_of_which_nothing_is_left(moved: Lost) -> None:
+    """It was confirmed by one that could not write so into its domain."""
+    for host in moved.fleet.hosts.values():
+        host.aside.clear()
+    done = moved.rebuild(*EVERY)
+    assert {(one["kind"], one["name"]) for one in done.missing} == {
+        ("move", n) for n in ("one", "two", "three")
+    }
+    assert tables(moved.database)["migrations"] == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"storage": "tape"}, {"old_flavor": {}}, {"id": "x"}, {"numa": 1}], ids=str
+)
+@pytest.mark.parametrize("moved", ["copied"], indirect=True)
+def test_a_move_that_makes_no_sense(moved: Lost, wrong: dict[str, Any]) -> None:
+    for host in moved.fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.xml = retold(domain.xml, wrong)
+    done = moved.rebuild(*EVERY)
+    assert sum("makes no sense" in one["message"] for one in done.missing) == 3
+
+
+def retold(xml: str, move: dict[str, Any]) -> str:
+    """The domain carries another move."""
+    root = fromstring(xml)
+    (told,) = root.iter(f"{{{NAMESPACE}}}instance")
+    record = json.loads(told.text or "")
+    told.text = json.dumps(record | ({"move": record["move"] | move} if "move" in record else {}))
+    return tostring(root, encoding="unicode")
 
 
 # --- hosts and their keys ---

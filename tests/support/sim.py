@@ -59,6 +59,7 @@ from tests.support.clock import SeededIds, SimClock
 from tests.support.databases import Place
 from tests.support.life import Guard, Heart, Life, Mortal, SimOperator, Turns, mortal
 from tests.support.sim_live import LIVE_TAKES, Ends, SimLive, arrive, depart, stop_moving
+from tests.support.sim_sizes import Running, SimSizes, started
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED})
 CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
@@ -89,6 +90,8 @@ class SimDomain:
     moving: str | None = None  # the operation whose live migration of it is under way
     arriving: bool = False  # it stands still, and its source has not gone
     reason: str = ""  # of its state, as libvirt has it
+    has: Running | None = None  # what its guest has, since it was started
+    balloon: bool = True  # a driver in it gives memory back
 
 
 @dataclass
@@ -348,7 +351,7 @@ def serial(mark: str) -> int:
     return int(mark.partition(".")[0] or 0)
 
 
-class SimHypervisor(SimLive):
+class SimHypervisor(SimLive, SimSizes):
     """actions.world.Hypervisor on a SimHost, for one process. Promises and errors are those of
     virt.hypervisor.Hypervisor; tests/virt/test_hypervisor.py holds both to the same contract."""
 
@@ -876,6 +879,8 @@ class SimHypervisor(SimLive):
                 if file not in self.host.directories[uuid].files:
                     raise HostFault(f"{self.name}: the guest does not start: no {file}")
             self._half("start")
+            if domain.state in OFF and not domain.saved:
+                domain.has = started(domain.xml)
             domain.state, domain.saved = PowerState.RUNNING, False
 
     def pause(self, uuid: str, epoch: int) -> None:
@@ -1202,6 +1207,9 @@ class SimFleet:
             catalogue.add_flavor(tx, records.flavor("small"))
             catalogue.add_flavor(tx, records.flavor("disks", ephemeral_gib=1, swap_mib=64))
             catalogue.add_flavor(tx, records.flavor("large", vcpus=2, disk_gib=20, swap_mib=64))
+            room = {"hw:max_vcpus": "4"}
+            catalogue.add_flavor(tx, records.flavor("lean", memory_mib=256, extra_specs=room))
+            catalogue.add_flavor(tx, records.flavor("wide", vcpus=4, memory_mib=512))
             catalogue.add_network(tx, records.network("lan"))
 
     def clone(self, directory: Path) -> "SimFleet":
@@ -1305,6 +1313,9 @@ class Process:
             tell=fleet.told.append,
             reached=reached,
             novactl=SimNovactl(fleet),
+            drive=lambda hosts, move, *, begin, check, tell: hypervisor(hosts[0]).drive(
+                fleet.hosts[hosts[1]], move, begin
+            ),
             newcomer=lambda place: hypervisor(place["name"]),
         )
         owner = Owner(
@@ -1399,16 +1410,20 @@ CLAIMS = """
 """
 
 
-def lost(fleet: SimFleet) -> set[str]:
-    """Hosts that are off and fenced: what is on them counts when they are on again."""
+def fenced(fleet: SimFleet) -> set[str]:
+    """Hosts that take no claim: what is on them counts when an audit has found nothing wrong there."""
     with fleet.db.reading() as tx:
-        fenced = {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
-    return {name for name in fenced if not fleet.hosts[name].up}
+        return {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
+
+
+def lost(fleet: SimFleet) -> set[str]:
+    """Hosts that are fenced and off."""
+    return {name for name in fenced(fleet) if not fleet.hosts[name].up}
 
 
 def always(fleet: SimFleet) -> list[str]:
     """What is wrong now, though an operation may be half way."""
-    gone = lost(fleet)
+    gone = fenced(fleet)
     with fleet.db.reading() as tx:
         wrong = [f"{row['name']}: {row['what']}" for row in tx.all(CLAIMS)]
         holds = {(row["instance_uuid"], row["host"]) for row in tx.all("SELECT * FROM holds")}
@@ -1425,9 +1440,27 @@ def always(fleet: SimFleet) -> list[str]:
         for uuid, epoch in found.epochs.items():
             if uuid in instances and epoch > instances[uuid]["epoch"]:
                 wrong.append(f"{name}: {uuid} has epoch {epoch}, the database {instances[uuid]['epoch']}")
+    wrong += _more_than_claimed(fleet)
     everywhere = [uuid for found in fleet.hosts.values() for uuid in found.running()]
     wrong += [f"{uuid} runs twice" for uuid in sorted(set(everywhere)) if everywhere.count(uuid) > 1]
     return wrong
+
+
+def _more_than_claimed(fleet: SimFleet) -> list[str]:
+    """Guests that run with more than is claimed for them on their host."""
+    with fleet.db.reading() as tx:
+        rows = tx.all(
+            "SELECT instance_uuid, host, SUM(vcpus) AS vcpus, SUM(memory_mib) AS memory_mib FROM holds"
+            " GROUP BY instance_uuid, host"
+        )
+    held = {(row["host"], row["instance_uuid"]): row for row in rows}
+    return [
+        f"{name}: {uuid} has more than is claimed: {domain.has}"
+        for name, host in fleet.hosts.items()
+        for uuid, domain in host.domains.items()
+        if domain.has is not None and domain.state not in OFF and (row := held.get((name, uuid)))
+        if domain.has.vcpus > row["vcpus"] or domain.has.memory_mib > row["memory_mib"]
+    ]
 
 
 def settled(fleet: SimFleet) -> list[str]:
@@ -1453,7 +1486,7 @@ def settled(fleet: SimFleet) -> list[str]:
     wrong += [
         f"{r['instance_uuid']}: its move is open" for r in rows["migrations"] if r["status"] == "migrating"
     ]
-    wrong += _moves_wrong(rows, living)
+    wrong += _moves_wrong(rows, living) + _claimed_wrong(fleet, rows["holds"])
     for row in rows["holds"]:
         owner = living.get(row["instance_uuid"])
         left = row["role"] == "move-source" and (row["instance_uuid"], row["host"]) in waiting
@@ -1489,6 +1522,18 @@ def _moves_wrong(rows: Mapping[str, Any], living: Mapping[str, Any]) -> list[str
         for uuid, row in living.items()
         if (row["vm_state"] == "resized") != (uuid in waiting)
     ]
+
+
+def _claimed_wrong(fleet: SimFleet, holds: list[dict[str, Any]]) -> list[str]:
+    """Instances that hold less of their host than they need."""
+    held = {hold["instance_uuid"]: hold for hold in holds if hold["role"] == "instance"}
+    wrong = []
+    for one in fleet.db.read(instances.everything):
+        for size, needs in vars(one.resources).items():
+            has = held[one.uuid][size] if one.uuid in held else 0
+            if has < needs:
+                wrong.append(f"{one.name}: claims {has} {size} and needs {needs}")
+    return wrong
 
 
 def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, Any]]) -> list[str]:

@@ -1,6 +1,6 @@
 """Live migration from one simulated host to another (remote/live.sh)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -8,7 +8,9 @@ from xml.etree.ElementTree import fromstring
 
 from novactl.objects.states import PowerState
 from novactl.virt.domain import NAMESPACE
+from novactl.virt.drive import Drive
 from novactl.virt.live import DiskSize, LiveFacts, Whereabouts
+from tests.support.clock import SimClock
 
 LIVE_TAKES = 6.0  # seconds that a live migration takes
 
@@ -50,7 +52,9 @@ def depart(host: Host, uuid: str, op: str) -> None:
     if domain.state in (PowerState.RUNNING, PowerState.PAUSED) and uuid not in target.domains:
         domain.moving = op
         xml = host.directories[uuid].files["migrate-persistent.xml"].decode()
-        there = type(domain)(xml, operation_in(xml), PowerState.PAUSED, arriving=True, moving=op)
+        there = type(domain)(
+            xml, operation_in(xml), PowerState.PAUSED, arriving=True, moving=op, has=domain.has
+        )
         target.domains[uuid] = there
 
 
@@ -94,12 +98,19 @@ def arrive(host: Host, uuid: str, op: str, was: str) -> tuple[int, str]:
     return 0, ""
 
 
+def forget(host: Host, op: str, target: Host) -> None:
+    """Nothing leads from one to the other any more."""
+    host.leads_to.pop(op, None)
+    target.sockets.discard(op)
+
+
 class SimLive:
     """Calls of virt.live."""
 
     host: Any
     name: str
     instances_path: str
+    clock: SimClock
 
     def _call(self, call: str) -> AbstractContextManager[None]:
         raise NotImplementedError
@@ -218,6 +229,26 @@ class SimLive:
 
     def _remove(self, uuid: str, call: str) -> None:
         raise NotImplementedError
+
+    def drive(self, target: Host, move: Drive, begin: Callable[[], None]) -> None:
+        """virt.drive.drive() from this host. When the process dies, libvirt ends what it drove."""
+        with self._asked("drive"):
+            op = operation_in(move.persistent)
+            begin()
+            self.host.leads_to[op] = target.name
+            target.sockets.add(op)
+            try:
+                depart(self.host, move.uuid, op)
+                self._half("drive")
+                self.clock.sleep(LIVE_TAKES)
+                rc, said = arrive(self.host, move.uuid, op, "paused")
+            except BaseException:
+                stop_moving(self.host, move.uuid)
+                raise
+            finally:
+                forget(self.host, op, target)
+            if rc:
+                self._die(rc, said)
 
     def live_words(
         self,

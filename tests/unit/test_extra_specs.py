@@ -14,6 +14,7 @@ from novactl.objects.extra_specs import (
     check_image_properties,
     cpu_request,
     firmware,
+    max_vcpus,
     numa_request,
 )
 from novactl.objects.flavor import check_flavor
@@ -120,6 +121,25 @@ def test_values_that_make_no_sense(key: str, value: str) -> None:
         with pytest.raises(UsageError) as caught:
             work()
         assert caught.value.code == 2 and caught.value.message.startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        *[({"max_vcpus": value}, "extra spec hw:max_vcpus=") for value in ("", "0", "-1", "256", "²", "3")],
+        ({"max_vcpus": "8", "cpu_policy": "dedicated"}, "extra spec hw:max_vcpus: not with processors"),
+        ({"max_vcpus": "8", "mem_page_size": "2MB"}, "extra spec hw:max_vcpus: not with processors"),
+    ],
+)
+def test_room_for_processors_that_makes_no_sense(specs: dict[str, str], message: str) -> None:
+    """Of a flavor with 4."""
+    with pytest.raises(UsageError, match=f"^{message}"):
+        check_flavor(flavor(**specs))
+
+
+def test_an_image_asks_for_no_room() -> None:
+    assert max_vcpus(check_flavor(flavor(max_vcpus="8"))) == 8
+    check_properties({"hw_max_vcpus": "many"})  # it is not looked at
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ CASES = {
         (numa := fitted(mem_page_size="2048", cpu_features="-svm")),
         instance=replace(numa.instance, image=fleet.image(properties={"hw_cpu_features": "+aes"})),
     ),
+    "room-for-vcpus": spec(flavor=fleet.flavor(extra_specs={"hw:max_vcpus": "4"})),
     "uefi": spec(**properties(hw_firmware_type="uefi")),
     "plain": spec(),
     "qemu": spec("qemu", cache="writeback"),

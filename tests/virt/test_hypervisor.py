@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from novactl.images.transfer import EXTENT, feed, header
 from novactl.objects.states import PowerState
 from novactl.virt.files import disk_info
 from novactl.virt.hypervisor import Hypervisor
+from novactl.virt.sizes import Size
 from novactl.virt.survey import POWER_STATES
 from tests.support import fleet
 from tests.support.scratch import FLEET
@@ -108,6 +110,8 @@ ACTS: dict[str, Callable[[Any, int], object]] = {
     "live_words": lambda h, e: carry_out(
         h, h.live_words(UUID, e, OPERATION, "/nowhere", paused=False, downtime_ms=0, how=[])
     ),
+    "set_vcpus": lambda h, e: h.set_vcpus(UUID, e, 1),
+    "set_memory": lambda h, e: h.set_memory(UUID, e, 512),
     "leave_domain": lambda h, e: h.leave_domain(UUID, e),
     "set_aside": lambda h, e: h.set_aside(UUID, e),
     "bring_back": lambda h, e: h.bring_back(UUID, e),
@@ -147,6 +151,24 @@ def test_every_mutating_call_is_in_that_list() -> None:
         if callable(getattr(Port, name)) and "epoch" in getattr(Port, name).__code__.co_varnames
     }
     assert takes_epoch == set(ACTS)
+
+
+def test_sizes_of_a_guest_that_runs(ground: Ground) -> None:
+    """What libvirt does not do comes back as words."""
+    ground.guest(epoch=5)
+    assert ground.hypervisor.size(UUID) is None and ground.hypervisor.size(OTHER) is None
+    assert "not running" in ground.hypervisor.set_memory(UUID, 5, 256)
+    ground.hypervisor.start(UUID, 5)
+    size = Size(vcpus=1, most_vcpus=1, memory_mib=512, most_memory_mib=512, balloon=True)
+    assert ground.hypervisor.size(UUID) == size
+    assert "max allowable" in ground.hypervisor.set_vcpus(UUID, 5, 2)
+    for _ in range(2):
+        assert ground.hypervisor.set_vcpus(UUID, 5, 1) == ""
+        assert ground.hypervisor.set_memory(UUID, 5, 256) == ""
+    assert ground.hypervisor.size(UUID) == replace(size, memory_mib=256)
+    assert "max memory" in ground.hypervisor.set_memory(UUID, 5, 1024)
+    ground.hypervisor.destroy(UUID, 5)
+    assert ground.hypervisor.size(UUID) is None
 
 
 def test_a_directory_set_aside_and_brought_back(ground: Ground) -> None:

@@ -90,7 +90,9 @@ def _files(scene: Scene, instance: Instance, home: str) -> Iterator[Finding]:
     directory = scene.directory(home, instance.uuid)
     there = set(directory.files) if directory else set()
     name = instance.name
-    if "disk" not in there:
+    if directory is None and scene.is_aside(home, instance.uuid):
+        yield _aside(instance, home)
+    elif "disk" not in there:
         what = "its disk is" if directory else "its directory, and all its disks, are"
         message = f"{name}: {what} missing on {home}; nothing brings that back"
         yield of(instance, "files-missing", "error", message, host=home)
@@ -99,6 +101,11 @@ def _files(scene: Scene, instance: Instance, home: str) -> Iterator[Finding]:
             f"{name}: {', '.join(lost)} missing on {home}: novactl stop {name}, then novactl start {name}"
         )
         yield of(instance, "files-missing", "warning", message, host=home)
+
+
+def _aside(instance: Instance, home: str) -> Finding:
+    message = f"{instance.name}: has on {home} only files that a move has set aside"
+    return of(instance, "files-aside", "error", message, "gives them their name again", host=home)
 
 
 # --- where it should not be ---
@@ -122,6 +129,9 @@ def _missing(scene: Scene, instance: Instance, home: str, others: dict[str, Seen
         return
     if directory is not None:
         message = f"{name}: has no domain on {home}; its files are there: novactl start {name} makes it again"
+    elif scene.is_aside(home, instance.uuid):
+        yield _aside(instance, home)
+        return
     else:
         message = f"{name}: neither its domain nor its files are on {home}: it is lost{scene.unknown}"
     yield of(instance, "missing-domain", "error", message, host=home)
@@ -147,7 +157,7 @@ def _away(instance: Instance, other: str, domain: SeenDomain, why: str) -> Findi
 
 def _stale(scene: Scene, instance: Instance, home: str, other: str, made_by: str | None) -> Finding:
     """A domain that is off. What may be the only disk there is, is kept."""
-    healed = _has_disk(scene, home, instance.uuid) and is_operation(made_by)
+    healed = scene.has_disk(home, instance.uuid) and is_operation(made_by)
     if scene.share(home, other):
         return of(
             instance,
@@ -171,7 +181,7 @@ def _stale(scene: Scene, instance: Instance, home: str, other: str, made_by: str
 
 def _stale_files(scene: Scene, instance: Instance, home: str) -> Iterator[Finding]:
     """Files on another host, with no domain there."""
-    healed = _has_disk(scene, home, instance.uuid)
+    healed = scene.has_disk(home, instance.uuid)
     for other in scene.directories.get(instance.uuid, {}):
         if other != home and scene.domain(other, instance.uuid) is None and not scene.share(home, other):
             yield of(
@@ -182,8 +192,3 @@ def _stale_files(scene: Scene, instance: Instance, home: str) -> Iterator[Findin
                 f"removes the files on {other}" if healed else None,
                 host=other,
             )
-
-
-def _has_disk(scene: Scene, host: str, uuid: str) -> bool:
-    directory = scene.directory(host, uuid)
-    return directory is not None and "disk" in directory.files

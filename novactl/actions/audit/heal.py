@@ -6,6 +6,7 @@ from typing import Any
 
 from novactl.actions import restored
 from novactl.actions.steps import heals
+from novactl.actions.steps.copies import ComeBack
 from novactl.actions.world import World
 from novactl.db import instances
 from novactl.db.session import Tx
@@ -136,6 +137,10 @@ def _files(finding: Finding, _: Instance | None) -> list[Step]:
     return [heals.RemoveLeftFiles(host=finding.host, uuid=str(finding.uuid))]
 
 
+def _brought_back(finding: Finding, _: Instance | None) -> list[Step]:
+    return [ComeBack(host=finding.host, uuid=str(finding.uuid))]
+
+
 def _stray(finding: Finding, _: Instance | None) -> list[Step]:
     return [heals.RemoveStray(host=finding.host, uuid=str(finding.uuid), entry=finding.subject)]
 
@@ -171,6 +176,7 @@ ON_HOSTS: dict[str, Callable[[Finding, Instance | None], list[Step]]] = {
     "stale-copy": _copy,
     "stale-domain": _domain,
     "directory-without-instance": _files,
+    "files-aside": _brought_back,
     "stray-directory": _stray,
     "autostart-on": _autostart,
     "power-differs": _seen,

@@ -48,7 +48,9 @@ def _of_fenced(scene: Scene, found: Sequence[Finding]) -> Iterator[Finding]:
         if scene.seen.hosts[name].state != "fenced":
             continue
         open_ = sum(1 for one in found if one.host == name and one.severity != "info")
-        worked_on = sum(1 for uuid in scene.busy if _host_of(scene.seen, uuid) == name)
+        worked_on = sum(
+            1 for uuid in scene.busy if _host_of(scene.seen, uuid) == name or scene.is_there(name, uuid)
+        )
         why = f"{open_} findings on it are open" if open_ else f"{worked_on} operations on its instances are"
         clean = not open_ and not worked_on
         yield Finding(

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator, Mapping
 
 from novactl.actions.audit.gather import Believed, Gone, Surveys, is_active
+from novactl.actions.audit.records import of
 from novactl.actions.audit.scene import Scene, is_operation
 from novactl.actions.steps.domains import OFF
+from novactl.actions.steps.moves import SOURCE
 from novactl.errors import NovactlError
 from novactl.objects.finding import Finding, Severity
 from novactl.objects.names import UUID
-from novactl.objects.states import VmState
 from novactl.objects.survey import SeenDomain, Survey
 
 STRAY = re.compile(rf"({UUID.pattern})\.(del|op-[0-9a-f]+)")
@@ -177,7 +178,7 @@ def _entry(scene: Scene, host: str, entry: str) -> Iterator[Finding]:
         message = f"{host}: {entry!r} among the instances' directories is not of novactl"
         yield Finding(finding="foreign-entry", severity="info", host=host, target=host, message=message)
     elif uuid not in scene.seen.living and scene.domain(host, uuid) is None:
-        yield _orphan(scene, host, uuid)
+        yield _orphan(scene, host, uuid, f"{host}: has a directory of {uuid}, which")
 
 
 def _stray(scene: Scene, host: str, uuid: str, entry: str) -> Finding:
@@ -197,23 +198,29 @@ def _stray(scene: Scene, host: str, uuid: str, entry: str) -> Finding:
 
 
 def _aside(scene: Scene, host: str, uuid: str, entry: str) -> Iterator[Finding]:
-    """What a move keeps until it is confirmed or reverted; without such a move it is nobody's."""
+    """What a move keeps, with its hold, until it is confirmed or reverted. Without such a move it goes, if
+    the instance has its disk elsewhere; where it is all that the instance has, guests.of_guests() says so."""
     known = scene.seen.living.get(uuid)
-    if uuid in scene.busy or (known is not None and known.vm_state is VmState.RESIZED):
+    message = f"{host}: {entry} was set aside by a move that does not wait any more"
+    kept = {"instance_uuid": uuid, "host": host, "role": SOURCE}.items()
+    if uuid in scene.busy or any(kept <= hold.items() for hold in scene.seen.holds):
         return
-    message = f"{host}: {entry} was set aside by a move that does not wait any more; nothing removes it"
-    target = known.name if known else uuid
-    yield Finding(finding="stray-directory", severity="warning", host=host, target=target, message=message)
+    if known is None:
+        yield _orphan(scene, host, uuid, f"{message}; its instance")
+    elif known.host != host and scene.has_disk(known.host, uuid):
+        yield of(known, "stale-copy", "warning", message, "removes it", host=host)
+    elif known.host != host or scene.directory(host, uuid) is not None:
+        yield of(known, "stray-directory", "warning", message, host=host)
 
 
-def _orphan(scene: Scene, host: str, uuid: str) -> Finding:
+def _orphan(scene: Scene, host: str, uuid: str, message: str) -> Finding:
     gone = scene.seen.gone.get(uuid)
     return Finding(
         finding="directory-without-instance",
         severity="warning",
         host=host,
         target=gone.name if gone else uuid,
-        message=f"{host}: has a directory of {uuid}, which is {'deleted' if gone else 'unknown'}",
+        message=f"{message} is {'deleted' if gone else 'unknown'}",
         heal="removes it" if gone else None,
         uuid=gone.uuid if gone else None,
         version=gone.version if gone else None,

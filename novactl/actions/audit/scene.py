@@ -53,6 +53,19 @@ class Scene:
     def directory(self, host: str, uuid: str) -> SeenDirectory | None:
         return self.directories.get(uuid, {}).get(host)
 
+    def has_disk(self, host: str | None, uuid: str) -> bool:
+        directory = self.directory(host or "", uuid)
+        return directory is not None and "disk" in directory.files
+
+    def is_aside(self, host: str, uuid: str) -> bool:
+        """Whether a move has set its files aside there."""
+        return self.directory(host, f"{uuid}_resize") is not None
+
+    def is_there(self, host: str, uuid: str) -> bool:
+        """Whether the host has anything of it."""
+        found = (self.domain(host, uuid), self.directory(host, uuid))
+        return any(found) or self.is_aside(host, uuid)
+
     def elsewhere(self, uuid: str, home: str | None) -> dict[str, SeenDomain]:
         """Its domains with our mark on other hosts."""
         found = self.domains.get(uuid, {})

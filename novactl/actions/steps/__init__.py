@@ -14,7 +14,9 @@ from novactl.actions.steps import (
     moves,
     playbooks,
     records,
+    sizes,
     trust,
+    twins,
 )
 from novactl.actions.steps.registry import REGISTRY
 
@@ -33,5 +35,7 @@ __all__ = [
     "moves",
     "playbooks",
     "records",
+    "sizes",
     "trust",
+    "twins",
 ]

@@ -135,7 +135,8 @@ class CopyDisk(trust.BetweenHosts):
 
     def undo(self, ctx: Any) -> None:
         """Nothing is sent any more. What came goes with the directory there."""
-        jobs.end(ctx, ctx.world.hypervisor(self.host))
+        if self.host not in ctx.gone:
+            jobs.end(ctx, ctx.world.hypervisor(self.host))
 
 
 @REGISTRY.add

@@ -207,7 +207,7 @@ class RecordSeen(RecordStep):
         seen = ctx.result("look-again")
         power = PowerState(seen["power_state"])
         if found.host != self.host:
-            _move_hold(tx, found, str(self.host))
+            move_hold(tx, found, str(self.host))
         states = {"vm_state": vm_state_of(power, seen.get("saved", False)), "power_state": power}
         instances.update(tx, self.uuid, host=self.host, **states)
 
@@ -215,8 +215,8 @@ class RecordSeen(RecordStep):
         """Nothing: it is what was seen."""
 
 
-def _move_hold(tx: Any, found: Instance, host: str) -> None:
-    """Raises Refused when there is no room."""
+def move_hold(tx: Any, found: Instance, host: str) -> None:
+    """The instance claims that host, and no other. Raises Refused when there is no room."""
     for hold in hosts.holds_of(tx, found.uuid):
         hosts.release(tx, hold["host"], found.uuid, hold["role"])
     _claim(tx, found, host)

@@ -13,11 +13,14 @@ from novactl.engine.step import Answer, Kind, RecordStep, Step
 from novactl.errors import HostFault, HostRefused, Interrupted
 from novactl.objects.migration import MigrationStatus
 from novactl.virt.domain import marked
+from novactl.virt.drive import Drive
 from novactl.virt.files import disk_info
 from novactl.virt.live import Whereabouts, moved_xml, virsh_words
 
 ENDED = ("shutdown", "destroyed", "crashed")
 """Reasons of a guest that ended where it was: it has not gone away."""
+ENDED_WITH_IT = Whereabouts("shut off", "destroyed")
+"""A guest whose host is down for certain."""
 
 
 @REGISTRY.add
@@ -89,7 +92,7 @@ class ReadyGuest(trust.BetweenHosts):
         itself meanwhile."""
         source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
         for record in ctx.op.records:
-            if isinstance(record.step, MoveGuest):
+            if isinstance(record.step, MoveGuest) and self.host not in ctx.gone:
                 source.job_end(ctx.operation_id, record.n)
         here, there = _settled(ctx, self)
         if decide(here, there) is not Answer.NO:
@@ -97,6 +100,8 @@ class ReadyGuest(trust.BetweenHosts):
                 f"{self.host}: its guest is {here.state} here, and {there.state} on {self.target}"
             )
         target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
+        if self.host in ctx.gone:
+            return
         if here.state == "paused" and not self.paused:
             source.unpause(self.uuid, ctx.epoch)
         source.forget_move(self.uuid, ctx.epoch)
@@ -163,6 +168,8 @@ class MoveGuest(trust.BetweenHosts):
     def happened(self, ctx: Any) -> Answer:
         """Decided by where the guest is (docs/live-migration.md). A job that runs is attached to, or ended
         when the operation is to be undone."""
+        if self.host in ctx.gone:
+            return self._left_behind(ctx)
         source = ctx.world.hypervisor(self.host)
         if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "running" and not ctx.back:
             return Answer.IN_PROGRESS
@@ -173,15 +180,70 @@ class MoveGuest(trust.BetweenHosts):
             ctx.world.hypervisor(self.target).unpause(self.uuid, ctx.epoch)
         return answer
 
+    def _left_behind(self, ctx: Any) -> Answer:
+        """Decided by the target alone. Of a guest that stands still there nobody knows whether all of it has
+        come."""
+        here, there = _settled(ctx, self)
+        return Answer.UNKNOWN if there.state == "paused" else decide(here, there)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class DriveGuest(MoveGuest):
+    """The guest runs on its new host. This process drives the migration, and it ends with it."""
+
+    type: ClassVar[str] = "drive-guest"
+
+    def summary(self) -> str:
+        return f"{super().summary()}, driven from here"
+
+    def do(self, ctx: Any) -> None:
+        trust.again(ctx, ReadyGuest)
+        self._check_transport(ctx)
+        source, target = (ctx.world.hypervisor(name) for name in self.hosts)
+        live, persistent = (
+            source.instance_file(self.uuid, file).decode()
+            for file in ("migrate.xml", "migrate-persistent.xml")
+        )
+        move = Drive(
+            uuid=self.uuid,
+            xml=live,
+            persistent=persistent,
+            address=ctx.world.db.read(lambda tx: hosts.get(tx, self.target)).address,
+            tls=self.transport == transports.TLS,
+            disks=tuple(self.disks),
+            max_downtime_ms=self.max_downtime_ms,
+            bandwidth_mibps=self.bandwidth_mibps,
+            auto_converge=self.auto_converge,
+        )
+
+        def begin() -> None:
+            """libvirt lets a client go that is silent for half a minute, which is less than a lease: one that
+            was taken over meanwhile either has no connection any more, or is refused here."""
+            for host in (source, target):
+                host.fence(self.uuid, ctx.epoch)
+
+        ctx.world.drive(
+            self.hosts,
+            move,
+            begin=begin,
+            check=ctx.check,
+            tell=lambda said: ctx.observe(ctx.op, ctx.record, "progress", said),
+        )
+        if self.happened(ctx) is not Answer.YES:
+            raise HostFault(f"{self.target}: the guest has not come")
+        source.forget_move(self.uuid, ctx.epoch)
+
 
 def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:
-    """How the guest is on either host, once no migration is under way."""
-    both = [ctx.world.hypervisor(name) for name in step.hosts]
-    here, there = (host.whereabouts(step.uuid, ctx.epoch) for host in both)
-    if here.moving or there.moving:
+    """How the guest is on either host, once no migration is under way; on one that is gone it has ended."""
+    both = [ctx.world.hypervisor(name) for name in step.hosts if name not in ctx.gone]
+    found = {host.name: host.whereabouts(step.uuid, ctx.epoch) for host in both}
+    if any(one.moving for one in found.values()):
         for host in both:
             host.end_migration(step.uuid, ctx.epoch)
-        here, there = (host.whereabouts(step.uuid, ctx.epoch) for host in both)
+        found = {host.name: host.whereabouts(step.uuid, ctx.epoch) for host in both}
+    here, there = (found.get(name, ENDED_WITH_IT) for name in step.hosts)
     return here, there
 
 

@@ -1,6 +1,6 @@
 """Steps in the database only that a move of an instance is made of: its claim, and where it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from novactl.actions.steps.registry import REGISTRY
@@ -8,7 +8,8 @@ from novactl.db import hosts, instances, moves, projects
 from novactl.db.session import dumps
 from novactl.engine.operation import TOUCHED, StepState
 from novactl.engine.step import Kind, RecordStep
-from novactl.objects.migration import OPEN, Migration, MigrationStatus
+from novactl.objects.host import Resources
+from novactl.objects.migration import OPEN, Migration, MigrationStatus, most
 from novactl.objects.states import PowerState, VmState
 
 TARGET, SOURCE, HOME = "move-target", "move-source", "instance"
@@ -53,9 +54,11 @@ class ClaimTarget(_Claims):
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
 class ClaimHere(_Claims):
-    """The instance holds the larger of what both flavors need of its host."""
+    """The instance holds the larger of what both flavors need of its host. `held`: what it held before, which
+    is more than its flavor needs when its guest has more."""
 
     type: ClassVar[str] = "claim-here"
+    held: dict[str, int] = field(default_factory=dict)
 
     def revert(self, tx: Any, ctx: Any) -> None:
         """A disk that grew stays so, and the record says it."""
@@ -66,6 +69,9 @@ class ClaimHere(_Claims):
         flavor = migration.with_its_disk() if grew else migration.old_flavor
         instances.update(tx, self.uuid, flavor=dumps(flavor.as_dict()))
         _settle(tx, migration, MigrationStatus.FAILED, ctx.world.clock.now())
+        if self.held and self.host:
+            needed = instances.get(tx, self.uuid).resources
+            hosts.change_hold(tx, self.host, self.uuid, most(needed, Resources(**self.held)))
 
 
 def _settle(tx: Any, migration: Migration, status: MigrationStatus, now: str) -> None:
@@ -145,7 +151,8 @@ class RecordArrived(_Arrives):
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
 class RecordConfirmed(RecordStep):
-    """The move is confirmed: what is left of it on the host that the instance left may go."""
+    """The move is confirmed: what is left of it on the host that the instance left may go. Its domain, which
+    carries that it waits, is behind."""
 
     type: ClassVar[str] = "record-confirmed"
     kind: ClassVar[Kind] = Kind.PIVOT
@@ -159,6 +166,7 @@ class RecordConfirmed(RecordStep):
         assert migration is not None
         states = {"vm_state": VmState(self.vm_state), "power_state": PowerState(self.power_state)}
         instances.update(tx, self.uuid, task_state=None, fault=None, **states)
+        instances.note_copy(tx, self.uuid, behind=True)
         _settle(tx, migration, MigrationStatus.CONFIRMED, ctx.world.clock.now())
 
 
