@@ -116,7 +116,7 @@ def test_the_finish_reply_is_lost_and_nobody_sees(
 ) -> None:
     """The guest runs here and stands still there until somebody looks: then it goes again, or stays."""
     with at_finish(grounds.host("kvm2"), REPLY) as lost:
-        moving = begin(grounds, guest, mibps=6)
+        moving = begin(grounds, guest, mibps=12)
         moving.signal(signal.SIGKILL)
         moving.end()
         wait_until(lost, 120, "the reply to be lost")
@@ -358,7 +358,7 @@ def test_the_disk_gets_full_in_a_live_move(grounds: Grounds, guest: dict[str, An
     novactl.ok("start", guest["name"])
     wait_until(lambda: beats(grounds, guest), 60, "its heart")
     with small(grounds.host("kvm2")) as leave:
-        moving = begin(grounds, guest)
+        moving = begin(grounds, guest, mibps=6)
         leave(4 << 20)
         assert moving.end(150) == 1, moving.said
         is_there_alone(grounds, guest, "kvm1")
