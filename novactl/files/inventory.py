@@ -1,35 +1,17 @@
 """The fleet as its operator wants it: every YAML file of a directory, as one."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from novactl.errors import NovactlError, UsageError
 from novactl.files.document import Document, Place, load
-from novactl.files.inventory_models import (
-    AggregatePart,
-    CronPart,
-    FilePart,
-    FlavorPart,
-    HostPart,
-    ImagePart,
-    KeypairPart,
-    NetworkPart,
-    PolicyPart,
-    ProjectPart,
-    RatiosPart,
-)
-from novactl.objects.duration import parse_duration
-from novactl.objects.flavor import Flavor, check_flavor
-from novactl.objects.group import GroupPolicy, ServerGroup, check_group
-from novactl.objects.keypair import parse_public_key
+from novactl.files.inventory_models import FilePart, RatiosPart
+from novactl.files.inventory_things import MAKERS, Context, Maker, made_host
 from novactl.objects.names import check_name
-from novactl.objects.network import Network, check_network, overlap
-from novactl.objects.policy import CronTask, Policy, check_cron, check_policy, check_scheduler
-from novactl.objects.project import NOVA_LIMITS, check_limits
-from novactl.objects.trusted import check_trusted
+from novactl.objects.network import Network, overlap
 
 KINDS = {
     "flavors": "flavor",
@@ -53,12 +35,6 @@ OF_PROJECTS = ("keypair", "group")
 """Whose names are PROJECT/NAME, or NAME in the default project."""
 
 SUFFIXES = (".yaml", ".yml")
-STATED = (
-    *("virt_type", "instances_path", "zone", "labels", "enabled", "disabled_reason"),
-    *("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib", "dedicated_cpus"),
-    *("cpu_ratio", "memory_ratio", "disk_ratio"),
-)
-"""What is left as it is when a host does not state it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +133,7 @@ def _parts(documents: list[Document]) -> list[tuple[Document, FilePart]]:
 def _merged(parts: list[tuple[Document, FilePart]], items: Items) -> Iterator[Fault]:
     """Fills `items`; what is wrong with single ones."""
     ratios = yield from _ratios(parts)
-    makers: dict[str, Maker] = {**MAKERS, "hosts": lambda context: _host(context, ratios)}
+    makers: dict[str, Maker] = {**MAKERS, "hosts": lambda context: made_host(context, ratios)}
     for document, part in parts:
         for section, kind in KINDS.items():
             if section not in part.model_fields_set:
@@ -173,7 +149,7 @@ def _merged(parts: list[tuple[Document, FilePart]], items: Items) -> Iterator[Fa
                     continue
                 try:
                     _check_key(kind, name)
-                    fields, files = makers[section](_Context(name, document, one))
+                    fields, files = makers[section](Context(name, document, one))
                 except NovactlError as error:
                     yield document, place, _told(kind, name, error)
                     continue
@@ -196,23 +172,6 @@ def _check_key(kind: str, name: str) -> None:
         check_name(project, "project")
 
 
-@dataclass(frozen=True)
-class _Context:
-    """What one thing is made from."""
-
-    name: str
-    document: Document
-    part: Any
-
-    def path(self, file: str) -> Path:
-        """Relative to the file that names it."""
-        return Path(self.document.name).parent / Path(file).expanduser()
-
-
-Made = tuple[dict[str, Any], dict[str, Path]]
-Maker = Callable[[_Context], Made]
-
-
 def _ratios(parts: list[tuple[Document, FilePart]]) -> Any:
     """Generator of faults that returns {cpu_ratio: …} of those that are given."""
     found: dict[str, float] = {}
@@ -226,137 +185,6 @@ def _ratios(parts: list[tuple[Document, FilePart]]) -> Any:
             elif (value := getattr(stated, key)) is not None:
                 places[key], found[f"{key}_ratio"] = document.where(place), value
     return found
-
-
-def _host(context: _Context, ratios: Mapping[str, float]) -> Made:
-    part: HostPart = context.part
-    fields = {"address": part.address, "port": part.port, "user": part.user, "jump": part.jump}
-    fields |= {**ratios, **part.stated("fingerprint", *STATED)}
-    if fields.get("virt_type") == "auto":
-        del fields["virt_type"]
-    if fields.get("fingerprint", "") is None:
-        del fields["fingerprint"]
-    if part.disabled_reason is not None and part.enabled:
-        raise UsageError("disabled_reason goes with enabled: false")
-    if "enabled" in fields:
-        fields["disabled_reason"] = part.disabled_reason
-    if part.jump == context.name:
-        raise UsageError("jump is the host itself")
-    return fields, {}
-
-
-def _aggregate(context: _Context) -> Made:
-    part: AggregatePart = context.part
-    if len(set(part.hosts)) != len(part.hosts):
-        raise UsageError("hosts has one of them twice")
-    return {"hosts": sorted(part.hosts), "metadata": part.metadata}, {}
-
-
-def _flavor(context: _Context) -> Made:
-    part: FlavorPart = context.part
-    check_flavor(Flavor(id="", name=context.name, **part.model_dump()))
-    return part.model_dump(), {}
-
-
-def _network(context: _Context) -> Made:
-    part: NetworkPart = context.part
-    made = check_network(Network(id="", name=context.name, **{**part.model_dump(), "dns": tuple(part.dns)}))
-    fields = {key: getattr(made, key) for key in NetworkPart.model_fields}
-    return {**fields, "dns": part.dns}, {}
-
-
-def _image(context: _Context) -> Made:
-    part: ImagePart = context.part
-    if part.file is None and part.sha256 is None:
-        raise UsageError("file is missing", hint="or sha256, for content that is in the store")
-    if (part.initrd or part.initrd_sha256 or part.cmdline) and not (part.kernel or part.kernel_sha256):
-        raise UsageError("initrd and cmdline need kernel")
-    fields = part.model_dump(exclude={"file", "kernel", "initrd"})
-    for key in ("sha256", "format"):
-        if fields[key] is None:
-            del fields[key]
-    given = {key: getattr(part, key) for key in ("file", "kernel", "initrd")}
-    return fields, {key: context.path(file) for key, file in given.items() if file is not None}
-
-
-def _keypair(context: _Context) -> Made:
-    part: KeypairPart = context.part
-    if (part.public_key is None) == (part.file is None):
-        raise UsageError("one of public_key and file must be given")
-    text = part.public_key
-    if part.file is not None:
-        path = context.path(part.file)
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            why = (getattr(error, "strerror", None) or "is not text").lower()
-            raise UsageError(f"{path}: {why}") from error
-    made = parse_public_key(context.name, text or "")
-    return {"fingerprint": made.fingerprint, "public_key": made.public_key}, {}
-
-
-def _project(context: _Context) -> Made:
-    part: ProjectPart = context.part
-    return {"description": part.description, "limits": {**NOVA_LIMITS, **check_limits(part.limits)}}, {}
-
-
-def _group(context: _Context) -> Made:
-    part, name = context.part, context.name.rpartition("/")[2]
-    policy, most = GroupPolicy(part.policy), part.max_per_host
-    check_group(ServerGroup(id="", name=name, project="", policy=policy, max_per_host=most))
-    return {"policy": policy, "max_per_host": most}, {}
-
-
-def _scheduler(context: _Context) -> Made:
-    return {"value": check_scheduler({context.name: context.part})[context.name]}, {}
-
-
-def _weigher(context: _Context) -> Made:
-    return {"multiplier": context.part}, {}
-
-
-def _policy(context: _Context) -> Made:
-    part: PolicyPart = context.part
-    given = {**part.model_dump(), "selector": tuple(part.selector), "days": tuple(part.days)}
-    if part.after is not None:
-        given["after"] = parse_duration(part.after, "after")
-    fields = check_policy(Policy(name=context.name, **given)).as_dict()
-    del fields["name"]
-    return fields, {}
-
-
-def _cron(context: _Context) -> Made:
-    part: CronPart = context.part
-    seconds = {
-        key: None if (text := getattr(part, key)) is None else parse_duration(text, key)
-        for key in ("every", "jitter")
-    }
-    return check_cron(CronTask(name=context.name, enabled=part.enabled, **seconds)).as_dict(), {}
-
-
-def _trusted(context: _Context) -> Made:
-    return {"cidr": check_trusted({context.name: context.part})[context.name]}, {}
-
-
-def _setting(context: _Context) -> Made:
-    return {"value": context.part}, {}
-
-
-MAKERS: dict[str, Maker] = {
-    "flavors": _flavor,
-    "images": _image,
-    "keypairs": _keypair,
-    "networks": _network,
-    "projects": _project,
-    "groups": _group,
-    "aggregates": _aggregate,
-    "weighers": _weigher,
-    "scheduler": _scheduler,
-    "policies": _policy,
-    "cron": _cron,
-    "trusted_networks": _trusted,
-    "default_network": _setting,
-}
 
 
 # --- together ---
