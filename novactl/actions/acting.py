@@ -92,6 +92,17 @@ def check_disks(world: World, instance: Instance) -> None:
         )
 
 
+def check_not_held(world: World, host: str, instance: Instance) -> None:
+    """Raises Refused when a disk of the instance is held open on storage that the host shares with one that
+    is down."""
+    there = world.hypervisor(host)
+    if held := there.held_files(instance.uuid, guest.overlays(instance)):
+        raise Refused(
+            f"{instance.name}: {', '.join(held)} is held open: its guest runs somewhere",
+            hint=f"find out what has {there.directory(instance.uuid)} open",
+        )
+
+
 def still(tx: Tx, seen: Instance) -> Instance:
     """The record, if nothing changed since check read it; raises Busy."""
     now = instances.get(tx, seen.uuid)

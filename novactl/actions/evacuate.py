@@ -12,7 +12,7 @@ from novactl.actions.steps.files import MakeDirectory
 from novactl.actions.steps.moves import ClaimTarget, RecordMoved
 from novactl.actions.steps.records import SetTask
 from novactl.actions.world import World
-from novactl.db import hosts, instances
+from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
@@ -50,12 +50,7 @@ class Evacuate:
         instance = self.proven(world)
         target, storage = world.db.rehearse(lambda tx: self._room(tx, instance))
         if storage is Storage.SHARED:
-            host, files = world.hypervisor(target), guest.overlays(instance)
-            if held := host.held_files(instance.uuid, files):
-                raise Refused(
-                    f"{instance.name}: {', '.join(held)} is held open: its guest runs somewhere",
-                    hint=f"find out what has {host.directory(instance.uuid)} open",
-                )
+            acting.check_not_held(world, target, instance)
         return instance
 
     def proven(self, world: World) -> Instance:
@@ -67,6 +62,12 @@ class Evacuate:
         if instance.host is None:
             raise Refused(f"{instance.name}: is on no host ({instance.status})")
         check_unlocked(self.kind, instance.name, instance.locked)
+        if (waits := moves.open_of(tx, instance.uuid)) is not None and instance.vm_state is VmState.RESIZED:
+            verb = "resize-confirm" if waits.here else "resize-revert"
+            raise Refused(
+                f"{instance.name}: waits in VERIFY_RESIZE",
+                hint=f"novactl {verb} {instance.name} does without {waits.target} once that is fenced",
+            )
         check_allowed(self.kind, instance.name, instance.vm_state)
         self._check_proof(instance, hosts.get(tx, instance.host), world)
         return instance

@@ -16,7 +16,7 @@ from novactl.db import hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
-from novactl.errors import NoValidHost, Refused
+from novactl.errors import Busy, NoValidHost, Refused
 from novactl.objects.instance import Instance
 from novactl.objects.migration import Migration, MigrationStatus, Storage
 from novactl.objects.states import (
@@ -31,28 +31,53 @@ from novactl.objects.states import (
 LEFT = {Storage.COPIED: "aside", Storage.SHARED: "nothing"}
 
 
-def _check(world: World, action: str, name: str, project: str) -> Seen:
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What check saw. `lost`: the host that has to do nothing but to forget is fenced, so down for certain:
+    what is there is for audit to clean when it returns."""
+
+    seen: Seen
+    lost: bool
+
+
+def _check(world: World, action: str, name: str, project: str) -> Found:
     """The instance, when a move of it waits and both hosts answer: none of it is done half only because the
-    other one is away."""
-    seen = acting.look(world, name, project)
-    instance = seen.instance
+    other one is away. What need only be forgotten may be on one that is fenced."""
+    instance, migration = world.db.read(lambda tx: _move_of(tx, name, project))
+    lost = migration is not None and world.db.read(lambda tx: _is_lost(tx, migration, action))
+    if migration is not None and lost and (migration.here or action == Revert.kind):
+        seen = Seen(instance, instance.power_state)
+    else:
+        seen = acting.look(world, name, project)
     check_unlocked(action, instance.name, instance.locked)
-    migration = world.db.read(lambda tx: moves.open_of(tx, instance.uuid))
     if migration is None or migration.status is not MigrationStatus.FINISHED:
         check_allowed(action, instance.name, instance.vm_state)
         raise Refused(f"{instance.name}: no move of it waits to be confirmed or reverted")
-    if not migration.here:
+    if not migration.here and not (lost and action == Confirm.kind):
         greeting = world.hypervisor(migration.source).greet(instance.uuid)
         restored.check_mark(world, migration.source, greeting.mark)
         restored.check_epoch(world, instance, greeting)
-    return seen
+    return Found(seen=seen, lost=lost)
 
 
-def _waiting(tx: Tx, seen: Seen) -> tuple[Instance, Migration]:
-    instance = still(tx, seen.instance)
+def _move_of(tx: Tx, name: str, project: str) -> tuple[Instance, Migration | None]:
+    instance = instances.find(tx, name, project)
+    return instance, moves.open_of(tx, instance.uuid)
+
+
+def _is_lost(tx: Tx, migration: Migration, action: str) -> bool:
+    if action == Revert.kind:
+        return not migration.here and hosts.get(tx, migration.target).state == "fenced"
+    return hosts.get(tx, migration.source).state == "fenced"
+
+
+def _waiting(tx: Tx, found: Found, action: str) -> tuple[Instance, Migration]:
+    instance = still(tx, found.seen.instance)
     migration = moves.open_of(tx, instance.uuid)
     if migration is None:
         raise Refused(f"{instance.name}: no move of it waits any more")
+    if _is_lost(tx, migration, action) != found.lost:
+        raise Busy(f"{instance.name}: one of its hosts was fenced, or is no more, just now", hint="try again")
     return instance, migration
 
 
@@ -72,26 +97,26 @@ class Confirm:
     def target(self) -> str:
         return self.name
 
-    def check(self, world: World) -> Seen:
+    def check(self, world: World) -> Found:
         return _check(world, self.kind, self.name, self.project)
 
-    def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
-        instance, migration = _waiting(tx, seen)
+    def plan(self, world: World, tx: Tx, op_id: str, found: Found) -> Plan | None:
+        instance, migration = _waiting(tx, found, self.kind)
+        seen = found.seen
         epoch, vm_state = instances.raise_epoch(tx, instance.uuid), vm_state_of(seen.power, seen.saved)
         steps: list[Step] = [
             RecordConfirmed(
                 uuid=instance.uuid, migration=migration.id, vm_state=vm_state, power_state=seen.power
             ),
-            WriteCopy(
-                host=instance.host,
-                uuid=instance.uuid,
-                xml=acting.domain_with(world, tx, op_id, instance, epoch, None),
-            ),
-            RecordCopied(uuid=instance.uuid),
         ]
+        if not (migration.here and found.lost):
+            xml = acting.domain_with(world, tx, op_id, instance, epoch, None)
+            steps.append(WriteCopy(host=instance.host, uuid=instance.uuid, xml=xml))
+            steps.append(RecordCopied(uuid=instance.uuid))
         if not migration.here:
             source, left = migration.source, LEFT[migration.storage]
-            steps.append(CleanUp(host=source, uuid=instance.uuid, left=left))
+            if not found.lost:
+                steps.append(CleanUp(host=source, uuid=instance.uuid, left=left))
             steps.append(ReleaseHold(host=source, uuid=instance.uuid, role=SOURCE))
         status = "ACTIVE" if vm_state is VmState.ACTIVE else "SHUTOFF"
         return _locked(plan_of(self.kind, instance, steps, epoch, status=status), migration)
@@ -110,13 +135,18 @@ class Revert:
     def target(self) -> str:
         return self.name
 
-    def check(self, world: World) -> Seen:
-        return _check(world, self.kind, self.name, self.project)
+    def check(self, world: World) -> Found:
+        """Raises Refused, too, when the host that it is on is fenced and a disk that both share is held."""
+        found = _check(world, self.kind, self.name, self.project)
+        instance, migration = world.db.read(lambda tx: _move_of(tx, self.name, self.project))
+        if found.lost and migration is not None and migration.storage is Storage.SHARED:
+            acting.check_not_held(world, migration.source, instance)
+        return found
 
-    def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
-        instance, migration = _waiting(tx, seen)
+    def plan(self, world: World, tx: Tx, op_id: str, found: Found) -> Plan | None:
+        instance, migration = _waiting(tx, found, self.kind)
         epoch = instances.raise_epoch(tx, instance.uuid)
-        steps = list(_back(world, tx, op_id, seen, instance, migration, epoch))
+        steps = list(_back(world, tx, op_id, found, instance, migration, epoch))
         status = "ACTIVE" if migration.was is VmState.ACTIVE else "SHUTOFF"
         plan = _locked(plan_of(self.kind, instance, steps, epoch, status=status), migration)
         changes = {**plan.changes, "host": [migration.target, migration.source]}
@@ -124,7 +154,7 @@ class Revert:
 
 
 def _back(
-    world: World, tx: Tx, op_id: str, seen: Seen, instance: Instance, migration: Migration, epoch: int
+    world: World, tx: Tx, op_id: str, found: Found, instance: Instance, migration: Migration, epoch: int
 ) -> Iterator[Step]:
     uuid, runs = instance.uuid, migration.was is VmState.ACTIVE
     back = _before(tx, instance, migration)
@@ -134,8 +164,9 @@ def _back(
     yield SetTask(uuid=uuid, task=TaskState.REVERTING)
     yield from guest.bridge_steps(tx, back, source)
     yield from guest.base_steps(back, source.name)
-    yield power_off(instance, migration.target, ran=seen.power not in OFF)
-    if not migration.here:
+    if not found.lost:
+        yield power_off(instance, migration.target, ran=found.seen.power not in OFF)
+    if not migration.here and not found.lost:
         yield LeaveHost(host=migration.target, uuid=uuid, xml=now, aside=False)
     if migration.storage is Storage.COPIED:
         yield ComeBack(host=source.name, uuid=uuid)
@@ -153,8 +184,9 @@ def _back(
         power_state=PowerState.RUNNING if runs else PowerState.SHUTDOWN,
     )
     if not migration.here:
-        left = "directory" if migration.storage is Storage.COPIED else "nothing"
-        yield CleanUp(host=migration.target, uuid=uuid, left=left)
+        if not found.lost:
+            left = "directory" if migration.storage is Storage.COPIED else "nothing"
+            yield CleanUp(host=migration.target, uuid=uuid, left=left)
         yield ReleaseHold(host=migration.target, uuid=uuid, role=TARGET)
 
 

@@ -91,8 +91,8 @@ def delete(name: str = "web1", **values: Any) -> Delete:
 
 
 def evacuate(name: str = "web1", **values: Any) -> Evacuate:
-    proof = Proof(host="kvm1", words="its power was cut")
-    return Evacuate(name=name, project="default", proof=proof, **values)
+    values = {"proof": Proof(host="kvm1", words="its power was cut"), **values}
+    return Evacuate(name=name, project="default", **values)
 
 
 def migrate(name: str = "web1", **values: Any) -> Migrate:
@@ -293,12 +293,16 @@ def go_off(fleet: SimFleet) -> None:
     fleet.hosts["kvm1"].domains[_uuid(fleet)].state = PowerState.SHUTDOWN
 
 
-def lose_host(fleet: SimFleet) -> None:
-    """kvm1 is off, and fenced."""
-    host = fleet.hosts["kvm1"]
+def lose_host(fleet: SimFleet, name: str = "kvm1") -> None:
+    """It is off, and fenced."""
+    host = fleet.hosts[name]
     host.power_cycle()
     host.up = False
-    _change(fleet, "UPDATE hosts SET state = 'fenced' WHERE name = 'kvm1'")
+    _change(fleet, f"UPDATE hosts SET state = 'fenced' WHERE name = '{name}'")
+
+
+def lose_second(fleet: SimFleet) -> None:
+    lose_host(fleet, "kvm2")
 
 
 def lose_sharing_host(fleet: SimFleet) -> None:
@@ -449,6 +453,21 @@ SCENARIOS: dict[str, Scenario] = {
     "resize-shared-revert": Scenario(revert, (boot,), grow_shared, ends="ACTIVE", undone="VERIFY_RESIZE"),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
+    "revert-lost": Scenario(
+        revert,
+        (lambda: boot(host="kvm1"), lambda: resize(host="kvm2")),
+        lose_second,
+        ends="ACTIVE",
+        undone="VERIFY_RESIZE",
+    ),
+    "confirm-lost": Scenario(
+        confirm,
+        (lambda: boot(host="kvm1"), lambda: resize(host="kvm2")),
+        lose_host,
+        ends="ACTIVE",
+        undone="VERIFY_RESIZE",
+        dies=2,
+    ),
     "drain": Scenario(leave, (lambda: boot(host="kvm1"), stop), ends="SHUTOFF", undone="SHUTOFF"),
     "migrate-keep": Scenario(confirm, (boot, migrate), ends="ACTIVE", undone="VERIFY_RESIZE"),
     "live-migrate": Scenario(live_migrate, (boot,), undone="ACTIVE"),

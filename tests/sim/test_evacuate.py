@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from novactl.actions.fencing import Proof
 from novactl.db import hosts, instances
 from novactl.objects.states import PowerState, VmState
 from tests.sim.actions import (
     boot,
+    confirm,
     delete,
     evacuate,
     heal,
@@ -22,6 +24,8 @@ from tests.sim.actions import (
     lose_sharing_host,
     migrate,
     resize,
+    revert,
+    share,
     start,
     stop,
 )
@@ -280,3 +284,73 @@ def test_a_named_host_that_fails_is_the_end_of_it(fleet: SimFleet) -> None:
     fleet.faults.append(Fault("start", "fails"))
     assert fleet.run(evacuate(host="kvm2")).code == 1
     assert settled(fleet) == []
+
+
+# --- a move that waits ---
+
+
+def returns(fleet: SimFleet, name: str) -> None:
+    """Audit cleans it, and it takes instances again."""
+    fleet.hosts[name].up = True
+    while fleet.run(heal()).result == "done":
+        pass
+    with fleet.db.reading() as tx:
+        assert hosts.get(tx, name).state == "up"
+    assert settled(fleet) == [] and audited(fleet) == []
+
+
+def only(fleet: SimFleet) -> tuple[str | None, str, str]:
+    (one,) = fleet.db.read(instances.everything)
+    return one.host, one.status, one.flavor.name
+
+
+def test_a_move_is_reverted_without_the_host_that_was_lost(fleet: SimFleet) -> None:
+    assert fleet.run(resize(host="kvm2")).code == 0
+    lose_host(fleet, "kvm2")
+    outcome = fleet.run(evacuate(proof=Proof(host="kvm2", words="its power was cut")))
+    assert outcome.code == 5 and outcome.error is not None
+    assert outcome.error.hint == "novactl resize-revert web1 does without kvm2 once that is fenced"
+    outcome = fleet.run(confirm())
+    assert outcome.code == 7
+    assert fleet.run(revert()).code == 0
+    assert only(fleet) == ("kvm1", "ACTIVE", "small")
+    assert fleet.hosts["kvm1"].domains[uuid_of(fleet)].state is PowerState.RUNNING
+    assert fleet.hosts["kvm2"].everything() != set()
+    returns(fleet, "kvm2")
+    assert fleet.hosts["kvm2"].everything() == set()
+
+
+def test_a_move_is_confirmed_without_the_host_that_was_lost(fleet: SimFleet) -> None:
+    assert fleet.run(resize(host="kvm2")).code == 0
+    lose_host(fleet, "kvm1")
+    assert fleet.run(revert()).code == 7
+    assert fleet.run(confirm()).code == 0
+    assert only(fleet) == ("kvm2", "ACTIVE", "large")
+    returns(fleet, "kvm1")
+    assert fleet.hosts["kvm1"].everything() == set()
+
+
+def test_a_resize_on_a_lost_host_is_confirmed_and_evacuated(fleet: SimFleet) -> None:
+    assert fleet.run(resize(host="kvm1")).code == 0
+    lose_host(fleet, "kvm1")
+    assert fleet.run(revert()).code == 7
+    outcome = fleet.run(evacuate())
+    assert outcome.error is not None and "novactl resize-confirm web1" in str(outcome.error.hint)
+    assert fleet.run(confirm()).code == 0
+    assert fleet.run(evacuate()).code == 0
+    assert only(fleet)[0] != "kvm1"
+    returns(fleet, "kvm1")
+
+
+def test_disks_that_a_lost_host_may_still_write_to_are_not_reverted_to(fleet: SimFleet) -> None:
+    share(fleet)
+    assert fleet.run(resize(host="kvm2")).code == 0
+    lose_host(fleet, "kvm2")
+    (directory,) = fleet.hosts["kvm1"].directories.values()
+    directory.files["held"] = b"yes"
+    outcome = fleet.run(revert())
+    assert outcome.code == 5 and outcome.error is not None
+    assert "held open: its guest runs somewhere" in outcome.error.message
+    del directory.files["held"]
+    assert fleet.run(revert()).code == 0
+    assert only(fleet)[:2] == ("kvm1", "ACTIVE")

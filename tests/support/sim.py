@@ -1509,7 +1509,11 @@ def settled(fleet: SimFleet) -> list[str]:
         ]
         if not any(f"{name}: keeps the operation's key" in line for line in fleet.told):
             wrong += [f"{name}: {op} may still log in" for op in sorted({*host.keys, *host.lines})]
-        wrong += [f"{name}: {uuid} is aside" for uuid in host.aside if (uuid, name) not in waiting]
+        wrong += [
+            f"{name}: {uuid} is aside"
+            for uuid in host.aside
+            if (uuid, name) not in waiting and name not in gone
+        ]
     return wrong + audited(fleet)
 
 
