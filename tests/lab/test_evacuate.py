@@ -93,6 +93,25 @@ def test_fence_command(grounds: Grounds, name: Callable[[], str], fence: Path) -
     returned(grounds, made["uuid"])
 
 
+def test_a_move_that_waits(grounds: Grounds, name: Callable[[], str], fence: Path) -> None:
+    """The host that it went to is lost: it goes back without it."""
+    novactl, web = grounds.novactl, name()
+    uuid = novactl.json("boot", web, *TINY)["uuid"]
+    novactl.ok("migrate", web, "--host", "kvm2")
+    grounds.host("kvm2").stop()
+    refused(novactl, "resize-revert", web, code=7, says="kvm2")
+    ended = refused(novactl, "evacuate", web, "--fenced-by", "cut", "--yes", code=5, says="VERIFY_RESIZE")
+    assert f"novactl resize-revert {web} does without kvm2" in ended.err
+    novactl.ok("resize-revert", web)
+    now = novactl.json("show", web)
+    assert (now["host"], now["status"], grounds.state("kvm1", uuid)) == ("kvm1", "ACTIVE", "running")
+    grounds.host("kvm2").start()
+    novactl.ok("audit", "--heal", "--yes")
+    assert grounds.domains("kvm2") == [] and grounds.files("kvm2") == []
+    assert novactl.json("host", "show", "kvm2")["state"] == "up"
+    assert grounds.state("kvm1", uuid) == "running"
+
+
 def killed(grounds: Grounds, step: str, *words: str) -> None:
     """novactl dies by SIGKILL after this step has acted."""
     argv = [sys.executable, "-m", dying.MODULE, step, "after-act", "--", *words]
