@@ -46,8 +46,8 @@ def rebalance(
     dry_run: DryRun = False,
     lock_wait: LockWait = 0.0,
 ) -> None:
-    """Move instances so that broken rules are mended and the load is spread, one after the other: those that
-    run live, those that are off cold. Each move claims its room when its turn comes.
+    """Move instances: broken rules are mended, the load is spread. One goes after the other, those that run
+    live, those that are off cold; each claims its room when its turn comes.
 
     novactl rebalance --dry-run
 
