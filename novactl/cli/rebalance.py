@@ -46,7 +46,7 @@ def rebalance(
     dry_run: DryRun = False,
     lock_wait: LockWait = 0.0,
 ) -> None:
-    """Move instances: broken rules are mended, the load is spread. One goes after the other, those that run
+    """Move instances: rules are mended, the load is spread. One goes after the other, those that run
     live, those that are off cold; each claims its room when its turn comes.
 
     novactl rebalance --dry-run

@@ -77,7 +77,7 @@ MODULES: dict[str, dict[str, str]] = {
         "inventory": "The fleet as files.",
     },
     "rebalance": {
-        "rebalance": "Move instances: broken rules are mended, the load is spread.",
+        "rebalance": "Move instances: rules are mended, the load is spread.",
     },
     "operations": {
         "op": "Operations: what was done, and what is left.",
