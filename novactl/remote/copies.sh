@@ -100,7 +100,7 @@ nv_send() { # op directory file: the target has the file, whole and checked. Goe
     cd "$2"
     nv_said=$nv_job/said nv_size=$(stat -c %s "$3") nv_tries=0
     # what follows shares one connection; without it, or until it stands, each makes its own
-    nv_trust_ssh "$1" -N -M -S "$nv_job/ssh" target </dev/null >/dev/null 2>&1 6>&- &
+    nv_trust_become "$1" -N -M -S "$nv_job/ssh" target </dev/null >/dev/null 2>&1 6>&- &
     nv_connection=$!
     trap 'kill "$nv_connection" 2>/dev/null || true' EXIT
     nv_kind=gmac

@@ -184,7 +184,7 @@ nv_live_end() { # neither tunnel nor watcher is left
 nv_live_connect() { # the three sockets here lead to those of the target
     rm -rf "$nv_sockets"
     mkdir -m 0711 "$nv_sockets"
-    nv_trust_ssh "$nv_op" -N -o ExitOnForwardFailure=yes -o StreamLocalBindUnlink=yes \
+    nv_trust_become "$nv_op" -N -o ExitOnForwardFailure=yes -o StreamLocalBindUnlink=yes \
         -L "$nv_sockets/libvirt:$nv_far" -L "$nv_sockets/memory:$nv_sockets/memory" \
         -L "$nv_sockets/disks:$nv_sockets/disks" target </dev/null >"$nv_sockets/said" 2>&1 &
     nv_tunnel=$!

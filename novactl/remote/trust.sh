@@ -26,6 +26,10 @@ nv_trust_to() { # op address port: source: where the target is; stdin is its pin
 }
 
 nv_trust_ssh() { # op ssh-word...: source: ssh to the target under the key
+    ( nv_trust_become "$@" )
+}
+
+nv_trust_become() { # the same for the background: this process becomes ssh. To kill a shell before it would leave it connected
     nv_trust_find "$1"
     shift
     read -r nv_address nv_port <"$nv_trust/target"
@@ -37,7 +41,7 @@ nv_trust_ssh() { # op ssh-word...: source: ssh to the target under the key
         -o GlobalKnownHostsFile=/dev/null -o HostKeyAlias=target -o StrictHostKeyChecking=yes -o BatchMode=yes \
         -o UpdateHostKeys=no -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=3 -o LogLevel=ERROR \
         -o HostName="$nv_address" -l root -p "$nv_port" "$@"
-    ssh "$@"
+    exec ssh "$@"
 }
 
 nv_trust_try() { # op: source: the target lets the key in
@@ -98,9 +102,12 @@ nv_change_keys() { # op line: the operation's line is this one; none when it is 
     exec 8>&-
 }
 
-nv_trust_end() { # op: nothing of it is left on this host
+nv_trust_end() { # op: nothing of it is left on this host, no connection that a killed job left either
     nv_trust_find "$1"
     nv_change_keys "$1" ""
+    grep -ls "trust/[o]p-${1#op-}/key" /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ nv_process _; do
+        kill "$nv_process" 2>/dev/null || true
+    done
     rm -rf "$nv_trust"
 }
 

@@ -61,6 +61,7 @@ def is_there_alone(grounds: Grounds, guest: dict[str, Any], host: str, status: s
         left = "ls -d /run/novactl-* /var/lib/novactl/trust/* /var/lib/novactl/instances/.probe-*"
         assert one.run(["sh", "-c", f"{left} 2>/dev/null"]).stdout == ""
         assert " novactl op-" not in one.run(["cat", "/root/.ssh/authorized_keys"]).stdout
+        assert one.run(["pgrep", "-af", "trust/op-"]).stdout == ""  # no connection outlives its operation
 
 
 def test_there_and_back(grounds: Grounds, guest: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ def no_trust(grounds: Grounds) -> None:
     look = "ls -A /var/lib/novactl/trust 2>/dev/null; grep ' novactl op-' /root/.ssh/authorized_keys"
     for host in grounds.fleet.hosts:
         assert host.run(["sh", "-c", look]).stdout == "", host.name
+        assert host.run(["pgrep", "-af", "trust/op-"]).stdout == "", host.name
 
 
 def test_migrate_keeps_the_disk_and_confirm_cleans(grounds: Grounds, name: Callable[[], str]) -> None:
