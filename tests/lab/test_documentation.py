@@ -56,6 +56,17 @@ ELSEWHERE = {
     "novactl pki revoke kvm2": "test_pki.py",
     "novactl recover web1 --dry-run": "test_live_migration.py",
     "novactl recover web1": "test_live_migration.py",
+    "novactl recover web1 --keep kvm2 --dry-run": "test_keep.py",
+    "novactl recover web1 --keep kvm2 --yes": "test_keep.py",
+    "novactl migrate web1 --live --host kvm2 --transport tls": "test_live_transports.py",
+    "novactl migrate web1 --live --host kvm2 --transport tcp": "test_live_transports.py",
+    "novactl migrate web1 --live --host kvm2 --direct": "test_live_direct.py",
+    "novactl migrate web1 --live --host kvm2 --direct --transport tcp": "test_live_direct.py",
+    "novactl flavor create roomy --vcpus 2 --memory 4096 --disk 20 --property hw:max_vcpus=8": (
+        "test_resize_live.py"
+    ),
+    "novactl resize web1 --flavor large --live --dry-run": "test_resize_live.py",
+    "novactl resize web1 --flavor large --live": "test_resize_live.py",
     "novactl op resume ID": "test_operations.py",
     "novactl op rollback ID": "test_operations.py",
     "novactl evacuate --on kvm1 --fenced-by ipmi": "test_evacuate.py",
