@@ -37,6 +37,7 @@ class Found:
     what is there is for audit to clean when it returns."""
 
     seen: Seen
+    migration: Migration
     lost: bool
 
 
@@ -57,7 +58,7 @@ def _check(world: World, action: str, name: str, project: str) -> Found:
         greeting = world.hypervisor(migration.source).greet(instance.uuid)
         restored.check_mark(world, migration.source, greeting.mark)
         restored.check_epoch(world, instance, greeting)
-    return Found(seen=seen, lost=lost)
+    return Found(seen=seen, migration=migration, lost=lost)
 
 
 def _move_of(tx: Tx, name: str, project: str) -> tuple[Instance, Migration | None]:
@@ -138,9 +139,8 @@ class Revert:
     def check(self, world: World) -> Found:
         """Raises Refused, too, when the host that it is on is fenced and a disk that both share is held."""
         found = _check(world, self.kind, self.name, self.project)
-        instance, migration = world.db.read(lambda tx: _move_of(tx, self.name, self.project))
-        if found.lost and migration is not None and migration.storage is Storage.SHARED:
-            acting.check_not_held(world, migration.source, instance)
+        if found.lost and found.migration.storage is Storage.SHARED:
+            acting.check_not_held(world, found.migration.source, found.seen.instance)
         return found
 
     def plan(self, world: World, tx: Tx, op_id: str, found: Found) -> Plan | None:
