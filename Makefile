@@ -6,7 +6,7 @@ ALONE := tests/unit tests/db tests/cli tests/sim tests/virt
 WHOLE := tests/lab/test_lab_fleet.py
 LAB := -n 2 --dist loadfile --no-loadscope-reorder tests/lab --ignore=$(WHOLE)
 
-.PHONY: help setup setup-tests demo test check docs unit lab bench reliability clean
+.PHONY: help setup setup-tests demo test check docs unit lab bench matrix reliability clean
 
 help:
 	@echo "make demo    set everything up, boot an instance on two real hypervisors, clean up"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   ruff, mypy, shellcheck"
 	@echo "make unit    the tests that need no lab"
 	@echo "make bench   measure, write docs/performance figures to bench.json"
+	@echo "make matrix  every kill of every operation on SQLite; an hour"
 	@echo "make reliability  every kill on the three databases, 10000 schedules; writes docs/reliability.md"
 	@echo "make docs    write docs/commands.md and docs/novactl.1 from the code"
 	@echo "make clean   remove .venv and caches"
@@ -55,12 +56,17 @@ lab: setup-tests
 bench: setup-tests
 	$(PYTEST) tests/bench -s --bench-json=bench.json
 
+# before a change of a step lands
+matrix: setup-tests
+	NOVACTL_RELIABILITY=full .venv/bin/python -m pytest -n 2 -q tests/sim/test_matrix.py -k "not on_a_server"
+
 # hours; the part that runs in each `make test`: the same without the variables
 reliability: setup-tests
 	rm -f reliability.json
 	NOVACTL_RELIABILITY=full NOVACTL_SEEDS=10000 .venv/bin/python -m pytest tests/sim -q --reliability-json=reliability.json
 	NOVACTL_RELIABILITY=full .venv/bin/python -m pytest tests/db/test_migrations.py -q
 	$(SUDO) NOVACTL_RELIABILITY=full NOVACTL_LAB_KILLS=100 .venv/bin/python -m pytest tests/lab/test_kills.py tests/lab/test_moved_guests.py -q --reliability-json=reliability.json
+	$(SUDO) NOVACTL_RELIABILITY=full .venv/bin/python -m pytest tests/lab -m long -q
 	.venv/bin/python -m tests.sim.report reliability.json docs/reliability.md
 
 clean:

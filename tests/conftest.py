@@ -1,6 +1,7 @@
 """Shared by all tests: the rule that a skip must have a reason that is checked in, and the counts of what
 the reliability suites went through."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="write what tests.support.counts.record() was told to FILE (sections that FILE has are kept)",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked long is `make reliability`'s: pytest says how many were left out."""
+    if os.environ.get("NOVACTL_RELIABILITY") == "full":
+        return
+    if left := [item for item in items if item.get_closest_marker("long")]:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

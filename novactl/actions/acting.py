@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from novactl.actions import guest, restored
+from novactl.actions import fencing, guest, restored
 from novactl.actions.steps.domains import WriteCopy
-from novactl.actions.steps.sizes import FreeHold
+from novactl.actions.steps.images import SweepStore
 from novactl.actions.world import World
-from novactl.db import hosts, instances, moves
+from novactl.db import catalogue, hosts, instances, moves
 from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
@@ -82,6 +82,13 @@ def record(world: World, seen: Seen) -> None:
             world.tell(f"{found.name}: was {found.vm_state} by the record, is {power} on {found.host}")
 
 
+def is_lost(world: World, instance: Instance) -> bool:
+    """Whether its host is fenced and gives no answer: nothing of it runs there."""
+    host = instance.host
+    fenced = host is not None and world.db.read(lambda tx: hosts.get(tx, host).state) == "fenced"
+    return fenced and not fencing.answers(world, str(host))
+
+
 def check_disks(world: World, instance: Instance) -> None:
     """Raises Refused when a disk of the instance is gone: it is never made anew, since that would hide it."""
     host = world.hypervisor(str(instance.host))
@@ -151,6 +158,14 @@ def domain_with(
     return guest.domain_xml(instance, host, marks, world.template("domain.xml"))
 
 
+def sweep_steps(tx: Tx, instance: Instance) -> list[Step]:
+    """What removes from the store, once the instance has other images or is gone, files of its images that
+    the catalogue's do not have: of one that was shelved or restored, or is in no catalogue any more."""
+    images = [image for image in instance.images if catalogue.sums_of(tx, image.id) != image.sums]
+    sums = sorted({sum_ for image in images for sum_ in image.sums})
+    return [SweepStore(sums=sums)] if sums else []
+
+
 def check_hold(tx: Tx, instance: Instance) -> None:
     """Raises Refused while its guest has more than its flavor, which `resize --live` left it."""
     if _holds_more(tx, instance):
@@ -162,7 +177,11 @@ def check_hold(tx: Tx, instance: Instance) -> None:
 
 def hold_steps(tx: Tx, instance: Instance) -> list[Step]:
     """What gives back, once its guest was off, what that had more than its flavor."""
-    return [FreeHold(host=instance.host, uuid=instance.uuid)] if _holds_more(tx, instance) else []
+    if not _holds_more(tx, instance):
+        return []
+    from novactl.actions.steps.sizes import FreeHold
+
+    return [FreeHold(host=instance.host, uuid=instance.uuid)]
 
 
 def _holds_more(tx: Tx, instance: Instance) -> bool:

@@ -4,35 +4,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from novactl.actions import addresses, guest, placement
+from novactl.actions import addresses, guest, holders, placement
 from novactl.actions.steps.domains import DefineDomain, StartDomain
-from novactl.actions.steps.files import MakeDirectory
+from novactl.actions.steps.files import MakeDirectory, WriteConfigDrive
 from novactl.actions.steps.records import ClaimHost, MarkActive, RecordInstance
+from novactl.actions.wanted import Wanted, check_user_data, names_of, recall, wanted_by
 from novactl.actions.world import World
-from novactl.db import catalogue, groups, hosts, instances, projects
+from novactl.db import catalogue, hosts, instances, projects, second_copy
 from novactl.db import placement as fleet
 from novactl.db.session import Tx
+from novactl.db.step_words import put_in_words
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
-from novactl.errors import NoValidHost, Refused, UsageError
-from novactl.objects.flavor import Flavor, check_flavor
-from novactl.objects.group import ServerGroup
+from novactl.errors import NoValidHost, Refused
+from novactl.objects.candidate import Candidate
 from novactl.objects.host import Host
-from novactl.objects.image import Image
+from novactl.objects.image import GIB
 from novactl.objects.instance import DESCRIPTION_LIMIT, Instance
-from novactl.objects.keypair import Keypair
 from novactl.objects.names import check_name, check_text
-from novactl.objects.network import Network, Port
-from novactl.objects.placement import Placement
+from novactl.objects.network import Network
 from novactl.objects.request import BootRequest
 from novactl.objects.states import TaskState, VmState
-from novactl.virt.domain import Marks, check_properties
+from novactl.virt.domain import check_skeleton
 
 NOBODY = "00000000-0000-4000-8000-000000000000"  # the uuid of what is not made yet
 ATTEMPTS = 3  # as Nova's scheduler max_attempts
-USER_DATA_LIMIT = 65535  # bytes, as Nova's (before base64)
-COUNT_LIMIT = 10_000  # one transaction claims for all: it keeps everybody else waiting
-AT_ONCE = 16  # so many have their steps written at once; of more, each when it starts
+AT_ONCE = 64  # so many have their steps written at once; of more, each when it starts
 APPLIED = frozenset({RecordInstance.type, ClaimHost.type})
 """What the transaction that claims has done itself."""
 
@@ -55,31 +52,50 @@ class Boot:
         return self.request.project
 
     def check(self, world: World) -> dict[str, Any]:
-        """Names, values, sizes; and for one alone what its names mean and the hosts as they are now, so that
-        the transaction that claims has less to do. Raises UsageError, Refused, NotFound."""
+        """Names, values, sizes; of many whether somebody has the image's files; what the names mean and the
+        hosts as they are now, once for all of one --count, so that the transaction that claims has less to
+        do. Raises UsageError, Refused, NotFound."""
         request = self.request
         check_name(self.name, "instance name")
-        if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT:
-            raise Refused(
-                f"user-data has {len(request.user_data)} bytes, the limit is {USER_DATA_LIMIT}",
-                hint="put the bulk where the guest can fetch it",
-            )
+        check_user_data(request.user_data)
         if len(request.metadata) > DESCRIPTION_LIMIT or len(request.tags) > DESCRIPTION_LIMIT:
             raise Refused(f"more than {DESCRIPTION_LIMIT} metadata items or tags")
         for tag in request.tags:
             check_text(tag, "tag", limit=60)
-        return world.db.read(self._prepared) if request.count == 1 else {}
+        check_skeleton(world.template("domain.xml"))
+        if request.count > AT_ONCE and self.index == 0:  # no step of theirs says yet what is needed
+            image = world.db.read(lambda tx: catalogue.image(tx, request.image))
+            wanted = {step.sha256: step.what for step in guest.image_steps(image, "")}
+            holders.sought(world, {sum_: wanted[sum_] for sum_ in wanted if not world.store.has(sum_)})
+        return world.db.read(lambda tx: self._prepared(world, tx)) if self.index == 0 else {}
 
-    def _prepared(self, tx: Tx) -> dict[str, Any]:
+    def _prepared(self, world: World, tx: Tx) -> dict[str, Any]:
         if self.existing(tx) is None:
-            draft = self._draft(_wanted(tx, self.request), NOBODY, "")
-            spec = placement.spec_of(tx, draft, host=self.request.host)
-            placement.Board.of(tx).prepare(spec, id(self.request))
+            request, drafts = self.request, self._drafts(world, tx)
+            spec = placement.spec_of(tx, drafts[0], host=request.host)
+            one = request.partial or world.rehearsal  # each may be refused alone
+            places = placement.Board.of(tx).prepare(
+                spec, id(request), placement.pick_of(drafts[0]), 1 if one else len(drafts)
+            )
+            if len(drafts) <= AT_ONCE:  # of more, none is written yet
+                steps = [
+                    (place.name, tuple(_steps(draft, place)))
+                    for draft, place in zip(drafts, places, strict=False)
+                ]
+                put_in_words(tx, (step for _, some in steps for step in some))
+                tx.memo[f"steps {id(request)}"] = steps
+            projects.limits(tx, self.project)
+            instances.put_in_words(tx, drafts[0])
+            tx.memo["catalogue"] = second_copy.version(tx)
         return tx.memo
 
     def existing(self, tx: Tx) -> Instance | None:
-        """The instance of that name, when there is one."""
-        uuid = instances.named(tx, self.name, self.request.project)
+        """The instance of that name, when there is one; all names of one --count are looked up at once."""
+        known: dict[str, str | None] = tx.memo.setdefault(f"names {self.project}", {})
+        if self.name not in known:
+            names = [self.name] if self.request.count == 1 else names_of(self.request)
+            known |= dict.fromkeys(names) | instances.named(tx, names, self.project)
+        uuid = known.get(self.name)
         return instances.get(tx, uuid) if uuid else None
 
     def plan(self, world: World, tx: Tx, op_id: str, found_before: dict[str, Any]) -> Plan | None:
@@ -92,33 +108,48 @@ class Boot:
             raise Refused(
                 f"instance {self.name} exists already", hint=f"novactl show {found.uuid}; or --if-not-exists"
             )
-        _recall(tx, request, found_before)
-        instance, networks = self._instance(world, tx)
-        projects.check_room(tx, instance.project, "metadata_items", 0, len(instance.metadata))
-        projects.take(tx, instance.project, **_use(instance))
+        recall(tx, request, found_before)
+        drafts, networks = self._drafts(world, tx), wanted_by(tx, request).networks
+        draft = drafts[self.index]
+        _tell_left_out(world, draft)
+        projects.check_room(tx, draft.project, "metadata_items", 0, len(draft.metadata))
+        together = self._together(tx)
+        if together:
+            projects.take(tx, draft.project, **{what: n * together for what, n in _use(draft).items()})
+        ports = tuple(addresses.ports(tx, draft.ports, request.networks, networks, alike=drafts))
         claimed = placement.claim(
             tx,
-            instance,
+            draft,
             host=request.host,
             like=id(request),
             many=request.count > 1,
+            together=together,
             explaining=request.explain,
         )
-        instance = replace(instance, host=claimed.host, numa=claimed.numa)
-        instances.add(tx, instance)
-        for port, network in zip(instance.ports, networks, strict=True):
-            instances.add_port(tx, instance.uuid, network.id, port)
+        user_data = None
         if request.user_data is not None:
-            reference = world.secrets.seal(tx, world.ids.uuid(), instance.uuid, request.user_data)
-            instances.update(tx, instance.uuid, user_data=reference)
-            instance = replace(instance, user_data=reference)
-        return self._journaled(world, tx, op_id, instance, networks, claimed)
+            user_data = world.secrets.seal(tx, world.ids.uuid(), draft.uuid, request.user_data)
+        instance = replace(draft, host=claimed.host, numa=claimed.numa, ports=ports, user_data=user_data)
+        instances.add(tx, instance)
+        tx.memo[f"names {self.project}"][self.name] = instance.uuid
+        for port, network in zip(ports, networks, strict=True):
+            instances.add_port(tx, instance.uuid, network.id, port)
+        return self._journaled(world, tx, instance, networks, claimed)
+
+    def _together(self, tx: Tx) -> int:
+        """How many of its --count, itself among them, are made or none is; 0 for those after the first."""
+        memo = f"together {id(self.request)}"
+        if "together" not in tx.memo:
+            return 1
+        names: dict[str, str | None] = tx.memo[f"names {self.project}"]
+        new = 0 if memo in tx.memo else sum(names[name] is None for name in names_of(self.request))
+        tx.memo[memo] = True
+        return new
 
     def _journaled(
         self,
         world: World,
         tx: Tx,
-        op_id: str,
         instance: Instance,
         networks: Sequence[Network],
         claimed: placement.Claimed,
@@ -134,8 +165,7 @@ class Boot:
         why = {"placement": claimed.explained} if claimed.explained else {}
         later = self.request.count > AT_ONCE and not world.rehearsal
         first = self.index == 0  # its steps show that all of them can be planned
-        host = None if later and not first else hosts.get(tx, instance.host)
-        steps = () if host is None else tuple(_steps(world, op_id, instance, host))
+        steps = () if later and not first else self._final_steps(tx, instance, claimed.candidate)
         return Plan(
             kind=self.kind,
             target=self.name,
@@ -155,14 +185,35 @@ class Boot:
             | why,
         )
 
-    def _instance(self, world: World, tx: Tx) -> tuple[Instance, list[Network]]:
-        wanted, uuid = _wanted(tx, self.request), world.ids.uuid()
-        many = self.request.count > AT_ONCE
-        ports = addresses.ports(tx, uuid, self.request.networks, wanted.networks, many=many)
-        return self._draft(wanted, uuid, world.clock.now(), tuple(ports)), wanted.networks
+    def _final_steps(self, tx: Tx, instance: Instance, place: Candidate) -> tuple[Step, ...]:
+        """Those of an earlier look when it goes where it was to go by that: only its address is new."""
+        known = tx.memo.get(f"steps {id(self.request)}", ())[self.index : self.index + 1]
+        if not known or known[0][0] != place.name:
+            return tuple(_steps(instance, place))
+        return tuple(
+            replace(
+                step,
+                metadata={**step.metadata, "nics": guest.nics(instance.ports)},
+                user_data=instance.user_data,
+            )
+            if isinstance(step, WriteConfigDrive)
+            else step
+            for step in known[0][1]
+        )
 
-    def _draft(self, wanted: "Wanted", uuid: str, now: str, ports: tuple[Port, ...] = ()) -> Instance:
-        """The instance without its host."""
+    def _drafts(self, world: World, tx: Tx) -> list[Instance]:
+        """All of one --count without hosts and addresses."""
+        memo, wanted = f"drafts {id(self.request)}", wanted_by(tx, self.request)
+        if memo not in tx.memo:
+            now, names = world.clock.now(), names_of(self.request)
+            tx.memo[memo] = [
+                replace(self, name=name, index=index)._draft(wanted, world.ids.uuid(), now)
+                for index, name in enumerate([self.name] if len(names) == 1 else names)
+            ]
+        drafts: list[Instance] = tx.memo[memo]
+        return drafts
+
+    def _draft(self, wanted: Wanted, uuid: str, now: str) -> Instance:
         request = self.request
         return Instance(
             uuid=uuid,
@@ -172,7 +223,7 @@ class Boot:
             task_state=TaskState.SPAWNING,
             flavor=wanted.flavor,
             image=wanted.image,
-            ports=ports,
+            ports=addresses.drafts(uuid, wanted.networks),
             key_name=wanted.key.name if wanted.key else None,
             public_key=wanted.key.public_key if wanted.key else None,
             metadata=request.metadata,
@@ -185,63 +236,19 @@ class Boot:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the names of a request mean."""
-
-    image: Image
-    flavor: Flavor
-    key: Keypair | None
-    networks: list[Network]
-    placement: Placement
-    group: ServerGroup | None
+def boots(request: BootRequest) -> list[Boot]:
+    """One for each name of the request. Raises UsageError."""
+    return [Boot(request=request, name=name, index=index) for index, name in enumerate(names_of(request))]
 
 
-def _wanted(tx: Tx, request: BootRequest) -> Wanted:
-    """Looked up once for all of one --count."""
-    memo = f"request {id(request)}"
-    if memo not in tx.memo:
-        image = catalogue.image(tx, request.image)
-        flavor = sized(catalogue.flavor(tx, request.flavor), request)
-        check_fit(flavor, image)
-        wishes, group = placement.resolve(tx, request, request.project)
-        tx.memo[memo] = Wanted(
-            image=image,
-            flavor=flavor,
-            key=catalogue.keypair(tx, request.project, request.key) if request.key else None,
-            networks=[catalogue.network(tx, wanted.network) for wanted in request.networks],
-            placement=wishes,
-            group=group,
+def _tell_left_out(world: World, instance: Instance) -> None:
+    """A disk that the image has and the flavor has no room for is not made."""
+    image = instance.image
+    if image and image.disks and guest.local_disk(image, instance.flavor) is None:
+        size = -(-image.disks["disk.local"]["virtual_size_bytes"] // GIB)
+        world.tell(
+            f"{instance.name}: disk.local of image {image.name} is left out: --ephemeral {size} has room"
         )
-    found: Wanted = tx.memo[memo]
-    return found
-
-
-def _recall(tx: Tx, request: BootRequest, found_before: dict[str, Any]) -> None:
-    """What was looked up before this transaction is used by its first try alone: what it decides changes it.
-    Raises Refused or NotFound for what is not there any more."""
-    for key, value in found_before.items():
-        tx.memo.setdefault(key, value)
-    if found_before:
-        found_before.clear()
-        tx.memo[f"request {id(request)}"] = _still(tx, _wanted(tx, request))
-
-
-def _still(tx: Tx, wanted: Wanted) -> Wanted:
-    if catalogue.image_id(tx, wanted.image.id) is None:
-        raise Refused(f"image {wanted.image.name} was deleted just now")
-    if wanted.group is not None and groups.get(tx, wanted.group.id) is None:
-        raise Refused(f"group {wanted.group.name} was deleted just now")
-    return replace(wanted, networks=[catalogue.network(tx, one.id) for one in wanted.networks])
-
-
-def sized(flavor: Flavor, request: BootRequest) -> Flavor:
-    """With the sizes that the request gives itself. Raises UsageError."""
-    if request.ephemeral_gib is not None:
-        flavor = replace(flavor, ephemeral_gib=request.ephemeral_gib)
-    if request.swap_mib is not None:
-        flavor = replace(flavor, swap_mib=request.swap_mib)
-    return check_flavor(flavor)
 
 
 def _use(instance: Instance) -> dict[str, int]:
@@ -253,29 +260,11 @@ def _recorded(instance: Instance) -> Step:
     return RecordInstance(uuid=instance.uuid, name=instance.name)
 
 
-def check_fit(flavor: Flavor, image: Image) -> None:
-    """Raises Refused when the flavor is too small for the image (Nova's FlavorDiskSmallerThanImage)."""
-    check_properties(image.properties)
-    if image.status != "active":
-        raise Refused(f"image {image.name} is {image.status}")
-    if flavor.disk_gib and flavor.disk_gib < image.needs_gib:
-        raise Refused(
-            f"flavor {flavor.name} has a disk of {flavor.disk_gib} GiB,"
-            f" image {image.name} needs {image.needs_gib}",
-            hint="choose a larger flavor, or one with --disk 0 (the image's own size)",
-        )
-    if flavor.memory_mib < image.min_memory_mib:
-        raise Refused(
-            f"flavor {flavor.name} has {flavor.memory_mib} MiB of memory, image {image.name} needs"
-            f" {image.min_memory_mib}"
-        )
-
-
 def _claimed(instance: Instance, host: str) -> Step:
     return ClaimHost(host=host, uuid=instance.uuid, **vars(instance.resources))
 
 
-def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator[Step]:
+def _steps(instance: Instance, host: Host | Candidate) -> Iterator[Step]:
     """One attempt on one host."""
     uuid, name = instance.uuid, host.name
     yield _claimed(instance, name)
@@ -284,9 +273,7 @@ def _steps(world: World, op_id: str, instance: Instance, host: Host) -> Iterator
     yield MakeDirectory(host=name, uuid=uuid)
     yield from guest.disk_steps(instance, name)
     yield guest.config_drive_step(instance, host)
-    marks = Marks(fleet=world.fleet, operation=op_id, epoch=instance.epoch, generation=1)
-    xml = guest.domain_xml(instance, host, marks, world.template("domain.xml"))
-    yield DefineDomain(host=name, uuid=uuid, xml=xml)
+    yield DefineDomain(host=name, uuid=uuid)
     yield StartDomain(host=name, uuid=uuid)
     yield MarkActive(uuid=uuid)
 
@@ -311,7 +298,7 @@ def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt |
     instances.update(tx, instance.uuid, host=name)
     world.tell(f"{op.target}: {failure}; trying {name}")
     return Attempt(
-        steps=tuple(_steps(world, op.id, moved, hosts.get(tx, name))),
+        steps=tuple(_steps(moved, hosts.get(tx, name))),
         applied=APPLIED,
         locks=frozenset({Lock("host", name, Mode.SHARED)}),
     )
@@ -323,16 +310,6 @@ def _first_attempt(world: World, tx: Tx, op: Operation, instance: Instance, *, u
     assert instance.host
     steps = [_claimed(instance, instance.host)]
     if not undoing:
-        steps = list(_steps(world, op.id, instance, hosts.get(tx, instance.host)))
+        check_skeleton(world.template("domain.xml"))
+        steps = list(_steps(instance, hosts.get(tx, instance.host)))
     return Attempt(common=(_recorded(instance),), steps=tuple(steps), applied=APPLIED)
-
-
-def names_of(request: BootRequest) -> list[str]:
-    """NAME, or NAME-1 … NAME-N with `--count N`. Raises UsageError."""
-    if not 1 <= request.count <= COUNT_LIMIT:
-        raise UsageError(f"--count {request.count} is not within 1 to {COUNT_LIMIT}")
-    if request.count == 1:
-        return [request.name]
-    if any(network.ip for network in request.networks):
-        raise UsageError("ip= asks for one address, --count for several instances")
-    return [f"{request.name}-{n}" for n in range(1, request.count + 1)]

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from novactl.actions import restored
-from novactl.actions.acting import instance_locks, still
+from novactl.actions.acting import instance_locks, still, sweep_steps
 from novactl.actions.steps.domains import RemoveDomain
 from novactl.actions.steps.files import RemoveFiles
 from novactl.actions.steps.records import MarkDeleting, RecordDeleted
+from novactl.actions.steps.shelving import dropped
 from novactl.actions.world import World
 from novactl.db import hosts, instances
 from novactl.db.session import Tx
@@ -40,6 +41,8 @@ class Delete:
             raise
         check_unlocked("delete", instance.name, instance.locked)
         check_allowed("delete", instance.name, instance.vm_state)
+        if instance.host is None:
+            restored.check_record(world, instance)
         for host in world.db.read(lambda tx: _hosts(tx, instance)):
             greeting = world.hypervisor(host).greet(instance.uuid)
             restored.check_mark(world, host, greeting.mark)
@@ -61,7 +64,13 @@ class Delete:
             project=instance.project,
             request={},
             locks=instance_locks(instance),
-            attempt=(MarkDeleting(uuid=uuid), *on_hosts, RecordDeleted(uuid=uuid)),
+            attempt=(
+                MarkDeleting(uuid=uuid),
+                *on_hosts,
+                RecordDeleted(uuid=uuid),
+                *dropped(instance),
+                *sweep_steps(tx, instance),
+            ),
             epoch=instances.raise_epoch(tx, uuid),
             host=instance.host,
             changes={"status": [instance.status, "DELETED"]},

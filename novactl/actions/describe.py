@@ -10,8 +10,10 @@ from typing import Any
 
 from novactl.actions import acting
 from novactl.actions.acting import instance_locks, still
+from novactl.actions.kept_records import kept_record
 from novactl.actions.steps.domains import WriteCopy
 from novactl.actions.steps.records import ChangeRecord, RecordCopied
+from novactl.actions.steps.shelving import KeepRecord
 from novactl.actions.world import World
 from novactl.db import instances, projects
 from novactl.db.session import Tx, dumps
@@ -125,7 +127,7 @@ def _find(world: World, action: str, name: str, project: str) -> Instance:
 
 
 def _check_free(tx: Tx, changed: Instance) -> None:
-    if other := instances.named(tx, changed.name, changed.project):
+    if other := instances.named(tx, [changed.name], changed.project).get(changed.name):
         raise Refused(f"instance {changed.name} exists already", hint=f"novactl show {other}")
 
 
@@ -149,6 +151,8 @@ def _plan(world: World, tx: Tx, op_id: str, kind: str, instance: Instance, chang
         instances.note_copy(tx, uuid, behind=True)
         xml = acting.domain_xml(world, tx, op_id, instances.get(tx, uuid), epoch)
         steps += [WriteCopy(host=instance.host, uuid=uuid, xml=xml), RecordCopied(uuid=uuid)]
+    elif COPIED & values.keys() and kept_record(world.store, uuid, world.fleet) is not None:
+        steps.append(KeepRecord(uuid=uuid))
     return Plan(
         kind=kind,
         target=instance.name,

@@ -18,6 +18,7 @@ from novactl.errors import Busy
 from novactl.objects.finding import Finding
 from novactl.objects.instance import Instance
 from novactl.objects.migration import Migration, MigrationStatus
+from novactl.objects.names import operation_of
 from novactl.objects.states import VmState
 from novactl.objects.survey import Survey
 
@@ -215,7 +216,7 @@ def _on_host(survey: Survey, uuid: str, op: Operation | None) -> Iterator[str]:
     for of, n, running in survey.jobs:
         if op is not None and of == op.id:
             yield f"job of step {n} {'runs' if running else 'has ended'}"
-    if op is not None and op.id in survey.trusts:
+    if op is not None and any(operation_of(key) == op.id for key in survey.trusts):
         yield "key of the operation"
 
 
@@ -307,10 +308,7 @@ def _steps(operator: Operator, diagnosis: Diagnosis) -> list[dict[str, Any]]:
         return [step for one in shown for step in one["steps"]]
     if op is None:
         return []
-    if diagnosis.course is Course.UNDO:
-        return [plans.step(one) for one in reversed(op.records) if one.state in TOUCHED]
-    ahead = (one for one in op.records if one.attempt in (0, op.attempt) and one.state is not StepState.DONE)
-    return [plans.step(one) for one in ahead]
+    return plans.remaining(op, back=diagnosis.course is Course.UNDO)
 
 
 def _heals(diagnosis: Diagnosis) -> list[list[heal.Heal]]:

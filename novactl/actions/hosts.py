@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from novactl.actions import pki
+from novactl.actions import pki, share
 from novactl.actions.hardware import dedicated
 from novactl.actions.host_checks import FENCED, Looks, examine, measured
 from novactl.actions.world import World
@@ -81,9 +81,9 @@ def add(
     reach.enlist(host, request.identity)
     try:
         host = _enrol(world, reach, host, request)
-        old = world.db.write(lambda tx: _settle(tx, request, host))
-        if request.identity is not None:
+        if request.identity is not None:  # first: who dies in between leaves no host that nobody gets into
             reach.set_identity(host.name, request.identity)
+        old = world.db.write(lambda tx: _settle(tx, request, host))
     finally:
         reach.delist(host.name)
     return host, old is None
@@ -273,4 +273,5 @@ def _refuse_in_use(tx: Tx, name: str) -> Host:
     held = tx.one("SELECT operation FROM op_locks WHERE kind = 'host' AND id = :name", name=name)
     if held:
         raise Refused(f"host {name} is in use by operation {held['operation']}")
+    share.refuse_holder(tx, name)
     return host

@@ -1,6 +1,8 @@
 """image add, set, delete."""
 
+import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,12 +10,12 @@ from typing import Any, Protocol
 from novactl.actions.world import World
 from novactl.db import catalogue
 from novactl.db.session import Tx
-from novactl.errors import ImageRefused, Refused, UsageError
-from novactl.objects.image import Image
+from novactl.errors import ImageRefused, NotFound, Refused, UsageError
+from novactl.objects.image import FORMATS, Image
 from novactl.objects.names import SHA256, check_name, check_pattern, check_text
 from novactl.virt.domain import check_properties
 
-FORMATS = ("raw", "qcow2", "vmdk", "iso")
+MAX_DOWNLOAD = 64 << 30  # bytes
 
 
 class FileStore(Protocol):
@@ -23,6 +25,7 @@ class FileStore(Protocol):
     def add(
         self, source: Path, *, declared: str | None, expected_sha256: str | None, progress: Any
     ) -> Any: ...
+    def incoming(self, key: str) -> AbstractContextManager[Any]: ...
     def add_blob(self, source: Path) -> tuple[str, int]: ...
     def has(self, sha256: str) -> bool: ...
     def delete(self, sha256: str) -> None: ...
@@ -30,10 +33,14 @@ class FileStore(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
-    """`novactl image add`. `replacing`: one of that name goes when this one comes; instances keep theirs."""
+    """`novactl image add`, of a `file` or a `url`. `replacing`: one of that name goes when this one comes;
+    instances keep theirs. `allow_private`: the URL's own host may have an address that is not public."""
 
     name: str
-    file: Path
+    file: Path | None = None
+    url: str | None = None
+    max_size: int = MAX_DOWNLOAD
+    allow_private: bool = False
     disk_format: str | None = None
     sha256: str | None = None
     properties: dict[str, str]
@@ -54,9 +61,7 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
     _check(request)
     if not request.replacing:
         world.db.read(lambda tx: catalogue.refuse_taken(tx, "image", request.name))
-    stored = store.add(
-        request.file, declared=request.disk_format, expected_sha256=request.sha256, progress=progress
-    )
+    stored = _taken_in(store, request, progress)
     copied = {stored.sha256}
     try:
         kernel, kernel_size = _blob(store, request.kernel, request.kernel_sha256, copied)
@@ -92,8 +97,31 @@ def add(world: World, store: FileStore, request: ImageRequest, progress: Callabl
         sweep(world, store, copied)
         raise
     if old is not None:
-        sweep(world, store, files_of(old))
+        sweep(world, store, old.sums)
     return image
+
+
+def _taken_in(store: FileStore, request: ImageRequest, progress: Callable[[int, int], None]) -> Any:
+    """The request's file, in the store. A download that was cut or killed goes on where it stood."""
+    if request.file is not None:
+        return store.add(
+            request.file, declared=request.disk_format, expected_sha256=request.sha256, progress=progress
+        )
+    from novactl.images.addresses import target_of
+    from novactl.images.download import Download, download
+
+    assert request.url is not None
+    wanted = Download(
+        target_of(request.url), request.max_size, request.sha256 is not None, request.allow_private
+    )
+    key = f"url-{hashlib.sha256(request.url.encode()).hexdigest()[:32]}"
+    with store.incoming(key) as coming:
+        try:
+            size = download(wanted, coming, progress)
+            return coming.finish(size, declared=request.disk_format, expected_sha256=request.sha256)
+        except (Refused, NotFound):
+            coming.discard()
+            raise
 
 
 def _blob(
@@ -109,11 +137,6 @@ def _blob(
     return sha256, size
 
 
-def files_of(image: Image) -> set[str]:
-    """SHA-256 of every file of the store that it is made of."""
-    return {sum_ for sum_ in (image.sha256, image.kernel_sha256, image.initrd_sha256) if sum_}
-
-
 def _check_kept(store: FileStore, name: str, files: set[str]) -> None:
     """Raises Refused when another command's sweep took a file away before the image had its row."""
     if not all(store.has(sha256) for sha256 in files):
@@ -122,6 +145,10 @@ def _check_kept(store: FileStore, name: str, files: set[str]) -> None:
 
 def _check(request: ImageRequest) -> None:
     check_name(request.name, "image name")
+    if (request.file is None) == (request.url is None):
+        raise UsageError("give --file or --url, one of them")
+    if request.max_size <= 0:
+        raise UsageError("--max-size is 1 GiB or more")
     if request.disk_format is not None and request.disk_format not in FORMATS:
         raise UsageError(f"--format {request.disk_format!r} is not one of {', '.join(FORMATS)}")
     if request.sha256 is not None:
@@ -135,17 +162,34 @@ def _check(request: ImageRequest) -> None:
         raise UsageError("--min-disk and --min-memory are 0 or more")
 
 
-def set_properties(world: World, name: str, new_name: str | None, properties: dict[str, str]) -> Image:
-    """Properties given are set; an empty value removes one."""
-    check_properties({key: value for key, value in properties.items() if value})
+def change(
+    world: World,
+    name: str,
+    *,
+    new_name: str | None = None,
+    properties: dict[str, str] | None = None,
+    min_disk_gib: int | None = None,
+    min_memory_mib: int | None = None,
+) -> Image:
+    """What is given is set; an empty value removes a property. Instances keep their own copy of an image."""
+    given = properties or {}
+    check_properties({key: value for key, value in given.items() if value})
+    if min(min_disk_gib or 0, min_memory_mib or 0) < 0:
+        raise UsageError("--min-disk and --min-memory are 0 or more")
 
     def work(tx: Tx) -> Image:
         image = catalogue.image(tx, name)
         if new_name is not None and new_name != image.name:
             check_name(new_name, "image name")
             catalogue.refuse_taken(tx, "image", new_name)
-        merged = {k: v for k, v in {**image.properties, **properties}.items() if v}
-        image = replace(image, name=new_name or image.name, properties=merged)
+        image = replace(
+            image,
+            name=new_name or image.name,
+            properties={k: v for k, v in {**image.properties, **given}.items() if v},
+            min_disk_gib=image.min_disk_gib if min_disk_gib is None else min_disk_gib,
+            min_memory_mib=image.min_memory_mib if min_memory_mib is None else min_memory_mib,
+        )
+        check_properties(image.properties)
         catalogue.update_image(tx, image)
         return image
 
@@ -156,7 +200,7 @@ def delete(world: World, store: FileStore, name: str) -> Image:
     """Out of the catalogue; its files stay in the store while an instance still needs them."""
 
     image = world.db.write(lambda tx: _take_out(tx, name))
-    sweep(world, store, files_of(image))
+    sweep(world, store, image.sums)
     return image
 
 

@@ -72,7 +72,7 @@ class Content:
     file is taken in; without it the file is read, here, once."""
 
     def __init__(self, inventory: Inventory, store: Any) -> None:
-        from novactl.images.store import sha256_of
+        from novactl.images.blocks import sha256_of
 
         self.store = store
         self.fields: dict[str, Fields] = {}

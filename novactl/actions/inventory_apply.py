@@ -141,7 +141,7 @@ class Apply:
         staying = [change for change in found if change.change != "remove"]
         for change in leaving + staying:  # what leaves makes room for what comes, and a project goes last
             if change.kind == "image" and change.change == "remove":
-                files |= image_actions.files_of(state.images[change.name])
+                files |= state.images[change.name].sums
             if change.kind == "aggregate" and (error := self._short(state, change)):
                 short[change.name] = error
                 continue

@@ -59,5 +59,7 @@ def _policy(fields: Section) -> Section:
 
 
 def _cron(fields: Section) -> Section:
-    lengths = {key: as_duration(fields[key]) for key in ("every", "jitter") if fields.get(key) is not None}
+    lengths = {
+        key: as_duration(fields[key]) for key in ("every", "jitter", "older") if fields.get(key) is not None
+    }
     return {**lengths, "enabled": fields["enabled"]}

@@ -97,7 +97,7 @@ class Suspend:
         seen = acting.look(world, self.name, self.project)
         acting.check(world, self.kind, seen, target=VmState.SUSPENDED)
         if seen.vm_state is not VmState.SUSPENDED:
-            _check_room(world, seen.instance)
+            check_room(world, seen.instance)
         return seen
 
     def plan(self, world: World, tx: Tx, op_id: str, seen: Seen) -> Plan | None:
@@ -108,7 +108,7 @@ class Suspend:
         copy = acting.copy_steps(world, tx, op_id, instance, epoch)
         steps = (
             SetTask(uuid=uuid, task=TaskState.SUSPENDING),
-            SaveMemory(host=instance.host, uuid=uuid, size_bytes=_needed_mib(instance) * MIB),
+            SaveMemory(host=instance.host, uuid=uuid, size_bytes=needed_mib(instance) * MIB),
             MarkSuspended(uuid=uuid, vm_state=VmState.SUSPENDED, power_state=PowerState.SHUTDOWN),
             *copy,
             *(RecordCopied(uuid=uuid) for _ in copy),
@@ -156,13 +156,13 @@ class Resume:
         return plan_of(self.kind, instance, steps, epoch, status="ACTIVE", force=self.force)
 
 
-def _needed_mib(instance: Instance) -> int:
+def needed_mib(instance: Instance) -> int:
     return instance.flavor.memory_mib + MARGIN_MIB
 
 
-def _check_room(world: World, instance: Instance) -> None:
+def check_room(world: World, instance: Instance) -> None:
     """Raises Refused unless the guest's memory has room on its host."""
-    free, needed = world.hypervisor(str(instance.host)).room_to_save() // MIB, _needed_mib(instance)
+    free, needed = world.hypervisor(str(instance.host)).room_to_save() // MIB, needed_mib(instance)
     if free < needed:
         raise Refused(
             f"{instance.name}: its memory may take {needed} MiB on {instance.host}, where libvirt saves"

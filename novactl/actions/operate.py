@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from novactl.actions import batches, boot, evacuate, plans, recover, second_copies
-from novactl.actions.delete import Delete
+from novactl.actions import batches, plans, second_copies
+from novactl.actions.attempts import NEXT_ATTEMPTS, NextAttemptOf
 from novactl.actions.outcome import Outcome, left_or_ended
+from novactl.actions.sources import Sources
 from novactl.actions.world import World
 from novactl.db import instances, operations
 from novactl.db.journal import DbJournal
@@ -25,13 +26,6 @@ ASK_AGAIN = 0.3  # seconds between two tries to get a lock
 CHANGES = 3  # how often a record may change between check and plan
 
 T = TypeVar("T")
-
-NextAttemptOf = Callable[[World, Any, Operation, str], Attempt | None]
-NEXT_ATTEMPTS: Mapping[str, NextAttemptOf] = {
-    "boot": boot.next_attempt,
-    "evacuate": evacuate.next_attempt,
-}
-"""Kinds of operation that try another host, and how they plan it."""
 
 
 class Action(Protocol):
@@ -73,6 +67,7 @@ class Operator:
         self.observe = observe
         self.alive = alive
         self.next_attempts = next_attempts
+        self.sources = Sources(world)
         self.heartbeat = Heartbeat(journal)
         self.lock_wait = 0.0
         self._working = 0
@@ -85,21 +80,28 @@ class Operator:
         before it, then rolled back. Nothing is sealed and no key is made for it. `partial` as in run(): one
         that is refused says `refused`."""
         world = replace(self.world, secrets=plans.Unsealed(), rehearsal=True)
-        facts = [action.check(world) for action in actions]
+        facts: list[Any] = []
+        firsts: list[dict[str, Any] | None] = []
 
         def work(tx: Tx) -> list[dict[str, Any]]:
             shown: list[dict[str, Any]] = []
-            for action, fact in zip(actions, facts, strict=True):
+            for action, fact, first in zip(actions, facts, firsts, strict=True):
                 try:
                     with plans.apart(tx, partial):
-                        shown.append(self._shown(world, tx, action, fact))
+                        shown.append(first or self._shown(world, tx, action, fact))
                 except Refused as error:
                     if not partial:
                         raise
                     shown.append({**plans.nothing(action), "refused": error.message})
             return shown
 
-        return self.world.db.rehearse(work)
+        def once() -> list[dict[str, Any]]:
+            nonlocal facts, firsts
+            firsts = [plans.first(self, action, world) for action in actions]
+            facts = [first or action.check(world) for action, first in zip(actions, firsts, strict=True)]
+            return self.world.db.rehearse(work)
+
+        return self.sources.asked(once)
 
     def _shown(self, world: World, tx: Tx, action: Action, fact: Any) -> dict[str, Any]:
         op_id = self.world.ids.operation()
@@ -107,7 +109,7 @@ class Operator:
         return (
             plans.nothing(action)
             if plan is None
-            else plans.describe(self.journal.insert(tx, op_id, plan), plan)
+            else plans.describe(self.journal.insert(tx, op_id, self.sources.of_plan(plan)), plan)
         )
 
     # --- doing ---
@@ -177,8 +179,11 @@ class Operator:
         def once() -> Operation | None:
             nonlocal stuck
             facts = None
-            if isinstance(action, evacuate.Evacuate):
-                ended = recover.give_up(self, action.proven(self.world))
+            proven = getattr(action, "proven", None)  # one whose host is down for certain: evacuate.Evacuate
+            if proven is not None:
+                from novactl.actions import recover
+
+                ended = recover.give_up(self, proven(self.world))
                 if ended is not None:
                     return ended
             try:
@@ -189,8 +194,10 @@ class Operator:
                     return now  # undoing its boot has removed it, or another delete was finished
                 raise
             except Busy as busy:
-                if not isinstance(action, Delete) or stuck is not None:
+                if action.kind != "delete" or stuck is not None:
                     raise
+                from novactl.actions import recover
+
                 stuck = recover.make_way(self, busy, facts)
             return once()
 
@@ -210,18 +217,21 @@ class Operator:
 
             def work(tx: Tx) -> tuple[list[Operation | None], dict[int, Refused]]:
                 _go_on(tx, parent)
-                ops: list[Operation | None] = []
+                if refused is None:
+                    tx.memo["together"] = True  # what all of them take may be counted at once
+                made: list[tuple[str, Plan | None]] = []
                 errors: dict[int, Refused] = {}
                 for index, (action, fact) in enumerate(zip(actions, facts, strict=True)):
+                    op_id = self.world.ids.operation()
                     try:
                         with plans.apart(tx, refused is not None):
-                            ops.append(self._plan(tx, action, fact, parent, state))
+                            made.append((op_id, action.plan(self.world, tx, op_id, fact)))
                     except Refused as error:
                         if refused is None:
                             raise
                         errors[index] = error
-                        ops.append(None)
-                return ops, errors
+                        made.append((op_id, None))
+                return self._journal(tx, made, parent, state), errors
 
             ops, errors = self.world.db.write(work)
             for index, error in errors.items():
@@ -239,7 +249,7 @@ class Operator:
         while True:
             self.world.interrupt.check()
             try:
-                return once()
+                return self.sources.asked(once)
             except Busy as busy:
                 changes += busy.operation is None
                 if clock.monotonic() >= patience and (busy.operation is not None or changes > CHANGES):
@@ -259,16 +269,17 @@ class Operator:
         _go_on(tx, parent)
         if stuck is not None and stuck.state is OpState.INCOMPLETE:
             self.journal.abandon(tx, stuck, f"{action.kind} of {action.target} cleans up after it")
-        return self._plan(tx, action, facts, parent, state)
-
-    def _plan(
-        self, tx: Tx, action: Action, facts: Any, parent: Operation | None, state: OpState
-    ) -> Operation | None:
         op_id = self.world.ids.operation()
         plan = action.plan(self.world, tx, op_id, facts)
-        if plan is None:
-            return None
-        return self.journal.insert(tx, op_id, plan, parent.id if parent else None, state)
+        return self._journal(tx, [(op_id, plan)], parent, state)[0]
+
+    def _journal(
+        self, tx: Tx, made: Sequence[tuple[str, Plan | None]], parent: Operation | None, state: OpState
+    ) -> list[Operation | None]:
+        """The operation of each plan, in order; None where there is nothing to do."""
+        wanted = {op_id: self.sources.of_plan(plan) for op_id, plan in made if plan is not None}
+        ops = iter(self.journal.insert_all(tx, wanted, parent.id if parent else None, state))
+        return [None if plan is None else next(ops) for _, plan in made]
 
     def settle(self, outcome: Outcome, op: Operation | None, project: str) -> None:
         """Run a journaled operation and write down how it ended."""
@@ -315,7 +326,8 @@ class Operator:
 
     def _next_attempt(self, tx: Tx, op: Operation, failure: str) -> Attempt | None:
         again = self.next_attempts.get(op.kind)
-        return again(self.world, tx, op, failure) if again else None
+        attempt = again(self.world, tx, op, failure) if again else None
+        return attempt and self.sources.of_attempt(attempt)
 
     def instance(self, uuid: str | None) -> Instance | None:
         """The record, also of one that was deleted."""

@@ -1,82 +1,21 @@
-"""Where an instance goes: its wishes resolved, and a host claimed for it, in one transaction."""
+"""Where an instance goes: a host claimed for it, in one transaction."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from novactl.db import aggregates, groups, hosts, instances, placement, settings
+from novactl.db import groups, hosts, instances, placement, settings
 from novactl.db.session import Tx, dumps
-from novactl.errors import NoValidHost, Refused, UsageError
+from novactl.errors import NoValidHost
 from novactl.objects.candidate import Candidate
 from novactl.objects.extra_specs import cpu_request, firmware, numa_request
 from novactl.objects.group import GroupPolicy, ServerGroup
+from novactl.objects.host import Resources
 from novactl.objects.instance import Instance
-from novactl.objects.names import KEY, check_pattern, check_text
-from novactl.objects.placement import Placement
-from novactl.objects.request import Wishes
-from novactl.scheduler import hardware
+from novactl.scheduler import filters, hardware
 from novactl.scheduler.select import ALTERNATES, Selection, explain, no_valid_host
 from novactl.scheduler.spec import Members, Rules, Spec
-
-# --- wishes ---
-
-
-def resolve(tx: Tx, wishes: Wishes, project: str) -> tuple[Placement, ServerGroup | None]:
-    """What was typed, as uuids and ids. Raises NotFound, Refused for an instance that was deleted or has no
-    host, or a zone that no host is in, UsageError for wishes that contradict each other."""
-    if wishes.host is not None:
-        hosts.get(tx, wishes.host)
-    if wishes.aggregate is not None:
-        aggregates.get(tx, wishes.aggregate)
-    _check_zone(tx, wishes.zone)
-    apart = [_instance(tx, name, project) for name in wishes.apart_from]
-    together = [_instance(tx, name, project) for name in wishes.together_with]
-    _check_contradictions(wishes, apart, together)
-    group = groups.find(tx, wishes.group, project) if wishes.group is not None else None
-    made = Placement(
-        zone=wishes.zone,
-        aggregate=wishes.aggregate,
-        apart_from=tuple(one.uuid for one in apart),
-        together_with=tuple(one.uuid for one in together),
-        required=dict(wishes.required),
-        forbidden=dict(wishes.forbidden),
-    )
-    return made, group
-
-
-def _check_zone(tx: Tx, zone: str | None) -> None:
-    if zone is None or zone in (known := placement.zones(tx)):
-        return
-    raise Refused(
-        f"zone {zone!r}: no host is in it", hint=f"zones: {', '.join(known)}" if known else "novactl host add"
-    )
-
-
-def _instance(tx: Tx, name: str, project: str) -> Instance:
-    found = instances.find(tx, name, project, deleted=True)
-    if found.deleted_at is not None:
-        raise Refused(
-            f"instance {name} was deleted at {found.deleted_at}: nothing can be with or apart from it"
-        )
-    return found
-
-
-def _check_contradictions(wishes: Wishes, apart: Sequence[Instance], together: Sequence[Instance]) -> None:
-    if both := {one.uuid for one in apart} & {one.uuid for one in together}:
-        name = next(one.name for one in apart if one.uuid in both)
-        raise UsageError(f"instance {name}: cannot be both together with it and apart from it")
-    if homeless := next((one for one in together if one.host is None), None):
-        raise Refused(f"instance {homeless.name} has no host to be together with it on")
-    places = sorted({str(one.host) for one in together})
-    if len(places) > 1:
-        names = ", ".join(f"{one.name} on {one.host}" for one in together)
-        raise Refused(f"cannot be together with all of them: {names}")
-    if clash := next((one for one in apart if one.host in places), None):
-        raise Refused(f"{clash.name} is on {places[0]} too: cannot be apart from it there")
-    for key, value in wishes.required.items():
-        if key in wishes.forbidden and wishes.forbidden[key] in (None, value):
-            raise UsageError(f"label {key}: both required and forbidden")
-
 
 # --- what is asked of a host ---
 
@@ -117,6 +56,8 @@ def spec_of(
 def _hosts_of(tx: Tx, wanted: Sequence[str]) -> dict[str, str]:
     """The host of each of these instances, and the instance's name; those that are gone, or are still to be
     evacuated, bind nobody."""
+    if not wanted:
+        return {}
     fenced = {host.name for host in Board.of(tx).hosts if host.state == "fenced"}
     found = [instances.get(tx, uuid) for uuid in wanted]
     living = [one for one in found if one.deleted_at is None and one.host not in fenced]
@@ -133,8 +74,7 @@ def _naming(tx: Tx, instance: Instance, wish: str) -> dict[str, str]:
 def _members(tx: Tx, board: "Board", instance: Instance) -> Members | None:
     if instance.group_id is None:
         return None
-    known = instance.group_id in board.groups
-    group = board.groups[instance.group_id] if known else groups.get(tx, instance.group_id)
+    group = _group(tx, instance.group_id)
     if group is None:
         return None
     return Members(
@@ -145,7 +85,16 @@ def _members(tx: Tx, board: "Board", instance: Instance) -> Members | None:
     )
 
 
+def against_image(tx: Tx, instance: Instance) -> list[str]:
+    """Why its host may not have its image, whatever else is asked of a host that it has already."""
+    spec, here = spec_of(tx, instance), next(one for one in Board.of(tx).hosts if one.name == instance.host)
+    return [row["reason"] for row in filters.rejections(here, spec, filters.OF_IMAGE)]
+
+
 # --- the decision ---
+
+CHANGING = frozenset({filters.io_ops, filters.instances, hardware.numa})
+"""Filters whose answer changes with what instances and operations do, beside those that hosts.claim asks."""
 
 
 @dataclass
@@ -155,16 +104,19 @@ class Board:
     hosts: list[Candidate]
     rules: Rules
     selections: dict[object, Selection] = field(default_factory=dict)
-    prepared: dict[object, Selection] = field(default_factory=dict)  # of an earlier look
+    prepared: dict[object, tuple[Spec, Selection]] = field(default_factory=dict)  # of an earlier look
+    expected: dict[object, list[Candidate]] = field(default_factory=dict)  # where they go by that look
     refused: dict[object, NoValidHost] = field(default_factory=dict)
-    groups: dict[str, ServerGroup | None] = field(default_factory=dict)  # locked: we place their members
+    reserved: dict[object, deque[Candidate | None]] = field(default_factory=dict)  # of each in turn
+    locked: set[str] = field(default_factory=set)  # groups: we place their members
     cells_of: Tx | None = None  # the transaction that read what is held of the hosts' cells
 
     @classmethod
     def of(cls, tx: Tx) -> "Board":
         """Read once in a transaction."""
         if "board" not in tx.memo:
-            rules = Rules(**settings.get(tx, "scheduler"), multipliers=settings.get(tx, "weighers"))
+            decided = settings.some(tx, "scheduler", "weighers")
+            rules = Rules(**decided["scheduler"], multipliers=decided["weighers"])
             counted = bool(rules.max_instances_per_host or rules.multipliers.get("instances"))
             tx.memo["board"] = cls(placement.candidates(tx, counted=counted), rules)
         board: Board = tx.memo["board"]
@@ -181,28 +133,50 @@ class Board:
     def has_aggregates(self) -> bool:
         return any(host.aggregates for host in self.hosts)
 
-    def select(self, spec: Spec, like: object = None) -> Selection:
-        """Those that can take it, best first; kept for the others who ask alike."""
-        made = Selection(self.hosts, spec, aggregates=self.has_aggregates)
-        if like is not None:
-            self.selections[like] = made
-        return made
+    def select(self, spec: Spec) -> Selection:
+        """Those that can take it, best first."""
+        return Selection(self.hosts, spec, aggregates=self.has_aggregates)
 
-    def prepare(self, spec: Spec, like: object) -> None:
+    def prepare(self, spec: Spec, like: object, pick: int, count: int) -> list[Candidate]:
         """Look at all hosts before the transaction that decides: it keeps everybody else waiting. It uses
-        what was found if the instance still asks the same then; the claim itself looks at the host as it
-        is."""
-        self.prepared[like] = Selection(self.hosts, spec, aggregates=self.has_aggregates)
+        what was found if the catalogue is the same then, and the instance still asks the same. `count`: so
+        many ask alike, and get a host or none does. Where they will go, as far as there are hosts."""
+        own = spec.group and replace(spec.group, on=dict(spec.group.on))  # it counts who is taken
+        made = Selection(self.hosts, replace(spec, group=own), aggregates=self.has_aggregates)
+        self.prepared[like] = spec, made
+        if count == 1:
+            return [best] if (best := made.best(pick)) is not None else []
+        self.expected[like] = _taken(made, pick, count)
+        return self.expected[like]
 
     def still(self, tx: Tx, host: Candidate, selection: Selection) -> bool:
-        """Whether a host that passed in an earlier look does so now."""
-        if not self.prepared:
+        """Whether a host that passed in an earlier look does so now. Of what may have changed while the
+        catalogue has not, hosts.claim asks the rest itself."""
+        if not self.prepared or not CHANGING.intersection(selection.filters):
             return True
-        counted = bool(self.rules.max_instances_per_host)
-        now = placement.candidates(tx, counted=counted, name=host.name)
+        counted, busy = bool(self.rules.max_instances_per_host), bool(self.rules.max_io_ops_per_host)
+        now = placement.candidates(tx, counted=counted, busy=busy, name=host.name)
         if selection.spec.numa is not None:
             placement.load_numa_holds(tx, now)
         return any(selection.passes(one) for one in now)
+
+    def reserve(self, tx: Tx, selection: Selection, pick: int, count: int, like: object) -> None:
+        """Hosts for so many who ask alike are claimed at once, as many as there are; none where what changes
+        meanwhile is asked of each anew."""
+        if selection.spec.numa is not None or (self.prepared and CHANGING.intersection(selection.filters)):
+            return
+        chosen = self.expected.get(like, [])[:count]
+        if len(chosen) < count or selection is not self.prepared[like][1]:
+            chosen = _taken(selection, pick, count)
+        wanted = Counter(host.name for host in chosen)
+        one = vars(selection.spec.resources)
+        asked = {
+            name: Resources(**{size: n * times for size, n in one.items()}) for name, times in wanted.items()
+        }
+        given = set(hosts.reserve(tx, asked))
+        self.reserved[like] = deque(host if host.name in given else None for host in chosen)
+        for name in wanted.keys() - given:  # fuller than it was when it was looked at
+            selection.drop(next(host for host in chosen if host.name == name))
 
     def refusal(self, name: str, spec: Spec, like: object = None) -> NoValidHost:
         """Why nobody can take it; looked for once for all who ask alike."""
@@ -218,12 +192,27 @@ class Board:
         return explain(self.hosts, spec, aggregates=self.has_aggregates)
 
 
+def pick_of(instance: Instance) -> int:
+    """Its own large number, for Selection.best()."""
+    return int(instance.uuid.replace("-", ""), 16)
+
+
+def _taken(selection: Selection, pick: int, count: int) -> list[Candidate]:
+    """Hosts for so many who ask alike, each decision seeing those before it; fewer when none is left."""
+    chosen: list[Candidate] = []
+    while len(chosen) < count and (best := selection.best(pick + len(chosen))) is not None:
+        selection.take(best)
+        chosen.append(best)
+    return chosen
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
     """The host whose share the instance holds, the next best, what it has of the host's cells, and with
     --explain why (explained())."""
 
     host: str
+    candidate: Candidate
     alternates: list[str]
     numa: dict[str, Any] | None = None
     explained: dict[str, Any] | None = None
@@ -237,23 +226,25 @@ def claim(
     tried: frozenset[str] = frozenset(),
     like: object = None,
     many: bool = False,
+    together: int = 1,
     explaining: bool = False,
     role: str = "instance",
 ) -> Claimed:
     """The best host holds its share for the instance. `like`: a key that those who ask the same in this
-    transaction have in common (`many`: there are several). `tried`: hosts that it does not go to. `role`: of
-    its hold there, move-target for one that has a host. Raises NoValidHost with every host's reasons."""
-    how = {"many": many, "explaining": explaining}
+    transaction have in common (`many`: there are several; `together`: so many, this one among them, get a
+    host or none does). `tried`: hosts that it does not go to. `role`: of its hold there, move-target for one
+    that has a host. Raises NoValidHost with every host's reasons."""
+    how: dict[str, Any] = {"many": many, "together": together, "explaining": explaining, "role": role}
     board = Board.of(tx)
     try:
-        return _claimed(tx, board, instance, host, tried, like, role=role, **how)
+        return _claimed(tx, board, instance, host, tried, like, **how)
     except NoValidHost:
         if not board.prepared:
             raise
     del tx.memo["board"]  # it was read before this transaction: the refusal is about the hosts as they are
-    return _claimed(
-        tx, Board.of(tx), instance, host, tried, like, many=many, explaining=explaining, role=role
-    )
+    fresh = Board.of(tx)
+    fresh.reserved = board.reserved
+    return _claimed(tx, fresh, instance, host, tried, like, **how | {"together": 1})
 
 
 def _claimed(
@@ -265,6 +256,7 @@ def _claimed(
     like: object,
     *,
     many: bool,
+    together: int,
     explaining: bool,
     role: str,
 ) -> Claimed:
@@ -274,11 +266,21 @@ def _claimed(
     first = selection is None
     if selection is None:
         spec = spec_of(tx, instance, host=host, tried=tried)
-        selection = board.prepared.get(like)
-        if selection is None or selection.spec != spec:
-            selection = board.select(spec, like)
+        if spec.group is not None:  # those who have a host already, but no row yet
+            for one in filter(None, board.reserved.get(like, ())):
+                spec.group.on[one.name] = spec.group.on.get(one.name, 0) + 1
+        asked, before = board.prepared.get(like, (None, None))
+        selection = before if before is not None and asked == spec else board.select(spec)
+        if like is not None:
+            board.selections[like] = selection
     rows = board.explain(selection.spec) if explaining and first else None
-    pick = int(instance.uuid.replace("-", ""), 16)
+    pick = pick_of(instance)
+    if together > 1 and first:
+        board.reserve(tx, selection, pick, together, like)
+    if (reserved := board.reserved.get(like)) and (own := reserved.popleft()) is not None:
+        hosts.hold(tx, own.name, instance.uuid, instance.resources, role)
+        told = explained(own.name, [], rows, []) if rows is not None else None
+        return Claimed(host=own.name, candidate=own, alternates=[], explained=told)
     while (best := selection.best(pick)) is not None:
         numa = hardware.cells(best, selection.spec)
         kept = dumps(numa) if numa is not None else None
@@ -289,7 +291,7 @@ def _claimed(
             others = [name for name in others if name != best.name][:ALTERNATES]
             selection.take(best)
             told = explained(best.name, others, rows, []) if rows is not None else None
-            return Claimed(host=best.name, alternates=others, numa=numa, explained=told)
+            return Claimed(host=best.name, candidate=best, alternates=others, numa=numa, explained=told)
         selection.drop(best)
     raise board.refusal(instance.name, selection.spec, like)
 
@@ -297,11 +299,19 @@ def _claimed(
 def _join(tx: Tx, board: Board, group_id: str, project: str, *, new: bool) -> None:
     """Until this transaction ends nobody else gives a member of the group a host; one that is new to it finds
     room there. Raises QuotaExceeded."""
-    if group_id not in board.groups:
+    if group_id not in board.locked:
         groups.lock(tx, group_id)
-        board.groups[group_id] = groups.get(tx, group_id)
-    if new and (group := board.groups[group_id]) is not None:
+        board.locked.add(group_id)
+    if new and (group := _group(tx, group_id)) is not None:
         groups.check_room(tx, group, project)
+
+
+def _group(tx: Tx, group_id: str) -> ServerGroup | None:
+    """Read once in a transaction."""
+    known: dict[str, ServerGroup | None] = tx.memo.setdefault("groups", {})
+    if group_id not in known:
+        known[group_id] = groups.get(tx, group_id)
+    return known[group_id]
 
 
 def explained(
@@ -309,33 +319,3 @@ def explained(
 ) -> dict[str, Any]:
     """A decision for people and scripts (docs/cli.md)."""
     return {"chosen": chosen, "alternates": list(alternates), "hosts": list(rows), "fixes": list(fixes)}
-
-
-def labels(words: Sequence[str], option: str) -> Mapping[str, str | None]:
-    """KEY or KEY=VALUE, as typed. Raises UsageError."""
-    found: dict[str, str | None] = {}
-    for word in words:
-        key, sign, text = word.partition("=")
-        value = check_text(text, f"{option} {key}") if sign else None
-        check_pattern(key, KEY, f"{option}: label", "letters, digits and . _ : -")
-        known = found.get(key)
-        if None not in (known, value) and known != value:
-            raise UsageError(f"{option} {key}: cannot be both {known} and {value}")
-        found[key] = known if value is None else value
-    return found
-
-
-HINTS = ("group", "different_host", "same_host")
-
-
-def hints(words: Sequence[str]) -> dict[str, list[str]]:
-    """Nova's scheduler hints, KEY=VALUE as typed. Raises UsageError for one that is not known."""
-    found: dict[str, list[str]] = {key: [] for key in HINTS}
-    for word in words:
-        key, sign, value = word.partition("=")
-        if key not in found or not sign or not value:
-            raise UsageError(f"--hint {word!r} is not one of {'=…, '.join(HINTS)}=…")
-        found[key] += value.split(",")
-    if len(found["group"]) > 1:
-        raise UsageError("--hint group: an instance has one group")
-    return found

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from novactl.db.session import Tx
-from novactl.engine.operation import Operation, Plan, Record
+from novactl.engine.operation import TOUCHED, Operation, Plan, Record, StepState
 from novactl.errors import Refused
 
 
@@ -42,6 +42,9 @@ class Unsealed:
     def open(self, tx: Any, reference: str) -> bytes:
         raise Refused(f"{reference}: a dry run opens no secrets")
 
+    def unseal(self, row: dict[str, Any]) -> bytes:
+        return b""
+
 
 def nothing(action: Named) -> dict[str, Any]:
     """The plan of an action whose target state holds already."""
@@ -55,6 +58,16 @@ def nothing(action: Named) -> dict[str, Any]:
     }
 
 
+def first(operator: Any, action: Named, world: Any) -> dict[str, Any] | None:
+    """What has to end before an evacuation can be planned (recover.gives_up)."""
+    proven = getattr(action, "proven", None)
+    if proven is None:
+        return None
+    from novactl.actions import recover
+
+    return recover.gives_up(operator, action, proven(world))
+
+
 def step(record: Record) -> dict[str, Any]:
     """One of its steps."""
     return {
@@ -64,6 +77,13 @@ def step(record: Record) -> dict[str, Any]:
         "host": record.step.host,
         "summary": record.step.summary(),
     }
+
+
+def remaining(op: Operation, *, back: bool) -> list[dict[str, Any]]:
+    """The steps that are still to be undone, or to be done."""
+    current = (one for one in op.records if one.attempt in (0, op.attempt))
+    undone = [one for one in reversed(op.records) if one.state in TOUCHED]
+    return [step(one) for one in (undone if back else current) if back or one.state is not StepState.DONE]
 
 
 def describe(op: Operation, plan: Plan) -> dict[str, Any]:

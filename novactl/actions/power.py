@@ -17,7 +17,7 @@ from novactl.actions.steps.domains import (
 )
 from novactl.actions.steps.records import RecordPower, SetTask
 from novactl.actions.world import World
-from novactl.db import hosts, instances
+from novactl.db import instances
 from novactl.db.session import Tx
 from novactl.engine.operation import Plan
 from novactl.engine.step import Step
@@ -97,7 +97,7 @@ class Start:
         epoch = instances.raise_epoch(tx, instance.uuid)
         steps = (
             SetTask(uuid=instance.uuid, task=TaskState.POWERING_ON),
-            *_prepared(tx, instance),
+            *guest.prepared_steps(tx, instance),
             RedefineDomain(
                 host=instance.host,
                 uuid=instance.uuid,
@@ -148,7 +148,7 @@ class Reboot:
         here = self._off_and_on(instance, xml, soft=soft, drops=seen.saved or seen.power not in OFF)
         steps = (
             SetTask(uuid=instance.uuid, task=TaskState.REBOOTING if soft else TaskState.REBOOTING_HARD),
-            *_prepared(tx, instance),
+            *guest.prepared_steps(tx, instance),
             *here,
             RecordPower(uuid=instance.uuid, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING),
             *acting.hold_steps(tx, instance),
@@ -170,11 +170,3 @@ class Reboot:
             yield DropDomain(host=host, uuid=uuid)
         yield DefineAnew(host=host, uuid=uuid, xml=xml)
         yield PowerOnAgain(host=host, uuid=uuid)
-
-
-def _prepared(tx: Tx, instance: Instance) -> Iterator[Step]:
-    """All that a guest needs of its host besides its domain, made again while nothing was done to it yet."""
-    host = hosts.get(tx, str(instance.host))
-    yield from guest.bridge_steps(tx, instance, host)
-    yield from guest.base_steps(instance, host.name)
-    yield guest.config_drive_step(instance, host)

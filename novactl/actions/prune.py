@@ -17,8 +17,6 @@ from novactl.objects.names import ephemeral_base, swap_base
 from novactl.virt.files import Pruned
 
 PARALLEL = 16
-CACHES_OLDER = 7 * UNITS["d"]  # seconds since a base file was last used; Nova's is one day
-RECORDS_OLDER = 90 * UNITS["d"]
 SKEW = UNITS["h"]  # seconds that the clocks of two operators may differ
 BATCH = 200  # operations, events or instances in one transaction
 
@@ -95,9 +93,10 @@ def bases_needed(tx: Tx, host: str) -> set[str]:
 
 
 def _bases(instance: Instance) -> Iterator[str]:
-    image, flavor = instance.image, instance.flavor
-    if image is not None:
+    flavor = instance.flavor
+    for image in instance.images:
         yield from filter(None, (image.sha256, image.kernel_sha256, image.initrd_sha256))
+        yield from (disk["sha256"] for disk in image.disks.values())
     if flavor.ephemeral_gib:
         yield ephemeral_base(flavor.ephemeral_gib)
     if flavor.swap_mib:

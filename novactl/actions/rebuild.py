@@ -7,12 +7,21 @@ is, so that doing it again, or with further hosts, is safe.
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from novactl.actions.rebuild_sources import Copy, Finder, Pinning, Reach, Source, sealed_row
+from novactl.actions import kept_records
+from novactl.actions.rebuild_sources import (
+    Finder,
+    Pinning,
+    Reach,
+    Source,
+    needed,
+    newest_epochs,
+    sealed_row,
+)
 from novactl.actions.world import Store
 from novactl.db import adopted, adopted_catalogue, adopted_moves, catalogue, hosts, instances, second_copy
 from novactl.db.session import Database, Rollback, Tx, meta, set_meta
@@ -60,7 +69,7 @@ class Summary:
         kinds = {"hosts": "host", "flavors": "flavor", "images": "image", "keypairs": "keypair"}
         kinds |= {"networks": "network", "aggregates": "aggregate", "settings": "setting"}
         kinds |= {"groups": "group", "projects": "project"}
-        kinds |= {"instances": "instance", "secrets": "user-data"}
+        kinds |= {"instances": "instance", "secrets": "user-data", "backups": "backup"}
         counts = {key: sum(one["kind"] == kind for one in self.made) for key, kind in kinds.items()}
         return {"fleet": self.fleet, **counts, "missing": self.missing}
 
@@ -171,7 +180,7 @@ class Rebuild:
             if whole or newest.version > second_copy.version(tx):
                 told = adopted_catalogue.restore_catalogue(tx, newest.copy)
             else:
-                told = adopted_catalogue.restore_catalogue(tx, _needed(newest.copy, self.sources))
+                told = adopted_catalogue.restore_catalogue(tx, needed(newest.copy, self.sources))
             for kind, _, name in (one.partition(" ") for one in told):
                 done.make(kind, name)
         for source in self.sources:
@@ -186,6 +195,11 @@ class Rebuild:
             elif there[domain.uuid]["deleted_at"]:
                 done.miss("instance", domain.uuid, f"is deleted in the database and still on {found.host}")
         known = {*there, *(one.uuid for source in self.sources for one in source.survey.domains)}
+        for kind, name, wrong in (
+            *kept_records.restore(tx, self._store, self.fleet, newest_epochs(self.sources), known),
+            *kept_records.restore_backups(tx, self._store, self.fleet),
+        ):
+            done.miss(kind, name, wrong) if wrong else done.make(kind, name)
         for source in self.sources:
             for entry in (one.entry for one in source.survey.directories):
                 if UUID.fullmatch(entry) and entry not in known:
@@ -193,7 +207,7 @@ class Rebuild:
 
     def _restore(self, tx: Tx, found: Found, done: Summary) -> None:
         domain, host = found.domain, found.host
-        epoch = max(source.survey.epochs.get(domain.uuid, 0) for source in self.sources)
+        epoch = newest_epochs(self.sources).get(domain.uuid, 0)
         sealed = None
         if content := found.source.sealed.get(domain.uuid):
             sealed = sealed_row(content)
@@ -280,7 +294,7 @@ class Rebuild:
     def _tell_files(self, tx: Tx, done: Summary) -> None:
         """Files of images that the operator's store lacks: hosts that have no copy cannot be sent one."""
         images = catalogue.images(tx)
-        images += [one.image for one in instances.everything(tx) if one.image is not None]
+        images += [image for one in instances.everything(tx) for image in one.images]
         wanted: dict[str, set[str]] = {}
         for image in images:
             parts = (image.sha256, image.kernel_sha256, image.initrd_sha256)
@@ -300,21 +314,6 @@ def _scratch() -> Iterator[Database]:
             yield database
         finally:
             database.close()
-
-
-def _needed(copy: Copy, sources: Iterable[Source]) -> Copy:
-    """The part of a copy that the hosts and their instances cannot be without."""
-    named = {source.host.name for source in sources}
-    records = [domain.record or {} for source in sources for domain in source.survey.domains]
-    told = [port for record in records for port in record.get("ports") or () if isinstance(port, dict)]
-    networks = {str(port.get("network")) for port in told}
-    tables = copy["tables"]
-    return {
-        "tables": {
-            "hosts": [row for row in tables.get("hosts", ()) if row.get("name") in named],
-            "networks": [row for row in tables.get("networks", ()) if row.get("name") in networks],
-        }
-    }
 
 
 def _named(tx: Tx, name: str) -> None:

@@ -311,3 +311,27 @@ class SshReach:
         for shell in self._shells:
             shell.close()
         self._directory.cleanup()
+
+
+def newest_epochs(sources: Iterable[Source]) -> dict[str, int]:
+    """Of each instance that a host has seen, by uuid."""
+    seen: dict[str, int] = {}
+    for source in sources:
+        for uuid, epoch in source.survey.epochs.items():
+            seen[uuid] = max(epoch, seen.get(uuid, 0))
+    return seen
+
+
+def needed(copy: Copy, sources: Iterable[Source]) -> Copy:
+    """The part of a copy that the hosts and their instances cannot be without."""
+    named = {source.host.name for source in sources}
+    records = [domain.record or {} for source in sources for domain in source.survey.domains]
+    told = [port for record in records for port in record.get("ports") or () if isinstance(port, dict)]
+    networks = {str(port.get("network")) for port in told}
+    tables = copy["tables"]
+    return {
+        "tables": {
+            "hosts": [row for row in tables.get("hosts", ()) if row.get("name") in named],
+            "networks": [row for row in tables.get("networks", ()) if row.get("name") in networks],
+        }
+    }

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from novactl.actions import batches, restored, second_copies
+from novactl.actions import batches, fencing, plans, restored, second_copies
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
 from novactl.db import hosts, instances, moves, operations
@@ -58,13 +58,15 @@ def take_over(
     first: Callable[[Operation], None] = lambda op: None,
 ) -> Operation:
     """Finish (or with `back` undo) an operation whose owner is gone, a parent by its children. `gone`: hosts
-    that are down for certain. `first`: done when it is ours and no act of an older process can follow.
+    that are down for certain, by default those of its own that are fenced and give no answer. `first`: done
+    when it is ours and no act of an older process can follow.
     Raises Busy while it lives, Refused when the operation has ended."""
     op, children = _ours(operator, op_id)
     with operator.working():
         try:
             if "targets" in op.request:  # a parent ends as its children do, also when none is active or there
                 return _take_over_children(operator, op, children, back=back)
+            gone = gone or _gone(operator, op)
             fence(operator, op, gone)
             first(op)
             runner = operator.runner(gone)
@@ -77,6 +79,13 @@ def take_over(
             raise left_or_ended(op, error) from error
         finally:
             second_copies.refresh(operator.world, {record.step.host for record in op.records})
+
+
+def _gone(operator: Operating, op: Operation) -> frozenset[str]:
+    """Hosts of it that are fenced and give no answer; an audit cleans them before they are used again."""
+    named = {host for record in op.records for host in record.step.hosts}
+    fenced = operator.world.db.read(hosts.fenced) & named
+    return frozenset(name for name in fenced if not fencing.answers(operator.world, name))
 
 
 def take_over_all(operator: Operating) -> list[Outcome]:
@@ -156,17 +165,10 @@ def give_up(operator: Operating, instance: Instance) -> Operation | None:
     until an audit has cleaned them. One that can be neither is abandoned when it is about such hosts alone.
     Returns it when it has brought the instance to another host. Raises Busy while its owner lives, and when
     it has to stay."""
-
-    def work(tx: Tx) -> tuple[str | None, frozenset[str]]:
-        gone = {host.name for host in hosts.everything(tx) if host.state == "fenced"}
-        return operations.holding(tx, instance.uuid), frozenset(gone)
-
-    held, gone = operator.world.db.read(work)
-    if held is None:
+    op = _left_of(operator, instance)
+    if op is None:
         return None
-    op = operator.journal.load(held)
-    if op.kind == "delete" or not is_left(operator, op):
-        raise Busy(f"{instance.name}: is held by {op.kind} ({op.id}) of {op.owner}", operation=op.id)
+    gone = operator.world.db.read(lambda tx: frozenset(hosts.fenced(tx)))
     try:
         op = _ended_without(operator, op, gone)
     except OperationIncomplete as error:
@@ -174,6 +176,28 @@ def give_up(operator: Operating, instance: Instance) -> Operation | None:
         return None
     now = operator.world.db.read(lambda tx: instances.get(tx, instance.uuid))
     return op if now.host != instance.host else None
+
+
+def gives_up(operator: Operating, action: plans.Named, instance: Instance) -> dict[str, Any] | None:
+    """What give_up would do before this evacuation, which is planned after it, as `--dry-run` prints it; None
+    when nothing was left. Raises Busy like that."""
+    op = _left_of(operator, instance)
+    if op is None:
+        return None
+    first = {"operation": op.id, "kind": op.kind, "course": "finish" if op.past_pivot else "undo"}
+    steps = plans.remaining(op, back=not op.past_pivot)
+    return {**plans.nothing(action), "first": first, "steps": steps}
+
+
+def _left_of(operator: Operating, instance: Instance) -> Operation | None:
+    """What holds it, of an owner that is gone. Raises Busy while he lives."""
+    held = operator.world.db.read(lambda tx: operations.holding(tx, instance.uuid))
+    if held is None:
+        return None
+    op = operator.journal.load(held)
+    if op.kind == "delete" or not is_left(operator, op):
+        raise Busy(f"{instance.name}: is held by {op.kind} ({op.id}) of {op.owner}", operation=op.id)
+    return op
 
 
 def _ended_without(operator: Operating, op: Operation, gone: frozenset[str]) -> Operation:

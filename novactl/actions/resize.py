@@ -8,7 +8,7 @@ from typing import Any
 
 from novactl.actions import acting, guest, moving, resize_here, resize_live
 from novactl.actions.acting import Seen, still
-from novactl.actions.boot import ATTEMPTS, check_fit
+from novactl.actions.boot import ATTEMPTS
 from novactl.actions.move_parts import Way, disks, power_off, recorded
 from novactl.actions.steps.copies import (
     CleanUp,
@@ -23,6 +23,7 @@ from novactl.actions.steps.moves import SOURCE, ReleaseHold
 from novactl.actions.steps.records import SetTask
 from novactl.actions.steps.trust import EndTrust, OpenTrust
 from novactl.actions.verify import Confirm, Revert
+from novactl.actions.wanted import check_fit
 from novactl.actions.world import World
 from novactl.db import catalogue, instances
 from novactl.db.session import Tx
@@ -229,7 +230,8 @@ def _steps(
     copies = sum(takes for _, takes in found.sizes.values()) if copied else 0
     yield guest.check_step(moved, move.target, copied_bytes=copies)
     if copied:
-        yield OpenTrust(receives=world.hypervisor(target).receive_words(uuid), **ends)
+        most = {file: guest.most_bytes(instance, file) for file in files}
+        yield OpenTrust(receives=world.hypervisor(target).receive_words(uuid, most), **ends)
     yield from guest.bridge_steps(tx, moved, move.target)
     yield from _bases(instance, moved, target)
     if copied:

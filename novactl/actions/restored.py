@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NoReturn
 
+from novactl.actions.kept_records import kept_record
 from novactl.actions.world import World
 from novactl.db import instances, pruning
 from novactl.db.session import Tx, among, set_meta
@@ -40,6 +41,18 @@ def check_epoch(world: World, instance: Instance, greeting: Greeting) -> None:
         if greeting.epoch > now.epoch:
             seen = f"host {instance.host} has seen epoch {greeting.epoch} of {instance.name}"
             refuse(world, f"{seen}, which has {now.epoch} in it")
+
+
+def check_record(world: World, instance: Instance) -> bool:
+    """The same of an instance that is on no host, by its record in the store: since which host it is on by
+    now, none but that one would tell. Whether this store has a record of it."""
+    told = kept_record(world.store, instance.uuid, world.fleet)
+    if told is not None and told["epoch"] > instance.epoch:
+        now = world.db.read(lambda tx: instances.get(tx, instance.uuid))
+        if told["epoch"] > now.epoch:
+            seen = f"the store has seen epoch {told['epoch']} of {instance.name}"
+            refuse(world, f"{seen}, which has {now.epoch} in it")
+    return told is not None
 
 
 def _known(tx: Tx, op_id: str, serial: int) -> bool:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from novactl.actions import boot, placement
+from novactl.actions import boot, placement, wanted, wishes
 from novactl.actions.placement import Board
 from novactl.actions.world import World
 from novactl.db import catalogue
@@ -29,7 +29,7 @@ def schedule(
         board, spec = Board.of(tx), spec_for(tx, request)
         rows = board.explain(spec) if explaining else []
         selection = board.select(spec)
-        names = boot.names_of(request)
+        names = wanted.names_of(request)
         ordered = [host.name for host in selection.ordered(ALTERNATES + 1)]
         chosen = list(_placed(selection, len(names)))
         alternates = [name for name in ordered if name not in chosen[:1]][:ALTERNATES]
@@ -54,11 +54,11 @@ def _placed(selection: Selection, count: int) -> Iterator[str]:
 
 def spec_for(tx: Tx, request: BootRequest) -> Spec:
     """What an instance of the request would ask of its host."""
-    flavor = boot.sized(catalogue.flavor(tx, request.flavor), request)
+    flavor = wanted.sized(catalogue.flavor(tx, request.flavor), request)
     image = catalogue.image(tx, request.image) if request.image else None
     if image is not None:
-        boot.check_fit(flavor, image)
-    wishes, group = placement.resolve(tx, request, request.project)
+        wanted.check_fit(flavor, image)
+    wished, group = wishes.resolve(tx, request, request.project)
     draft = Instance(
         uuid=boot.NOBODY,
         name=request.name,
@@ -67,6 +67,6 @@ def spec_for(tx: Tx, request: BootRequest) -> Spec:
         flavor=flavor,
         image=image,
         group_id=group.id if group else None,
-        placement=wishes,
+        placement=wished,
     )
     return placement.spec_of(tx, draft, host=request.host)

@@ -2,7 +2,6 @@
 
 import ipaddress
 
-from novactl.actions import pki
 from novactl.db import hosts, settings
 from novactl.db.session import Tx
 from novactl.objects.trusted import trusted_by
@@ -21,6 +20,8 @@ def unfit(tx: Tx, transport: str, source: str, target: str, now: str) -> str | N
     except ValueError:
         return f"{target} is enrolled as {there}, which is a name: its QEMU listens on an address"
     if transport == TLS:
+        from novactl.actions import pki
+
         return pki.tls_ready(tx, source, now) or pki.tls_ready(tx, target, now)
     if trusted_by(settings.get(tx, "trusted_networks"), here, there) is None:
         return f"no trusted network has both {here} and {there}: trusted_networks of the inventory"

@@ -172,6 +172,8 @@ def _leftover(subject: str, what: str) -> "Finding":
 
 def _left_files(session: Any) -> Left:
     """Files that processes of this operator left, and what is about hosts and operations long gone."""
+    from novactl.actions import store_files
+
     cloud = session.cloud
     found: Left = {}
     for path in _files(cloud.ssh.directory):
@@ -182,6 +184,8 @@ def _left_files(session: Any) -> Left:
     for host in sorted(set(cloud.ssh.identities()) - hosts):
         what = f"ssh/identities.json: names a key for {host}, which is no host"
         found[f"ssh/identities.json/{host}"] = (what, _forgetting(cloud, host))
+    for name, (what, removal) in store_files.left(cloud.world).items():
+        found[name] = (f"{name}: {what}", removal)
     for path, finished in _old_logs(session):
         found[f"log/{path.name}"] = (f"log/{path.name}: its operation ended {finished[:10]}", _removal(path))
     return found

@@ -64,7 +64,7 @@ def boot(
 
     novactl boot web1 --flavor small --image debian --network lan --key me
     """
-    from novactl.actions.boot import Boot, names_of
+    from novactl.actions.boot import boots
     from novactl.actions.watch import check_milestone
     from novactl.objects.names import key_values
     from novactl.objects.request import BootRequest
@@ -81,7 +81,7 @@ def boot(
         project=session.settings.project,
         networks=networks,
         key=key,
-        user_data=_content(user_data),
+        user_data=content_of(user_data),
         explain=explain,
         metadata=key_values(meta or (), "--meta"),
         tags=tuple(tag or ()),
@@ -92,7 +92,7 @@ def boot(
         if_not_exists=if_not_exists,
         **placement.wishes(ctx.params),
     )
-    actions = [Boot(request=request, name=each, index=index) for index, each in enumerate(names_of(request))]
+    actions = boots(request)
     if dry_run:
         plans = verbs.dry_run(session, actions, many=count > 1, partial=partial)
         _say_why(session, [plan["changes"].get("placement") for plan in plans])
@@ -158,7 +158,8 @@ def _network(text: str) -> Any:
     return NetworkRequest(network=name, ip=ip)
 
 
-def _content(path: Path | None) -> bytes | None:
+def content_of(path: Path | None) -> bytes | None:
+    """What --user-data names."""
     if path is None:
         return None
     if str(path) == "-":

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from novactl.cli import render, views
+from novactl.cli.image_push import push
+from novactl.cli.image_store import brought, store, taken_away
+from novactl.cli.image_verify import verify
 from novactl.cli.options import Properties
 from novactl.cli.prune import prune
 from novactl.errors import UsageError
@@ -100,7 +103,12 @@ def flavor_delete(ctx: typer.Context, name: str) -> None:
 def image_add(
     ctx: typer.Context,
     name: str,
-    file: Annotated[Path, typer.Option("--file", metavar="PATH", help="raw, qcow2, vmdk or iso.")],
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="PATH", help="raw, qcow2, vmdk or iso.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="Download it; http or https.")
+    ] = None,
     disk_format: Annotated[
         str | None, typer.Option("--format", metavar="raw|qcow2|vmdk|iso", help="What the file must be.")
     ] = None,
@@ -117,10 +125,20 @@ def image_add(
     ] = None,
     min_disk: Annotated[int, typer.Option("--min-disk", metavar="GIB", help="Smallest root disk.")] = 0,
     min_memory: Annotated[int, typer.Option("--min-memory", metavar="MIB", help="Least memory.")] = 0,
+    max_size: Annotated[
+        int, typer.Option("--max-size", metavar="GIB", help="Download no more than this.")
+    ] = 64,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="The URL's host may be in a network of ours.")
+    ] = False,
 ) -> None:
     """Inspect a file and take it into the store.
 
     novactl image add debian --file debian-12.qcow2 --property os_distro=debian
+
+    novactl image add alma --url https://HOST/alma.qcow2 --sha256 HEX
+
+    A download that was cut or killed goes on when the same URL is asked for again within a day.
     """
     from novactl.actions import images
     from novactl.objects.names import key_values
@@ -129,6 +147,9 @@ def image_add(
     request = images.ImageRequest(
         name=name,
         file=file,
+        url=url,
+        max_size=max_size << 30,
+        allow_private=allow_private,
         disk_format=disk_format,
         sha256=sha256,
         properties=key_values(property_ or (), "--property"),
@@ -140,15 +161,14 @@ def image_add(
     )
 
     def progress(done: int, total: int) -> None:
-        session.progress.note(
-            f"{name}: {done * 100 // total if total else 100} % of {total >> 20} MiB taken in"
-        )
+        part = f"{done * 100 // total} % of {total >> 20}" if total else f"{done >> 20}"
+        session.progress.note(f"{name}: {part} MiB taken in")
 
     try:
         made = images.add(session.cloud.world, session.cloud.store, request, progress)
     finally:
         session.progress.clear()
-    render.show(session, views.image(made))
+    render.show(session, views.image(brought(session, made)))
 
 
 @image.command("list")
@@ -176,16 +196,23 @@ def image_set(
     name: str,
     new_name: Annotated[str | None, typer.Option("--name", metavar="N", help="A new name.")] = None,
     property_: Properties = None,
+    min_disk: Annotated[int | None, typer.Option("--min-disk", help="Smallest disk, in GiB.")] = None,
+    min_memory: Annotated[int | None, typer.Option("--min-memory", help="Least memory, in MiB.")] = None,
 ) -> None:
     """Rename an image or set properties (K= removes one); instances keep their own copy."""
     from novactl.actions import images
     from novactl.objects.names import key_values
 
-    if new_name is None and not property_:
+    if new_name is None and not property_ and min_disk is None and min_memory is None:
         raise UsageError("nothing to set is given")
     session = ctx.obj
-    changed = images.set_properties(
-        session.cloud.world, name, new_name, key_values(property_ or (), "--property")
+    changed = images.change(
+        session.cloud.world,
+        name,
+        new_name=new_name,
+        properties=key_values(property_ or (), "--property"),
+        min_disk_gib=min_disk,
+        min_memory_mib=min_memory,
     )
     render.show(session, views.image(changed))
 
@@ -199,11 +226,14 @@ def image_delete(ctx: typer.Context, name: str) -> None:
     session = ctx.obj
     session.cloud.db.read(lambda tx: catalogue.image(tx, name))
     session.confirm(f"delete image {name}?")
-    images.delete(session.cloud.world, session.cloud.store, name)
+    taken_away(session, images.delete(session.cloud.world, session.cloud.store, name))
     session.tell(f"image {name} deleted")
 
 
 image.command()(prune)
+image.command()(push)
+image.command()(store)
+image.command()(verify)
 
 
 # --- keypair ---

@@ -36,7 +36,7 @@ Forbid = Annotated[
 def wishes(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options above, by the names that boot and schedule have them under (ctx.params), as fields of
     objects.request.Wishes. Raises UsageError."""
-    from novactl.actions.placement import hints, labels
+    from novactl.actions.wishes import hints, labels
 
     hinted = hints(options["hint"] or ())
     if options["group"] is not None and hinted["group"] not in ([], [options["group"]]):

@@ -19,7 +19,9 @@ def prune(
     on: Annotated[
         list[str] | None, typer.Option("--on", metavar="HOST", help="This host; repeatable.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All hosts.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All hosts, and where operators share images.")
+    ] = False,
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="TIME", help="Last used so long ago: 90m, 12h, 7d.")
     ] = "7d",
@@ -37,6 +39,8 @@ def prune(
     seconds = parse_duration(older_than, "--older-than")
     found = actions.caches(ctx.obj.cloud.world, None if everything else on, seconds, remove=not dry_run)
     rows = [row for one in found for row in _rows(one)]
+    if everything:
+        rows += _shared(ctx.obj, seconds, remove=not dry_run)
     render.listing(ctx.obj, rows, COLUMNS)
     _raise_failed(found)
 
@@ -60,6 +64,19 @@ def _rows(one: "HostPruned") -> list[dict[str, Any]]:
         }
         for file in one.files
     ]
+
+
+def _shared(session: Any, seconds: int, *, remove: bool) -> list[dict[str, Any]]:
+    """What no image needs of what operators share. A place that does not answer is a row."""
+    from novactl.actions import share
+
+    rows = []
+    for one in share.prune(session.cloud.operator, seconds, remove=remove):
+        row = dict.fromkeys(COLUMNS) | {"host": str(one.place), "removed": one.removed}
+        if one.error is not None:
+            rows.append({**row, "reason": one.error.message})
+        rows += [{**row, "file": file, "reason": "no image needs it"} for file in one.files]
+    return rows
 
 
 def _raise_failed(found: list["HostPruned"]) -> None:

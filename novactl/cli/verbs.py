@@ -64,13 +64,19 @@ def show_plans(session: Any, plans: Sequence[dict[str, Any]], *, many: bool) -> 
         where = f" on {plan['host']}" if plan["host"] else ""
         others = f" (else {', '.join(plan['alternates'][:3])})" if plan["alternates"] else ""
         session.tell(f"{plan['kind']} {plan['target']}{where}{others}:")
+        if first := plan.get("first"):
+            ends = "finished" if first["course"] == "finish" else "undone"
+            session.tell(
+                f"first {first['kind']} ({first['operation']}), which was left half way, is {ends},"
+                " as far as it is not on fenced hosts; the rest is planned then"
+            )
         if plan.get("preflight"):
             render.listing(session, plan["preflight"], PREFLIGHT_COLUMNS)
         if plan["steps"]:
             render.listing(session, plan["steps"], PLAN_COLUMNS)
         elif "refused" in plan:
             session.tell(f"refused: {plan['refused']}")
-        else:
+        elif not first:
             session.tell("nothing to do")
 
 

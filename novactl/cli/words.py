@@ -27,6 +27,13 @@ MODULES: dict[str, dict[str, str]] = {
         "unlock": "Let locked instances be changed again.",
         "delete": "Delete instances and their disks.",
     },
+    "rescues": {
+        "rescue": "Boot guests from a rescue image.",
+        "unrescue": "Boot guests from their own disks again.",
+        "rebuild": "Give instances new disks of an image.",
+        "shelve": "Put instances away as images of their disks.",
+        "unshelve": "Let shelved instances run again.",
+    },
     "evacuate": {
         "evacuate": "Run instances of a host that is down on other hosts.",
     },
@@ -35,6 +42,12 @@ MODULES: dict[str, dict[str, str]] = {
         "migrate": "Move instances to other hosts.",
         "resize-confirm": "Keep instances as a resize or migration left them.",
         "resize-revert": "Bring instances back to what they were before a move.",
+    },
+    "snapshots": {
+        "snapshot": "Make an image of an instance's disks.",
+    },
+    "backups": {
+        "backup": "Backups of instances' disks.",
     },
     "recover": {
         "recover": "End what was left half way, after a look everywhere.",

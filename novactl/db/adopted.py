@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from novactl.db import adopted_moves, groups, hosts, instances, moves, projects
+from novactl.db import adopted_moves, catalogue, groups, hosts, instances, moves, projects
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NovactlError, Refused
 from novactl.objects import names
 from novactl.objects.extra_specs import numa_request
 from novactl.objects.flavor import Flavor, check_flavor
 from novactl.objects.host import Resources
-from novactl.objects.image import Image
+from novactl.objects.image import FORMATS, Image
 from novactl.objects.instance import Instance
 from novactl.objects.migration import Migration, most, most_use
 from novactl.objects.network import Port, parse_ip, set_of_hosts
@@ -35,7 +35,7 @@ def restore_instance(
     tx: Tx,
     record: Mapping[str, Any],
     *,
-    host: str,
+    host: str | None,
     power: PowerState,
     epoch: int,
     generation: int = 0,
@@ -44,8 +44,9 @@ def restore_instance(
 ) -> Instance:
     """Insert the instance that a domain's record (virt.domain.record; SeenDomain.record) tells of: its row,
     its ports, its hold on `host`, which counts as used whether or not there is room, and its move that waits,
-    with the hold on the host that it left. `sealed` is what the directory's user-data.sealed says
-    ({id, owner, sealed}), None when there is none or it is not known.
+    with the hold on the host that it left. Without a host it is one that only its image is left of. `sealed`
+    is what the directory's user-data.sealed says ({id, owner, sealed}), None when there is none or it is not
+    known.
 
     Returns the instance, without its group when that is not in the database. Raises Refused, naming what is
     wrong, before anything is written: the record makes no sense, uuid or name or address is another's, a
@@ -55,12 +56,16 @@ def restore_instance(
     group = groups.get(tx, instance.group_id or "")
     group_id = group.id if group is not None and group.project == instance.project else None
     moved = adopted_moves.move_of(instance, record.get("move"))
-    vm_state = VmState.RESIZED if moved else vm_state_of(power, saved)
+    instance = replace(instance, shelved_image=_shelved(tx, record))
+    state = _state(instance.rescue_image, instance.shelved_image, power, saved)
+    vm_state = VmState.RESIZED if moved else state if host else VmState.SHELVED_OFFLOADED
     instance = replace(instance, vm_state=vm_state, group_id=group_id)
     networks = [_network(tx, instance, each) for each in _ports_told(record)]
     _refuse_taken(tx, instance)
+    for image in filter(None, (instance.image, instance.rescue_image, instance.shelved_image)):
+        catalogue.refuse_other_format(tx, f"the record of {instance.name!r}", image.base_formats)
     ports = [_port(tx, instance, *each) for each in networks]
-    for name in (host, moved[0].source) if moved else (host,):
+    for name in filter(None, (host, moved[0].source if moved else None)):
         hosts.get(tx, name)
     if sealed is not None:
         _check_sealed(instance, sealed)
@@ -71,6 +76,31 @@ def restore_instance(
     if sealed is not None:
         _keep_sealed(tx, instance, sealed)
     return instances.get(tx, instance.uuid)
+
+
+def _state(rescue: Image | None, shelved: Image | None, power: PowerState, saved: bool) -> VmState:
+    if rescue is not None:
+        return VmState.RESCUED
+    return VmState.SHELVED if shelved is not None else vm_state_of(power, saved)
+
+
+def told(tx: Tx, record: Mapping[str, Any] | None, power: PowerState, saved: bool) -> dict[str, Any]:
+    """The columns of a known instance that say what its domain carries and its host says."""
+    known = record or {}
+    try:
+        images = {"rescue_image": _image(known.get("rescue_image")), "shelved_image": _shelved(tx, known)}
+        made_from = _image(known.get("image"))
+        if made_from is not None and _is_as_known(tx, made_from):
+            images["image"] = made_from
+        if images["rescue_image"] is not None and not _is_as_known(tx, images["rescue_image"]):
+            images["rescue_image"] = None
+    except (KeyError, TypeError, ValueError, AttributeError, NovactlError):
+        images = {"rescue_image": None, "shelved_image": None}
+    return {
+        "vm_state": _state(images["rescue_image"], images["shelved_image"], power, saved),
+        "power_state": power,
+        **{column: image and dumps(image.as_dict()) for column, image in images.items()},
+    }
 
 
 def _count(tx: Tx, instance: Instance, moved: tuple[Migration, Instance] | None) -> None:
@@ -84,7 +114,8 @@ def _count(tx: Tx, instance: Instance, moved: tuple[Migration, Instance] | None)
             amounts = most(amounts, before.resources)
         else:
             force_hold(tx, move.source, instance.uuid, before.resources, before.numa, "move-source")
-    force_hold(tx, str(instance.host), instance.uuid, amounts, instance.numa)
+    if instance.host is not None:
+        force_hold(tx, instance.host, instance.uuid, amounts, instance.numa)
     projects.force(tx, instance.project, instances=1, **most_use(*flavors))
 
 
@@ -102,9 +133,7 @@ def instance_of(
 def _instance(
     record: Mapping[str, Any], *, host: str | None, power: PowerState, epoch: int, generation: int
 ) -> Instance:
-    image = Image.from_dict(record["image"]) if record["image"] is not None else None
-    if image is not None:
-        names.base_name(image.sha256)
+    image = _image(record["image"])
     metadata = {names.check_text(key, "key"): _text(value) or "" for key, value in record["metadata"].items()}
     flavor = check_flavor(Flavor(**record["flavor"]))
     asks = numa_request(flavor, image) is not None
@@ -119,6 +148,7 @@ def _instance(
         flavor=flavor,
         numa=Fit.from_dict(numa).as_dict() if numa is not None else None,
         image=image,
+        rescue_image=_image(record.get("rescue_image")),
         key_name=_text(record["key_name"]),
         public_key=_text(record["public_key"]),
         metadata=metadata,
@@ -132,6 +162,49 @@ def _instance(
         epoch=epoch,
         version=generation,
     )
+
+
+def _image(told: Any) -> Image | None:
+    if told is None:
+        return None
+    image = replace(Image.from_dict(told), raw_sums={})  # a host may not state what judges hosts
+    names.check_name(image.name, "image name")
+    files = [(image.disk_format, image.size_bytes, image.virtual_size_bytes)]
+    files += [
+        (one["disk_format"], one["size_bytes"], one["virtual_size_bytes"]) for one in image.disks.values()
+    ]
+    if any(form not in FORMATS or min(int(size), int(virtual)) < 0 for form, size, virtual in files):
+        raise ValueError(f"the files of image {image.name} make no sense")
+    if not all(isinstance(place, str) for place in image.locations):
+        raise ValueError(f"the locations of image {image.name} make no sense")
+    sums = (image.kernel_sha256, image.initrd_sha256, *(disk["sha256"] for disk in image.disks.values()))
+    for sha256 in (image.sha256, *(sum_ for sum_ in sums if sum_ is not None)):
+        names.base_name(sha256)
+    if not set(image.disks) <= {"disk.local"}:
+        raise ValueError(f"image {image.name} has other disks than an image can have")
+    return image
+
+
+def _is_as_known(tx: Tx, image: Image) -> bool:
+    """Whether all others say the same of its files, if they have them: a host cannot have others read one as
+    a format that it was not taken in as."""
+    try:
+        catalogue.refuse_other_format(tx, f"image {image.name}", image.base_formats)
+    except Refused:
+        return False
+    same = [one for one in catalogue.images(tx) if one.sha256 == image.sha256]
+    facts = (image.disk_format, image.size_bytes, image.virtual_size_bytes)
+    return all((one.disk_format, one.size_bytes, one.virtual_size_bytes) == facts for one in same)
+
+
+def _shelved(tx: Tx, record: Mapping[str, Any]) -> Image | None:
+    """The image that is kept of it: a domain names it, what lies beside it has all of it."""
+    named = record.get("shelved_image")
+    if not isinstance(named, str):
+        image = _image(named)
+    else:
+        image = catalogue.image(tx, named) if catalogue.image_id(tx, named) is not None else None
+    return image if image is not None and image.kept_of(str(record.get("uuid"))) else None
 
 
 def force_hold(

@@ -1,13 +1,16 @@
 """Flavors, images, keypairs and networks: named queries."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from novactl.db import addresses, projects, second_copy
+from novactl.db import addresses, backups, projects, second_copy
 from novactl.db.session import Row, Tx, dumps
 from novactl.errors import NotFound, Refused
 from novactl.objects.flavor import Flavor
 from novactl.objects.image import Image
+from novactl.objects.instance import Instance
 from novactl.objects.keypair import Keypair
 from novactl.objects.names import near
 from novactl.objects.network import Network, overlap
@@ -73,6 +76,9 @@ def _flavor(row: Row) -> Flavor:
 
 def add_image(tx: Tx, image: Image) -> None:
     refuse_taken(tx, "image", image.name)
+    refuse_other_format(tx, f"image {image.name}", image.base_formats)
+    known = {sha256: raw_sum(tx, sha256) for sha256 in image.sums}
+    image = replace(image, raw_sums={sha256: sum_ for sha256, sum_ in known.items() if sum_})
     tx.insert(
         "images",
         id=image.id,
@@ -91,6 +97,21 @@ def image(tx: Tx, name: str) -> Image:
     return Image.from_dict(json.loads(row["body"]))
 
 
+def original(tx: Tx, instance: Instance) -> Image:
+    """The image that the instance was made from as it is in the catalogue, else as the instance keeps it.
+    Raises Refused for one that has none."""
+    if instance.image is None:
+        raise Refused(f"{instance.name}: was made from no image", hint="--image names one")
+    row = tx.one("SELECT body FROM images WHERE id = :id", id=instance.image.id)
+    return instance.image if row is None else Image.from_dict(json.loads(row["body"]))
+
+
+def sums_of(tx: Tx, id_: str) -> set[str]:
+    """SHA-256 of the files of the image that has this id; none when there is no such image."""
+    row = tx.one("SELECT body FROM images WHERE id = :id", id=id_)
+    return Image.from_dict(json.loads(row["body"])).sums if row else set()
+
+
 def images(tx: Tx) -> list[Image]:
     return [
         Image.from_dict(json.loads(row["body"])) for row in tx.all("SELECT body FROM images ORDER BY name")
@@ -99,12 +120,52 @@ def images(tx: Tx) -> list[Image]:
 
 def update_image(tx: Tx, image: Image) -> None:
     tx.run(
-        "UPDATE images SET name = :name, body = :body WHERE id = :id",
+        "UPDATE images SET name = :name, sha256 = :sha256, body = :body WHERE id = :id",
         id=image.id,
         name=image.name,
+        sha256=image.sha256,
         body=dumps(image.as_dict()),
     )
     second_copy.changed(tx)
+
+
+def refuse_other_format(tx: Tx, what: str, files: Mapping[str, str]) -> None:
+    """Raises Refused when one of these files ({SHA-256: Image.base_formats}) is another format's in an image,
+    instance or backup: hosts have one base file of the same bytes."""
+    living = "SELECT name, image, rescue_image, shelved_image FROM instances WHERE deleted_at IS NULL"
+    has_it = "(image LIKE :file OR rescue_image LIKE :file OR shelved_image LIKE :file)"
+    for sha256, form in files.items():
+        if not sha256:  # it is saving: there are no bytes yet
+            continue
+        used = [(f"image {image.name}", image.base_formats) for image in _images_of(tx, sha256)]
+        for row in tx.all(f"{living} AND {has_it}", file=f"%{sha256}%"):
+            kept = [Image.from_dict(json.loads(body)) for key, body in row.items() if key != "name" and body]
+            used += [(f"instance {row['name']}", image.base_formats) for image in kept]
+        used += [(f"backup {one.name}", one.base_formats) for one in backups.everything(tx)]
+        for user, formats in used:
+            if formats.get(sha256, form) != form:
+                raise Refused(
+                    f"{what}: {user} has the very same bytes as {formats[sha256]}, not {form}",
+                    hint="hosts keep one base file of the same bytes: delete that one first",
+                )
+
+
+def raw_sum(tx: Tx, sha256: str) -> str | None:
+    """What the base file hashes to that was first made of this source, while an image of it is listed."""
+    return next((one.raw_sums[sha256] for one in _images_of(tx, sha256) if sha256 in one.raw_sums), None)
+
+
+def note_raw_sum(tx: Tx, sha256: str, sum_: str) -> None:
+    """A base file was made of the source itself. What the first one said stays."""
+    if raw_sum(tx, sha256) is None:
+        for image in _images_of(tx, sha256):
+            update_image(tx, replace(image, raw_sums={**image.raw_sums, sha256: sum_}))
+
+
+def _images_of(tx: Tx, sha256: str) -> list[Image]:
+    """Those that are made of this file."""
+    rows = tx.all("SELECT body FROM images WHERE body LIKE :file", file=f"%{sha256}%")
+    return [image for row in rows if sha256 in (image := Image.from_dict(json.loads(row["body"]))).sums]
 
 
 def remove_image(tx: Tx, image_id: str) -> None:
@@ -113,13 +174,14 @@ def remove_image(tx: Tx, image_id: str) -> None:
 
 
 def stored_files_in_use(tx: Tx) -> set[str]:
-    """SHA-256 of every file of the store that an image or a living instance still needs."""
-    used: set[str] = set()
+    """SHA-256 of every file of the store that an image, a living instance or a backup still needs."""
+    used = backups.stored_files(tx)
     bodies = [row["body"] for row in tx.all("SELECT body FROM images")]
-    living = tx.all("SELECT image AS body FROM instances WHERE deleted_at IS NULL AND image IS NOT NULL")
-    for body in bodies + [row["body"] for row in living]:
+    living = tx.all("SELECT image, rescue_image, shelved_image FROM instances WHERE deleted_at IS NULL")
+    for body in bodies + [body for row in living for body in row.values() if body]:
         data = json.loads(body)
         used.update(data[key] for key in ("sha256", "kernel_sha256", "initrd_sha256") if data[key])
+        used.update(disk["sha256"] for disk in data.get("disks", {}).values())
     return used
 
 

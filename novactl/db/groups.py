@@ -77,7 +77,8 @@ def everything(tx: Tx, project: str | None = None) -> list[ServerGroup]:
 
 def lock(tx: Tx, group_id: str) -> None:
     """Until this transaction ends nobody else gives a host to a member."""
-    tx.run("UPDATE server_groups SET version = version + 1 WHERE id = :id", id=group_id)
+    counts_up = "UPDATE server_groups SET version = version + 1 WHERE id = :id"
+    tx.later("server_groups", group_id, counts_up, id=group_id)
 
 
 def members(tx: Tx, group_id: str) -> list[Row]:
@@ -102,7 +103,7 @@ def all_members(tx: Tx) -> dict[str, list[Row]]:
 
 def check_room(tx: Tx, group: ServerGroup, project: str, wanted: int = 1) -> None:
     """Raises QuotaExceeded when the project's groups may not have so many more members."""
-    found = projects.get(tx, project)
+    found = projects.limits(tx, project)
     if found is not None and found.limit("server_group_members") != UNLIMITED:
         sql = "SELECT COUNT(*) AS n FROM instances WHERE group_id = :id AND deleted_at IS NULL"
         row = tx.one(sql, id=group.id) or {}

@@ -138,6 +138,11 @@ def get(tx: Tx, name: str) -> Host:
     return _host(row)
 
 
+def fenced(tx: Tx) -> set[str]:
+    """Names of those that something has proven to be down, and that no audit has found clean since."""
+    return {row["name"] for row in tx.all("SELECT name FROM hosts WHERE state = 'fenced'")}
+
+
 def fence(tx: Tx, name: str, now: str) -> None:
     """Nothing is given it from now on, whatever later looks say of it, until unfence()."""
     get(tx, name)
@@ -166,6 +171,8 @@ ROOM = {
     "disk_gib": "(disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio",
 }
 """What may be claimed in all, as Host.capacity()."""
+TAKES = ("enabled = 1", "state = 'up'")
+"""Whether a host takes what is new."""
 
 
 def claim(
@@ -178,10 +185,30 @@ def claim(
 ) -> bool:
     """Give the instance these amounts of the host, or False and give nothing. One UPDATE decides, so no
     two callers can be given the same room. `numa`: what of it is the instance's alone, as JSON."""
-    matched = _grow(tx, host, vars(amounts), "enabled = 1", "state = 'up'")
+    matched = bool(tx.run(_growth(vars(amounts), *TAKES), host=host, **vars(amounts)))
     if matched:
-        tx.insert("holds", instance_uuid=instance_uuid, host=host, role=role, numa=numa, **vars(amounts))
+        hold(tx, host, instance_uuid, amounts, role, numa)
     return matched
+
+
+def reserve(tx: Tx, amounts: Mapping[str, Resources]) -> list[str]:
+    """Which hosts have these amounts from now on, for instances that hold() them in this transaction: claim()
+    of many at once. The others have given nothing."""
+    asked = sorted(amounts.items())
+    statements = [(_growth(vars(one), *TAKES), {**vars(one), "host": host}) for host, one in asked]
+    return [host for (host, _), matched in zip(asked, tx.run_all(statements), strict=True) if matched]
+
+
+def hold(
+    tx: Tx,
+    host: str,
+    instance_uuid: str,
+    amounts: Resources,
+    role: str = "instance",
+    numa: str | None = None,
+) -> None:
+    """The instance has these amounts of the host, which were counted before."""
+    tx.insert("holds", instance_uuid=instance_uuid, host=host, role=role, numa=numa, **vars(amounts))
 
 
 def hold_cells(tx: Tx, host: str, instance_uuid: str, numa: Mapping[str, Any] | None) -> None:
@@ -200,7 +227,10 @@ def change_hold(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role:
     key = {"uuid": instance_uuid, "host": host, "role": role}
     where = "instance_uuid = :uuid AND host = :host AND role = :role"
     held = tx.one(f"SELECT * FROM holds WHERE {where}", **key)
-    if held is None or not _grow(tx, host, {size: n - held[size] for size, n in vars(amounts).items()}):
+    if held is None:
+        return False
+    more = {size: n - held[size] for size, n in vars(amounts).items()}
+    if not tx.run(_growth(more), host=host, **more):
         return False
     sets = ", ".join(f"{size} = :{size}" for size in ROOM)
     tx.run(f"UPDATE holds SET {sets} WHERE {where}", **key, **vars(amounts))
@@ -218,12 +248,13 @@ def change_role(tx: Tx, host: str, instance_uuid: str, role: str, new_role: str)
     )
 
 
-def _grow(tx: Tx, host: str, amounts: dict[str, int], *conditions: str) -> bool:
-    """Count these amounts, unless one that grows has no room or a condition does not hold."""
+def _growth(amounts: Mapping[str, int], *conditions: str) -> str:
+    """The statement that counts these amounts of :host, unless one that grows has no room or a condition does
+    not hold."""
     tests = [f"{size}_used + :{size} <= {ROOM[size]}" for size, amount in amounts.items() if amount > 0]
     sets = ", ".join(f"{size}_used = {size}_used + :{size}" for size in ROOM)
     where = " AND ".join(["name = :host", *conditions, *tests])
-    return bool(tx.run(f"UPDATE hosts SET {sets}, version = version + 1 WHERE {where}", host=host, **amounts))
+    return f"UPDATE hosts SET {sets}, version = version + 1 WHERE {where}"
 
 
 def release(tx: Tx, host: str, instance_uuid: str, role: str = "instance") -> None:

@@ -19,6 +19,7 @@ from novactl.objects.states import PowerState, TaskState, VmState, status
 SEEN = "power-seen"
 """The action of an event that no command of ours brought about."""
 
+IMAGES = ("image", "rescue_image", "shelved_image")
 ALL_PORTS = 2000  # instances: of more, all ports are read at once
 PORTS = """
     SELECT p.*, n.name AS network, n.cidr, n.gateway, n.dns, n.mtu, n.bridge
@@ -32,7 +33,7 @@ def add(tx: Tx, instance: Instance) -> None:
         "instances",
         uuid=instance.uuid,
         live_name=f"{instance.project}/{instance.name}",
-        image=_text(tx, instance.image) if instance.image else None,
+        **{column: _text(tx, image) if (image := getattr(instance, column)) else None for column in IMAGES},
         flavor=_text(tx, instance.flavor),
         metadata=dumps(instance.metadata),
         tags=dumps(list(instance.tags)),
@@ -61,6 +62,13 @@ def add(tx: Tx, instance: Instance) -> None:
             ]
         },
     )
+
+
+def put_in_words(tx: Tx, instance: Instance) -> None:
+    """What add() will write of its parts, before others wait for it."""
+    for part in (instance.flavor, instance.image, instance.placement):
+        if part is not None:
+            _text(tx, part)
 
 
 def _text(tx: Tx, part: Flavor | Image | Placement) -> str:
@@ -181,10 +189,10 @@ def raise_epoch(tx: Tx, uuid: str) -> int:
     return int(row["epoch"])
 
 
-def named(tx: Tx, name: str, project: str) -> str | None:
-    """The uuid of the living instance of exactly that name."""
-    row = tx.one("SELECT uuid FROM instances WHERE live_name = :live", live=f"{project}/{name}")
-    return row["uuid"] if row else None
+def named(tx: Tx, names: Sequence[str], project: str) -> dict[str, str]:
+    """The uuids of living instances of exactly these names, by name."""
+    sql = "SELECT name, uuid FROM instances WHERE live_name IN"
+    return {row["name"]: row["uuid"] for row in among(tx, sql, [f"{project}/{name}" for name in names])}
 
 
 def get(tx: Tx, uuid: str) -> Instance:
@@ -277,8 +285,9 @@ def taken_addresses(tx: Tx, network_id: str) -> list[str]:
     return [row[0] for row in tx.tuples("SELECT ip FROM ports WHERE network_id = :id", id=network_id)]
 
 
-def mac_is_taken(tx: Tx, mac: str) -> bool:
-    return tx.one("SELECT 1 AS yes FROM ports WHERE mac = :mac", mac=mac) is not None
+def taken_macs(tx: Tx, macs: Sequence[str]) -> set[str]:
+    """Which of these ports have."""
+    return {row["mac"] for row in among(tx, "SELECT mac FROM ports WHERE mac IN", macs)}
 
 
 def full(tx: Tx, rows: Sequence[Row]) -> list[Instance]:
@@ -337,7 +346,7 @@ def _instance(row: Row, ports: tuple[Port, ...], numa: dict[str, Any] | None) ->
         power_state=PowerState(row["power_state"]),
         host=row["host"],
         flavor=Flavor(**json.loads(row["flavor"])),
-        image=Image.from_dict(json.loads(row["image"])) if row["image"] else None,
+        **{column: Image.from_dict(json.loads(row[column])) if row[column] else None for column in IMAGES},
         ports=ports,
         numa=numa,
         key_name=row["key_name"],

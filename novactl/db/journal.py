@@ -2,13 +2,15 @@
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from novactl.db import operations
-from novactl.db.session import Database, Row, Tx, count_up, dumps
+from novactl.db.locks import any_held, clash, name
+from novactl.db.session import MANY, Database, Row, Tx, count_up, dumps
+from novactl.db.step_words import words
 from novactl.engine.operation import (
     ACTIVE,
     Attempt,
@@ -26,6 +28,7 @@ from novactl.errors import Busy, Fenced, NotFound
 from novactl.version import __version__
 
 LEASE = 60.0
+SERIAL = "serial"  # the last operation's number: its name in session.meta
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,45 @@ class DbJournal:
         parent: str | None = None,
         state: OpState = OpState.PLANNED,
     ) -> Operation:
-        """Journal a plan with its locks; RUNNING when this process goes on with it at once. Raises Busy,
-        naming the holder, when a lock is taken."""
-        now = self.clock.now()
-        op = Operation(
+        """insert_all() of one."""
+        return self.insert_all(tx, {op_id: plan}, parent, state)[0]
+
+    def insert_all(
+        self,
+        tx: Tx,
+        plans: Mapping[str, Plan],
+        parent: str | None = None,
+        state: OpState = OpState.PLANNED,
+    ) -> list[Operation]:
+        """Journal plans, by operation id, with their locks; RUNNING when this process goes on with them at
+        once. Raises Busy, naming the holder, when a lock is taken, or wanted by two of them."""
+        if not plans:
+            return []
+        now, until = self.clock.now(), tx.now() + self.lease
+        serial = count_up(tx, SERIAL, len(plans)) - len(plans)
+        key = dumps(self.owner.key)
+        ops = []
+        for n, (op_id, plan) in enumerate(plans.items(), start=1):
+            op = self._operation(op_id, plan, parent, state, now)
+            op.mark = operations.mark(serial + n, op_id)
+            tx.insert(
+                "operations",
+                request=dumps(op.request),
+                owner_key=key,
+                cancel_requested=0,
+                finished_at=None,
+                error=None,
+                lease_until=until,
+                runner=self.owner.runner,
+                **{column: getattr(op, column) for column in operations.COLUMNS},
+            )
+            self._insert_records(tx, op, op.records, now)
+            ops.append(op)
+        self._lock(tx, [(op, lock) for op in ops for lock in sorted(plans[op.id].locks)])
+        return ops
+
+    def _operation(self, op_id: str, plan: Plan, parent: str | None, state: OpState, now: str) -> Operation:
+        return Operation(
             id=op_id,
             kind=plan.kind,
             target=plan.target,
@@ -82,25 +120,12 @@ class DbJournal:
             written_by=__version__,
             started_at=now,
             records=plan.records(),
-            mark=self._mark(tx, op_id),
         )
-        tx.insert(
-            "operations",
-            request=dumps(op.request),
-            owner_key=dumps(self.owner.key),
-            cancel_requested=0,
-            finished_at=None,
-            error=None,
-            lease_until=tx.now() + self.lease,
-            runner=self.owner.runner,
-            **{column: getattr(op, column) for column in operations.COLUMNS},
-        )
-        self._lock(tx, op, plan.locks)
-        self._insert_records(tx, op, op.records, now)
-        return op
 
-    def _lock(self, tx: Tx, op: Operation, locks: frozenset[Lock]) -> None:
-        self._refuse_held(tx, locks)
+    def _lock(self, tx: Tx, wanted: Sequence[tuple[Operation, Lock]]) -> None:
+        self._refuse_held(tx, sorted({lock for _, lock in wanted}))
+        if (both := clash(wanted)) is not None:
+            raise self._busy(both[0], vars(both[1]))
         tx.insert_many(
             "op_locks",
             [
@@ -109,37 +134,31 @@ class DbJournal:
                     "id": lock.id,
                     "operation": op.id,
                     "mode": lock.mode,
-                    "exclusive": f"{lock.kind}/{lock.id}" if lock.mode is Mode.EXCLUSIVE else None,
+                    "exclusive": name(lock) if lock.mode is Mode.EXCLUSIVE else None,
                 }
-                for lock in sorted(locks)
+                for op, lock in wanted
             ],
         )
 
-    def _refuse_held(self, tx: Tx, locks: frozenset[Lock]) -> None:
+    def _refuse_held(self, tx: Tx, locks: Sequence[Lock]) -> None:
         """One that is shared is only in the way of one who wants it alone: thousands may share it. Mostly
         none is held, which one statement tells."""
-        if not self._any_held(tx, locks):
-            return
-        for lock in sorted(locks):
+        for start in range(0, len(locks), MANY):
+            some = locks[start : start + MANY]
+            if any_held(tx, some):
+                self._refuse_one(tx, some)
+
+    def _refuse_one(self, tx: Tx, locks: Sequence[Lock]) -> None:
+        for lock in locks:
             sharing = lock.mode is Mode.SHARED
             where = "l.exclusive = :name" if sharing else "l.kind = :kind AND l.id = :id"
-            values = {"name": f"{lock.kind}/{lock.id}"} if sharing else {"kind": lock.kind, "id": lock.id}
+            values = {"name": name(lock)} if sharing else {"kind": lock.kind, "id": lock.id}
             holder = tx.one(
                 f"SELECT o.* FROM op_locks l JOIN operations o ON o.id = l.operation WHERE {where} LIMIT 1",
                 **values,
             )
             if holder is not None:
                 raise self._busy(lock, holder)
-
-    def _any_held(self, tx: Tx, locks: frozenset[Lock]) -> bool:
-        names = {f"name{n}": f"{lock.kind}/{lock.id}" for n, lock in enumerate(sorted(locks))}
-        tests = [f"exclusive IN ({', '.join(f':{name}' for name in names)})"] if names else []
-        values: dict[str, Any] = dict(names)
-        for n, lock in enumerate(sorted(lock for lock in locks if lock.mode is Mode.EXCLUSIVE)):
-            tests.append(f"kind = :kind{n} AND id = :id{n}")
-            values |= {f"kind{n}": lock.kind, f"id{n}": lock.id}
-        looks = [f"SELECT 1 AS held FROM op_locks WHERE {test}" for test in tests]
-        return bool(looks) and tx.one(f"{' UNION ALL '.join(looks)} LIMIT 1", **values) is not None
 
     def _busy(self, lock: Lock, holder: Row) -> Busy:
         began = datetime.fromisoformat(holder["started_at"])
@@ -162,24 +181,20 @@ class DbJournal:
                     "operation": op.id,
                     "n": record.n,
                     "attempt": record.attempt,
-                    "step": dumps(self.registry.dump(record.step)),
+                    "step": words(tx, record.step),
                     "state": record.state,
                     "started_at": record.started_at,
                     "finished_at": record.finished_at,
                     "error": None,
-                    "result": dumps(record.result),
+                    "result": dumps(record.result) if record.result else "{}",
                 }
                 for record in records
             ],
         )
 
-    def _mark(self, tx: Tx, op_id: str) -> str:
-        """What the hosts are told of an operation: by it they tell a database that has forgotten it."""
-        return f"{count_up(tx, 'serial'):012d}.{op_id}"
-
     def take(self, tx: Tx, op: Operation, epoch: int) -> None:
         """Make this process its owner, under a new epoch: the older owner can write no more."""
-        op.owner, op.epoch, op.mark = self.owner.words, epoch, self._mark(tx, op.id)
+        op.owner, op.epoch, op.mark = self.owner.words, epoch, operations.mark(count_up(tx, SERIAL), op.id)
         if op.state is OpState.INCOMPLETE:
             op.state = OpState.RUNNING
         tx.run(
@@ -308,7 +323,8 @@ class DbJournal:
     def _append(self, tx: Tx, op: Operation, attempt: Attempt) -> list[Record]:
         number, now = op.attempt + 1, self.clock.now()
         held = {(row["kind"], row["id"]) for row in self._locks_of(tx, op)}
-        self._lock(tx, op, frozenset(lock for lock in attempt.locks if (lock.kind, lock.id) not in held))
+        new = (lock for lock in sorted(attempt.locks) if (lock.kind, lock.id) not in held)
+        self._lock(tx, [(op, lock) for lock in new])
         numbered = [(0, step) for step in attempt.common] + [(number, step) for step in attempt.steps]
         records = [
             Record(

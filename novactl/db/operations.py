@@ -161,6 +161,11 @@ def is_cancelled(tx: Tx, op_id: str) -> bool:
     return bool(row and row["cancel_requested"])
 
 
+def mark(serial: int, op_id: str) -> str:
+    """What the hosts are told of an operation: by it they tell a database that has forgotten it."""
+    return f"{serial:012d}.{op_id}"
+
+
 COLUMNS = (
     "id kind target target_uuid project state attempt epoch parent owner user written_by started_at".split()
 )

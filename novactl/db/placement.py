@@ -10,17 +10,18 @@ SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
 LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
 
 
-def candidates(tx: Tx, *, counted: bool, name: str | None = None) -> list[Candidate]:
+def candidates(tx: Tx, *, counted: bool, busy: bool = True, name: str | None = None) -> list[Candidate]:
     """All hosts, by name, or the one named. `counted`: with the number of their instances, which an
-    aggregate may ask for too."""
+    aggregate may ask for too; `busy`: and of the operations that work on them."""
     only = {} if name is None else {"name": name}
     where = " WHERE name = :name" if only else ""
     found = [Candidate(*row) for row in tx.tuples(f"{SELECT}{where} ORDER BY name", **only)]
     by_name = {host.name: host for host in found}
-    busy = "SELECT id, COUNT(*) FROM op_locks WHERE kind = 'host'" + (" AND id = :name" if only else "")
-    for host, count in tx.tuples(f"{busy} GROUP BY id", **only):
-        if host in by_name:
-            by_name[host].busy = count
+    if busy:
+        locks = "SELECT id, COUNT(*) FROM op_locks WHERE kind = 'host'" + (" AND id = :name" if only else "")
+        for host, count in tx.tuples(f"{locks} GROUP BY id", **only):
+            if host in by_name:
+                by_name[host].busy = count
     for aggregate, hosts, metadata in tx.tuples("SELECT name, hosts, metadata FROM aggregates"):
         words = json.loads(metadata)
         counted |= "max_instances_per_host" in words

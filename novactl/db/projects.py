@@ -30,7 +30,7 @@ def create(tx: Tx, project: Project) -> None:
         raise Refused(f"project {project.name} exists already", hint=f"novactl project show {project.name}")
     tx.insert("projects", **{**project.as_dict(), "limits": dumps(project.limits)})
     recount(tx, project.name)
-    second_copy.changed(tx)
+    _changed(tx)
 
 
 def update(tx: Tx, project: Project) -> None:
@@ -41,7 +41,7 @@ def update(tx: Tx, project: Project) -> None:
         description=project.description,
         limits=dumps(project.limits),
     )
-    second_copy.changed(tx)
+    _changed(tx)
 
 
 def delete(tx: Tx, name: str) -> None:
@@ -49,7 +49,7 @@ def delete(tx: Tx, name: str) -> None:
     if held := contents(tx, name):
         raise Refused(f"project {name} has {in_words(held)}", hint="delete those first")
     tx.run("DELETE FROM projects WHERE name = :name", name=name)
-    second_copy.changed(tx)
+    _changed(tx)
 
 
 def contents(tx: Tx, name: str) -> dict[str, list[str]]:
@@ -74,6 +74,19 @@ def get(tx: Tx, name: str) -> Project | None:
     return _project(row) if row else None
 
 
+def _changed(tx: Tx) -> None:
+    tx.memo.pop("limits", None)
+    second_copy.changed(tx)
+
+
+def limits(tx: Tx, name: str) -> Project | None:
+    """get(), read once in a transaction: its limits are as they were, its use may have grown."""
+    known: dict[str, Project | None] = tx.memo.setdefault("limits", {})
+    if name not in known:
+        known[name] = get(tx, name)
+    return known[name]
+
+
 def find(tx: Tx, name: str) -> Project:
     """Raises NotFound with near names."""
     found = get(tx, name)
@@ -95,7 +108,7 @@ def everything(tx: Tx) -> list[Project]:
 def take(tx: Tx, name: str, *, instances: int = 0, cores: int = 0, memory_mib: int = 0) -> None:
     """Count it, within the project's limits: what does not grow is never refused. One UPDATE decides, so no
     two callers can be given the same room. Raises QuotaExceeded."""
-    project = get(tx, name)
+    project = limits(tx, name)
     if project is None:
         return
     wanted = dict(zip(COUNTED, (instances, cores, memory_mib), strict=True))
@@ -136,7 +149,7 @@ def _add(tx: Tx, name: str, amounts: Mapping[str, int], tests: Sequence[str] = (
 
 def check_room(tx: Tx, name: str, resource: str, used: int, wanted: int = 1) -> None:
     """For what no row counts: raises QuotaExceeded when `wanted` more than `used` is over the limit."""
-    project = get(tx, name) if wanted > 0 else None
+    project = limits(tx, name) if wanted > 0 else None
     if project is not None and _short(project, resource, used, wanted):
         raise _over(project, {resource: (used, wanted)})
 

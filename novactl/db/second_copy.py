@@ -18,6 +18,8 @@ COPIED = (
     "projects",
 )
 """Whole tables without secrets. Instances and their ports are in the domains' metadata."""
+VERSION = "catalogue"
+"""Under which version() is kept (session.meta)."""
 USED = ("vcpus_used", "memory_mib_used", "disk_gib_used", "instances_used", "cores_used")
 
 
@@ -28,12 +30,12 @@ def kind(table: str) -> str:
 
 def version(tx: Tx) -> int:
     """Counts up with each change of what is copied."""
-    return int(meta(tx, "catalogue") or 0)
+    return int(meta(tx, VERSION) or 0)
 
 
 def changed(tx: Tx) -> None:
     """Called by whatever changes what is copied, in the same transaction."""
-    count_up(tx, "catalogue")
+    count_up(tx, VERSION)
 
 
 def export(tx: Tx) -> tuple[int, bytes]:
@@ -41,6 +43,7 @@ def export(tx: Tx) -> tuple[int, bytes]:
     tables = {table: tx.all(f"SELECT * FROM {table}") for table in COPIED}
     for row in tables["hosts"] + tables["projects"]:
         row.update({used: 0 for used in USED if used in row})  # what is used follows from the instances
+    tables["images"] = [row for row in tables["images"] if json.loads(row["body"])["status"] == "active"]
     for row in tables["server_groups"]:
         row["version"] = 0
     content = {"fleet": meta(tx, "fleet"), "version": version(tx), "tables": tables}

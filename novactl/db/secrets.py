@@ -21,6 +21,11 @@ def sealed(tx: Tx, reference: str) -> Row:
     return row
 
 
+def erase(tx: Tx, reference: str) -> None:
+    """It is there no more."""
+    tx.run("DELETE FROM secrets WHERE id = :id", id=reference.removeprefix("secret:"))
+
+
 class Secrets:
     """Seals and opens with the key of `$NOVACTL_KEY` (base64) or of the config directory, made there
     (0600) when first needed."""
@@ -39,10 +44,13 @@ class Secrets:
 
     def open(self, tx: Tx, reference: str) -> bytes:
         """The content. Raises Refused when this operator has another key."""
+        return self.unseal(sealed(tx, reference))
+
+    def unseal(self, row: Row) -> bytes:
+        """The content of a row that sealed() gave, which may be in no database any more; as open()."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        row = sealed(tx, reference)
         blob = base64.b64decode(row["sealed"])
         try:
             return AESGCM(self._key()).decrypt(blob[:12], blob[12:], row["id"].encode())

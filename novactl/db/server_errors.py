@@ -24,6 +24,18 @@ LOST_NUMBERS = {
     2055,
 }
 """The same of MariaDB and its client library."""
+ANSWERED = (
+    "lost connection",
+    "reset by peer",
+    "broken pipe",
+    "closed the connection",
+    "gone away",
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "too many",
+)
+"""What is said of a server that is there, even if it goes away at once: not of one that cannot be reached."""
 HOPELESS = ("password", "authentication", "does not exist", "no pg_hba", "access denied", "unknown database")
 
 
@@ -38,6 +50,12 @@ def may_pass(error: exc.DBAPIError, words: str) -> bool:
     if isinstance(number, int) and number != 0:
         return number in LOST_NUMBERS
     return error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError)
+
+
+def answered(words: str) -> bool:
+    """Whether a server that we have no connection to was seen nonetheless."""
+    words = words.lower()
+    return "timed out" not in words and any(sign in words for sign in ANSWERED)
 
 
 def hint(words: str) -> str:

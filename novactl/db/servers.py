@@ -6,14 +6,12 @@ has to be trusted with it.
 """
 
 import contextlib
-import functools
 import itertools
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import sqlalchemy
@@ -22,6 +20,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from novactl.db import server_errors
+from novactl.db.server_tx import NOW, ServerTx, family
 from novactl.db.session import (
     ADMISSION,
     SCHEMA,
@@ -31,7 +30,6 @@ from novactl.db.session import (
     T,
     Tx,
     admit,
-    insertion,
     meta,
     not_ours,
 )
@@ -44,15 +42,11 @@ FIRST_PATIENCE = 5.0  # and one that was not seen yet
 IDLE = 30  # seconds after which the server ends a transaction whose client is gone
 KEPT = 86400.0  # seconds that marks of commits stay, when their process did not remove them
 
-NOW = {
-    "postgresql": "EXTRACT(EPOCH FROM clock_timestamp())::double precision",
-    "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6",
-}
-"""The server's clock, in seconds."""
 KEY = 0x6E6F7661
+ADMISSION_AND_TIME = f"{ADMISSION} UNION ALL SELECT 'now', CAST({NOW['postgresql']} AS text)"
 LOCKS = {
-    ("postgresql", True): [f"SELECT pg_advisory_xact_lock({KEY})", ADMISSION],
-    ("postgresql", False): [f"SELECT pg_advisory_xact_lock_shared({KEY})", ADMISSION],
+    ("postgresql", True): [f"SELECT pg_advisory_xact_lock({KEY})", ADMISSION_AND_TIME],
+    ("postgresql", False): [f"SELECT pg_advisory_xact_lock_shared({KEY})", ADMISSION_AND_TIME],
     ("mysql", True): [f"{ADMISSION} FOR UPDATE"],
     ("mysql", False): [f"{ADMISSION} LOCK IN SHARE MODE"],
 }
@@ -73,58 +67,7 @@ LOOKING = {
 }
 """And those that only read."""
 
-NAMED = re.compile(r"(?<![:\w]):(\w+)")
 NO_TABLES = re.compile(r"relation \"meta\" does not exist|\.meta' doesn't exist")
-
-
-class ServerTx:
-    """A transaction on one connection."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._family = _family(connection.engine)
-        self.memo: dict[str, Any] = {}
-
-    def all(self, sql: str, **values: Any) -> list[Row]:
-        return [dict(row) for row in self._execute(sql, values).mappings()]
-
-    def one(self, sql: str, **values: Any) -> Row | None:
-        row = self._execute(sql, values).mappings().first()
-        return None if row is None else dict(row)
-
-    def tuples(self, sql: str, **values: Any) -> list[Any]:
-        return [tuple(row) for row in self._execute(sql, values)]
-
-    def run(self, sql: str, **values: Any) -> int:
-        return int(self._execute(sql, values).rowcount)
-
-    def insert(self, table: str, **values: Any) -> None:
-        self._execute(insertion(table, tuple(values)), values)
-
-    def insert_many(self, table: str, rows: Sequence[Row]) -> None:
-        if rows:
-            self._execute(insertion(table, tuple(rows[0])), list(rows))
-
-    def now(self) -> float:
-        """The server's clock, in seconds."""
-        return float((self.one(f"SELECT {NOW[self._family]} AS now") or {})["now"])
-
-    def _execute(self, sql: str, values: Row | list[Row]) -> Any:
-        plain = [_plain(row) for row in values] if isinstance(values, list) else _plain(values)
-        return self._connection.exec_driver_sql(_driver_words(sql, self._family), plain)
-
-
-@functools.lru_cache(maxsize=1024)
-def _driver_words(sql: str, family: str) -> str:
-    """As both drivers take it: SQLAlchemy's own text() costs half as much again for each statement."""
-    if family == "mysql":
-        sql = sql.replace('"', "`")  # quotes stand only around names: values are always bound
-    return NAMED.sub(r"%(\1)s", sql.replace("%", "%%"))
-
-
-def _plain(values: Row) -> Row:
-    """As a driver takes them."""
-    return {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
 
 
 class ServerDatabase(Database):
@@ -154,10 +97,10 @@ class ServerDatabase(Database):
 
         def greet(connection: Any, _: Any) -> None:
             with contextlib.closing(connection.cursor()) as cursor:
-                for words in FIRST_WORDS[_family(found)]:
+                for words in FIRST_WORDS[family(found)]:
                     cursor.execute(words)
                 if more_words is not None:
-                    cursor.execute(more_words[_family(found)])
+                    cursor.execute(more_words[family(found)])
             connection.commit()
 
         def connect(dialect: Any, _: Any, words: Any, options: Any) -> Any:
@@ -179,35 +122,42 @@ class ServerDatabase(Database):
             tx = ServerTx(connection)
             admit(self.where, tx.all(ADMISSION), deciding=False)
             yield tx
+            tx.settle()
 
     @contextlib.contextmanager
     def writing(self, *, alone: bool = True, adopting: bool = False, mark: str | None = None) -> Iterator[Tx]:
         """`mark` is written with it; raises _Committed when it is there already."""
         with self._translated(), self._writer.connect() as connection:
             self._seen = True
+            connection.begin()
             tx = ServerTx(connection)
-            if mark is not None:
-                self._mark(connection, mark)
-            *locks, admission = LOCKS[_family(self._writer), alone]
-            for lock in locks:
-                tx.one(lock)
-            admit(self.where, tx.all(admission), deciding=alone and not adopting)
+            admit(self.where, self._entered(tx, mark, alone=alone), deciding=alone and not adopting)
             try:
                 yield tx
+                tx.settle()
             except Rollback:
                 return
             connection.commit()
 
-    def _mark(self, connection: Connection, mark: str) -> None:
-        tx = ServerTx(connection)
+    def _entered(self, tx: ServerTx, mark: str | None, *, alone: bool) -> list[Row]:
+        """The mark is written, others are kept out: what admit() looks at."""
+        *locks, admission = LOCKS[family(self._writer), alone]
+        marking = f"INSERT INTO commits (id, at) VALUES (:id, {NOW[family(self._writer)]})"
         try:
-            tx.run(f"INSERT INTO commits (id, at) VALUES (:id, {NOW[_family(self._writer)]})", id=mark)
+            with tx.together():
+                if mark is not None:
+                    tx.send(marking, {"id": mark})
+                for lock in locks:
+                    tx.send(lock)
+                found = tx.all(admission)
         except exc.IntegrityError as error:
             raise _Committed from error
         except exc.ProgrammingError:  # no such table: another schema, which is the thing to say
-            connection.rollback()
+            tx.roll_back()
             admit(self.where, tx.all(ADMISSION), deciding=False)
             raise
+        tx.told({row["name"]: row["value"] for row in found}.get("now"))
+        return found
 
     def read(self, work: Callable[[Tx], T]) -> T:
         def once() -> T:
@@ -261,6 +211,7 @@ class ServerDatabase(Database):
             words = " ".join(str(error.orig).split())
             if NO_TABLES.search(words):
                 raise not_ours(self.where, None) from error
+            self._seen = self._seen or server_errors.answered(words)
             kind = _Lost if server_errors.may_pass(error, words) else DatabaseError
             raise kind(f"{self.where}: {words}", hint=server_errors.hint(words)) from error
         except exc.SQLAlchemyError as error:
@@ -307,6 +258,7 @@ class ServerDatabase(Database):
         tx = ServerTx(connection)
         for name, value in (("fleet", fleet), ("schema", str(SCHEMA))):
             tx.insert("meta", name=name, value=value)
+        tx.settle()
 
     def upgrade(self) -> list[str]:
         from novactl.db.migrations import migrate
@@ -346,7 +298,3 @@ class _Lost(DatabaseError):
 
 class _Committed(Exception):
     """The work was committed by an earlier try, whose answer was lost."""
-
-
-def _family(engine: Engine) -> str:
-    return "postgresql" if engine.dialect.name == "postgresql" else "mysql"

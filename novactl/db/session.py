@@ -6,6 +6,7 @@ transactions met, so it changes nothing but the database (and objects that it ma
 
 import functools
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from novactl.errors import DatabaseError, Refused
 
-SCHEMA = 6
+SCHEMA = 8
 """The schema this novactl reads and writes: the newest revision of db/migrations."""
 
 MANY = 500  # values of one IN
@@ -37,14 +38,85 @@ class Tx(Protocol):
         """Number of rows it matched."""
         ...
 
+    def run_all(self, statements: Sequence[tuple[str, Row]]) -> list[int]:
+        """run() of each with its values; none depends on what another has done."""
+        ...
+
     def insert(self, table: str, **values: Any) -> None: ...
     def insert_many(self, table: str, rows: Sequence[Row]) -> None:
         """Rows with the same columns; none is fine."""
         ...
 
+    def later(self, table: str, row: str, sql: str, **values: Any) -> None:
+        """A statement that changes this row of a table, and whose answer nobody asks for. It waits as inserts
+        do; of several that are alike the last one counts."""
+        ...
+
+    def settle(self) -> None:
+        """Write what waits (Inserting)."""
+        ...
+
     def now(self) -> float:
         """Seconds on the clock that leases are measured by: the same for all who use the database."""
         ...
+
+
+PARENTS = ("instances", "operations", "networks")
+"""Tables that rows of others refer to."""
+PLAIN = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+class Inserting(ABC):
+    """How a transaction inserts: rows wait until a statement names their table, or the commit. Then all of a
+    table are one statement, however many parts of a decision they come from."""
+
+    def __init__(self) -> None:
+        self.memo: dict[str, Any] = {}
+        self._waiting: dict[tuple[str, tuple[str, ...]], list[Row]] = {}
+        self._late: dict[tuple[str, str, str], Row] = {}
+        self._tables: set[str] = set()  # of what waits
+
+    def insert(self, table: str, **values: Any) -> None:
+        self.insert_many(table, (values,))
+
+    def insert_many(self, table: str, rows: Sequence[Row]) -> None:
+        if rows:
+            self._tables.add(table)
+            self._waiting.setdefault((table, tuple(rows[0])), []).extend(rows)
+
+    def later(self, table: str, row: str, sql: str, **values: Any) -> None:
+        self._tables.add(table)
+        self._late[table, row, sql] = values
+
+    def settle(self) -> None:
+        """Rows that others refer to first."""
+        waiting, late, self._waiting, self._late = self._waiting, self._late, {}, {}
+        self._tables.clear()
+        for (_, _, sql), values in late.items():
+            self.send(sql, values)
+        for table, columns in sorted(waiting, key=lambda key: key[0] not in PARENTS):
+            self._insert(table, columns, waiting[table, columns])
+
+    def _settle_for(self, sql: str) -> None:
+        """Before this statement: it would see what waits, or is none that sees rows (a savepoint)."""
+        if self._tables:
+            words = _words(sql)
+            if not words or not words.isdisjoint(self._tables):
+                self.settle()
+
+    @abstractmethod
+    def send(self, sql: str, values: Row) -> None:
+        """A statement whose answer nobody asks for, now."""
+
+    @abstractmethod
+    def _insert(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None: ...
+
+
+@functools.lru_cache(maxsize=1024)
+def _words(sql: str) -> frozenset[str]:
+    """All words of a statement that reads or changes rows, its tables among them; of others none."""
+    words = re.findall(r"\w+", sql)
+    return frozenset(words) if words[0] in PLAIN else frozenset()
 
 
 class Rollback(Exception):
@@ -96,6 +168,7 @@ class Database(ABC):
         kept: list[T] = []
         with self.writing() as tx:
             kept.append(work(tx))
+            tx.settle()
             raise Rollback
         return kept[0]
 
@@ -123,10 +196,10 @@ class Database(ABC):
 
 
 @functools.lru_cache(maxsize=256)
-def insertion(table: str, columns: tuple[str, ...]) -> str:
-    """The statement of Tx.insert."""
+def insertion(table: str, columns: tuple[str, ...], value: str = ":{}") -> str:
+    """The statement of an insert; `value` stands for that of a column."""
     quoted = ", ".join(f'"{column}"' for column in columns)
-    return f"INSERT INTO {table} ({quoted}) VALUES ({', '.join(f':{column}' for column in columns)})"
+    return f"INSERT INTO {table} ({quoted}) VALUES ({', '.join(map(value.format, columns))})"
 
 
 def among(tx: Tx, sql: str, values: Sequence[str], rest: str = "", **named: Any) -> list[Row]:
@@ -138,21 +211,38 @@ def among(tx: Tx, sql: str, values: Sequence[str], rest: str = "", **named: Any)
     return found
 
 
+def foresee(tx: Tx, *names: str) -> None:
+    """Read at once what meta() will be asked for by a transaction that is alone: nobody else changes it."""
+    found = {
+        row["name"]: row["value"] for row in among(tx, "SELECT name, value FROM meta WHERE name IN", names)
+    }
+    tx.memo.setdefault("meta", {}).update(dict.fromkeys(names) | found)
+
+
 def meta(tx: Tx, name: str) -> str | None:
     """A value of the database's own."""
+    foreseen: dict[str, str | None] = tx.memo.get("meta", {})
+    if name in foreseen:
+        return foreseen[name]
     row = tx.one("SELECT value FROM meta WHERE name = :name", name=name)
     return str(row["value"]) if row else None
 
 
 def set_meta(tx: Tx, name: str, value: str) -> None:
     """Keep a value of the database's own."""
-    if not tx.run("UPDATE meta SET value = :value WHERE name = :name", name=name, value=value):
+    change = "UPDATE meta SET value = :value WHERE name = :name"
+    foreseen: dict[str, str | None] = tx.memo.get("meta", {})
+    if foreseen.get(name) is not None:
+        foreseen[name] = value
+        tx.later("meta", name, change, name=name, value=value)
+    elif not tx.run(change, name=name, value=value):
         tx.insert("meta", name=name, value=value)
+        foreseen.pop(name, None)
 
 
-def count_up(tx: Tx, name: str) -> int:
-    """The next value of a counter of the database's own."""
-    count = int(meta(tx, name) or 0) + 1
+def count_up(tx: Tx, name: str, by: int = 1) -> int:
+    """The next value of a counter of the database's own, or the last one of so many."""
+    count = int(meta(tx, name) or 0) + by
     set_meta(tx, name, str(count))
     return count
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from novactl.db import second_copy
-from novactl.db.session import Tx, dumps
+from novactl.db.session import Tx, among, dumps
 
 DEFAULTS: dict[str, Any] = {
     "weighers": {},  # {name: multiplier}; what is not there: as scheduler.select has it
@@ -12,15 +12,21 @@ DEFAULTS: dict[str, Any] = {
     "cron": {},  # {task: objects.policy.CronTask.as_dict()}
     "scheduler": {},  # {rule: number}: scheduler.spec.Rules, checked by objects.policy
     "trusted_networks": {},  # {name: CIDR}: where guests may travel in clear (objects.trusted)
+    "image_store": None,  # str() of the objects.place.Place where image files are shared
     "default_network": None,  # name of the network that `boot` takes when none is given
 }
 
 
 def get(tx: Tx, name: str) -> Any:
     """Its value, or the default. Raises KeyError for a name that is none of DEFAULTS."""
-    row = tx.one("SELECT value FROM settings WHERE name = :name", name=name)
-    default = DEFAULTS[name]
-    return json.loads(dumps(default)) if row is None else json.loads(row["value"])
+    return some(tx, name)[name]
+
+
+def some(tx: Tx, *names: str) -> dict[str, Any]:
+    """get() of several, by name."""
+    found = among(tx, "SELECT name, value FROM settings WHERE name IN", names)
+    kept = {row["name"]: row["value"] for row in found}
+    return {name: json.loads(kept[name] if name in kept else dumps(DEFAULTS[name])) for name in names}
 
 
 def put(tx: Tx, name: str, value: Any) -> bool:

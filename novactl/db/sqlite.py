@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from novactl.db.session import ADMISSION, SCHEMA, Database, Rollback, Row, T, Tx, admit, insertion
+from novactl.db.session import ADMISSION, SCHEMA, Database, Inserting, Rollback, Row, T, Tx, admit, insertion
+from novactl.db.wal import WriteAheadLog
 from novactl.errors import DatabaseError, NovactlError
 
 BUSY_SECONDS = 30
@@ -19,34 +20,46 @@ NETWORK_FILESYSTEMS = frozenset(
 """Where neither SQLite's locks nor its shared memory hold (sqlite.org/wal.html)."""
 
 
-class SqliteTx:
+class SqliteTx(Inserting):
     """A transaction on one SQLite connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__()
         self._connection = connection
-        self.memo: dict[str, Any] = {}
 
     def all(self, sql: str, **values: Any) -> list[Row]:
-        return self._connection.execute(sql, values).fetchall()
+        cursor = self._looked(sql, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def one(self, sql: str, **values: Any) -> Row | None:
-        row: Row | None = self._connection.execute(sql, values).fetchone()
-        return row
+        cursor = self._looked(sql, values)
+        row = cursor.fetchone()
+        return row and dict(zip((column[0] for column in cursor.description), row, strict=True))
 
     def tuples(self, sql: str, **values: Any) -> list[Any]:
+        return self._looked(sql, values).fetchall()
+
+    def _looked(self, sql: str, values: Row) -> sqlite3.Cursor:
+        self._settle_for(sql)
         cursor = self._connection.cursor()
-        cursor.row_factory = None
-        return cursor.execute(sql, values).fetchall()
+        cursor.row_factory = None  # its names once, not for each row
+        return cursor.execute(sql, values)
 
     def run(self, sql: str, **values: Any) -> int:
+        self._settle_for(sql)
         return self._connection.execute(sql, values).rowcount
 
-    def insert(self, table: str, **values: Any) -> None:
-        self._connection.execute(insertion(table, tuple(values)), values)
+    def run_all(self, statements: Sequence[tuple[str, Row]]) -> list[int]:
+        return [self.run(sql, **values) for sql, values in statements]
 
-    def insert_many(self, table: str, rows: Sequence[Row]) -> None:
-        if rows:
-            self._connection.executemany(insertion(table, tuple(rows[0])), rows)
+    def send(self, sql: str, values: Row) -> None:
+        self._connection.execute(sql, values)
+
+    def _insert(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """By position: names are looked up for each row and value."""
+        values = (tuple(map(row.__getitem__, columns)) for row in rows)
+        self._connection.executemany(insertion(table, columns, "?"), values)
 
     def now(self) -> float:
         """Seconds since this machine's boot, those of its sleep included (clock_gettime(2))."""
@@ -54,14 +67,14 @@ class SqliteTx:
 
 
 class SqliteDatabase(Database):
-    """WAL, synchronous FULL, one writer connection per process (its threads take turns), a reader
-    connection per thread."""
+    """WAL, synced before a write has ended, one writer connection per process (its threads take turns), a
+    reader connection per thread."""
 
     shared = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer: sqlite3.Connection | None = None
+        self._writer: tuple[sqlite3.Connection, WriteAheadLog] | None = None
         self._write_lock = threading.RLock()
         self._readers = threading.local()
 
@@ -91,26 +104,43 @@ class SqliteDatabase(Database):
             connection.execute("BEGIN")
             try:
                 self._admit(connection, deciding=False)
-                yield SqliteTx(connection)
+                tx = SqliteTx(connection)
+                yield tx
+                tx.settle()
             finally:
                 _roll_back(connection)
 
     @contextlib.contextmanager
     def writing(self, *, alone: bool = True, adopting: bool = False) -> Iterator[Tx]:
-        """Every write is alone here, whatever is asked for."""
-        with self._write_lock, _translated(self.path):
-            if self._writer is None:
-                self._writer = self._open()
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                self._admit(self._writer, deciding=alone and not adopting)
-                yield SqliteTx(self._writer)
-                self._writer.execute("COMMIT")
-            except Rollback:
-                _roll_back(self._writer)
-            except BaseException:
-                _roll_back(self._writer)
-                raise
+        """Every write is alone here, whatever is asked for. It is on the disk when the block has ended."""
+        with _translated(self.path):
+            with self._write_lock:
+                writer, log = self._opened()
+                before = writer.total_changes
+                with log.turn(BUSY_SECONDS):
+                    writer.execute("BEGIN IMMEDIATE")
+                    try:
+                        self._admit(writer, deciding=alone and not adopting)
+                        tx = SqliteTx(writer)
+                        yield tx
+                        tx.settle()
+                        writer.execute("COMMIT")
+                    except Rollback:
+                        _roll_back(writer)
+                        return
+                    except BaseException:
+                        _roll_back(writer)
+                        raise
+                changed = writer.total_changes != before
+            if changed:
+                log.sync()
+
+    def _opened(self) -> tuple[sqlite3.Connection, WriteAheadLog]:
+        if self._writer is None:
+            connection = self._open()
+            connection.execute("PRAGMA synchronous = NORMAL")  # log.sync() does the rest
+            self._writer = connection, WriteAheadLog(connection)
+        return self._writer
 
     def read(self, work: Callable[[Tx], T]) -> T:
         with self.reading() as tx:
@@ -196,9 +226,9 @@ class SqliteDatabase(Database):
         return connection
 
     def close(self) -> None:
-        for connection in (self._writer, getattr(self._readers, "connection", None)):
-            if connection is not None:
-                connection.close()
+        for one in (*(self._writer or ()), getattr(self._readers, "connection", None)):
+            if one is not None:
+                one.close()
         self._writer = None
         self._readers = threading.local()
 
@@ -208,7 +238,7 @@ class SqliteDatabase(Database):
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.row_factory = _as_dict
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
@@ -237,6 +267,20 @@ def refuse_network_filesystem(path: Path, mounts: str | None = None) -> None:
             f"{path}: is on a network file system ({kind}), where SQLite's locks do not hold",
             hint="keep it on a local disk; several machines share PostgreSQL or MariaDB",
         )
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Put the file into WAL mode. SQLite itself does not wait while others do so to the same empty file."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

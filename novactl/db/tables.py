@@ -181,6 +181,8 @@ Table(
     Column("host", Name),
     Column("flavor", Text, nullable=False),
     Column("image", Text),
+    Column("rescue_image", Text),
+    Column("shelved_image", Text),
     Column("key_name", Name),
     Column("public_key", Text),
     Column("metadata", Text, nullable=False),
@@ -353,6 +355,27 @@ Table(
     Column("revoked_at", Time),
     Column("crl_number", Integer, nullable=False),  # of the revocation list that the host has
     Index("certificates_by_host", "host"),
+)
+
+Table(
+    "backups",  # of the disks of instances, which may be gone; their files are in the image store
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("instance_uuid", Id, nullable=False),
+    Column("instance_name", Name, nullable=False),
+    Column("project", Name, nullable=False),
+    Column("type", Name, nullable=False),
+    Column("rotation", Integer, nullable=False),
+    Column("parent", Id),
+    Column("reason", Text, nullable=False),
+    Column("files", Text, nullable=False),
+    Column("checkpoint", Name, nullable=False),
+    Column("quiesced", Integer, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("rotated_at", Time),
+    Index("backups_by_instance", "instance_uuid"),
 )
 
 Table(

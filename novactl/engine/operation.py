@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from novactl.engine.step import Kind, Step
 
@@ -39,8 +39,7 @@ class Mode(StrEnum):
     EXCLUSIVE = "X"
 
 
-@dataclass(frozen=True, order=True)
-class Lock:
+class Lock(NamedTuple):
     """What an operation holds while it is active. Taken in sorted order."""
 
     kind: str

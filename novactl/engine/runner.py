@@ -284,7 +284,7 @@ class Runner:
         if isinstance(step, RecordStep):
             self.journal.undone(op, record, lambda tx: step.revert(tx, ctx))
         else:
-            if not self._is_gone(step):
+            if step.elsewhere or not self._is_gone(step):
                 step.undo(ctx)
             self.failpoints.reach("after-undo", record)
             self.journal.undone(op, record)

@@ -73,6 +73,8 @@ class Step:
     type: ClassVar[str]
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = Kind.COMPENSATABLE
+    elsewhere: ClassVar[bool] = False
+    """Whether part of the effect is on none of its hosts: it is undone though they are down for certain."""
 
     host: str | None = None
 
@@ -136,10 +138,10 @@ class Registry:
         self._every()
         return iter(self._types.values())
 
-    def dump(self, step: Step) -> dict[str, Any]:
+    @staticmethod
+    def dump(step: Step) -> dict[str, Any]:
         """The step as JSON-able data."""
-        values = {field.name: getattr(step, field.name) for field in fields(step)}
-        return {"type": step.type, "version": step.version, "fields": values}
+        return {"type": step.type, "version": step.version, "fields": vars(step)}
 
     def load(self, data: Mapping[str, Any], written_by: str = "?") -> Step:
         """The step that dump() described. Raises DatabaseError, naming the novactl that wrote it, for

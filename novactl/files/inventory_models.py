@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from novactl.errors import NovactlError
 from novactl.objects import cpuset, names
+from novactl.objects.backup import TYPES
 from novactl.objects.duration import parse_duration
 from novactl.objects.flavor import LIMITS
 from novactl.objects.group import GroupPolicy
@@ -164,11 +165,14 @@ class PolicyPart(Part):
     days: list[Literal[DAYS]] = []  # type: ignore[valid-type]
     timezone: str = "UTC"
     after: Duration | None = None
+    type: Literal[TYPES] | None = None  # type: ignore[valid-type]
+    rotate: int | None = None
 
 
 class CronPart(Part):
     every: Duration | None = None
     jitter: Duration | None = None
+    older: Duration | None = None
     enabled: bool = True
 
 

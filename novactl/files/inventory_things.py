@@ -154,7 +154,7 @@ def _cron(context: Context) -> Made:
     part: CronPart = context.part
     seconds = {
         key: None if (text := getattr(part, key)) is None else parse_duration(text, key)
-        for key in ("every", "jitter")
+        for key in ("every", "jitter", "older")
     }
     return check_cron(CronTask(name=context.name, enabled=part.enabled, **seconds)).as_dict(), {}
 

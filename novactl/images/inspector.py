@@ -15,8 +15,7 @@ from novactl.errors import ImageRefused
 from novactl.images.imagefile import SECTOR, ImageFile, convert_hint, opened
 from novactl.images.qcow2 import read_qcow2
 from novactl.images.vmdk import read_vmdk
-
-FORMATS = ("raw", "qcow2", "vmdk", "iso")
+from novactl.objects.image import FORMATS
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,12 @@ def inspect(path: Path, declared: str | None = None) -> ImageInfo:
         return inspect_fd(fd, str(path), declared)
 
 
-def inspect_fd(fd: int, name: str, declared: str | None = None) -> ImageInfo:
-    """As `inspect`, for an open file; `name` is what messages call it."""
+def inspect_fd(fd: int, name: str, declared: str | None = None, *, pinned: bool = False) -> ImageInfo:
+    """As `inspect`, for an open file; `name` is what messages call it. `pinned`: it was declared by what made
+    the file. A guest may write into its disk what looks like another format: these bytes are raw."""
     image = ImageFile(fd, name)
     try:
-        kind = _agreed(image, declared)
+        kind = declared if pinned and declared == "raw" else _agreed(image, declared)
         size = _READERS[kind](image)
     except OSError as error:
         raise ImageRefused(f"{name}: cannot be read: {error.strerror}") from error

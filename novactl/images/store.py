@@ -1,35 +1,26 @@
 """The local directory store: image files named by the SHA-256 of their bytes, written once, only read."""
 
-import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from novactl.errors import ImageRefused, NotFound, NovactlError, UsageError
+from novactl.errors import ImageRefused, NotFound, UsageError
+from novactl.images.blocks import blocks, explained, sha256_of, sync_directory, write_at
 from novactl.images.imagefile import opened
-from novactl.images.inspector import ImageInfo, inspect_fd
+from novactl.images.incoming import Incoming, StoredImage, in_use, open_part
+from novactl.images.inspector import inspect_fd
+from novactl.objects.names import UUID, check_pattern
 
-BLOCK = 1 << 20  # bytes copied and hashed at once
 STALE_SECONDS = 86400.0  # an incoming file not written for this long belongs to nobody
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image in the store; `size_bytes` is the file's length, holes counted."""
-
-    sha256: str
-    size_bytes: int
-    info: ImageInfo
 
 
 class LocalStore:
@@ -78,21 +69,84 @@ class LocalStore:
     def has(self, sha256: str) -> bool:
         return (self._root / _valid(sha256)).is_file()
 
+    def room(self) -> int:
+        """Free bytes where it is, or will be."""
+        there = next(path for path in (self._root, *self._root.parents) if path.exists())
+        return shutil.disk_usage(there).free
+
     def delete(self, sha256: str) -> None:
         """The file is not in the store."""
         (self._root / _valid(sha256)).unlink(missing_ok=True)
+
+    def put_record(self, uuid: str, content: bytes, kind: str = "shelved") -> None:
+        """What is known of something that only its files here are left of: of an instance that is on no host,
+        or (`backups`) of a backup."""
+        path = self._record(uuid, kind)
+        with explained(uuid, self._root):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
+            try:
+                write_at(fd, content, 0)
+                os.fsync(fd)
+                Path(name).replace(path)
+                sync_directory(path.parent)
+            finally:
+                os.close(fd)
+                Path(name).unlink(missing_ok=True)
+
+    def drop_record(self, uuid: str, kind: str = "shelved") -> None:
+        """Nothing is kept of it."""
+        self._record(uuid, kind).unlink(missing_ok=True)
+
+    def records(self, kind: str = "shelved") -> dict[str, bytes]:
+        """What put_record() has kept, by uuid."""
+        return {path.stem: path.read_bytes() for path in sorted((self._root / kind).glob("*.json"))}
+
+    def _record(self, uuid: str, kind: str) -> Path:
+        return self._root / kind / f"{check_pattern(uuid, UUID, 'uuid')}.json"
 
     def verify(self, sha256: str) -> bool:
         """Whether the bytes still have their hash, all read again; raises NotFound."""
         return sha256_of(self.path(sha256)) == sha256
 
+    def set_aside(self, sha256: str) -> None:
+        """The file is not in the store; its bytes are kept until the sweep, for who wants to look."""
+        self._incoming.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            aside = self._incoming / f"{_valid(sha256)}.corrupt"
+            (self._root / sha256).replace(aside)
+            os.utime(aside)
+
+    @contextmanager
+    def incoming(self, key: str) -> Iterator[Incoming]:
+        """The file that comes in pieces under this key: what stood when it was last sent is there.
+
+        Raises Busy while another process receives it. It stays until `finish`, `discard` or the sweep."""
+        with explained(key, self._root):
+            self._prepare()
+            path, fd = open_part(self._incoming, key)
+        try:
+            yield Incoming(self._root, path, fd)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A path beside what comes in, for another program to write to; gone afterwards."""
+        with explained("a file", self._root):
+            self._prepare()
+            fd, name = tempfile.mkstemp(dir=self._incoming)
+            os.close(fd)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
     @contextmanager
     def _copied(self, source: Path, progress: Progress | None) -> Iterator[tuple[int, str, int]]:
         """A copy of `source` as (descriptor, SHA-256, bytes); it is kept, synced, unless the body raises."""
-        with opened(source) as fd, _explained(source, self._root):
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._incoming.mkdir(mode=0o700, exist_ok=True)
-            self._remove_stale()
+        with opened(source) as fd, explained(source, self._root):
+            self._prepare()
             copy, name = tempfile.mkstemp(dir=self._incoming)
             try:
                 sha256, size = _copy(fd, copy, source, progress or _silent)
@@ -100,26 +154,22 @@ class LocalStore:
                 os.fchmod(copy, 0o400)
                 os.fsync(copy)
                 Path(name).replace(self._root / sha256)
-                _sync_directory(self._root)
+                sync_directory(self._root)
             finally:
                 os.close(copy)
                 Path(name).unlink(missing_ok=True)
 
+    def _prepare(self) -> None:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._incoming.mkdir(mode=0o700, exist_ok=True)
+        self._remove_stale()
+
     def _remove_stale(self) -> None:
-        """What a killed process left is gone."""
+        """What a killed process left is gone, and what nobody went on with."""
         for left in self._incoming.iterdir():
             with suppress(FileNotFoundError):  # another process removed or finished it
-                if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                if time.time() - left.stat().st_mtime > STALE_SECONDS and not in_use(left):
                     left.unlink()
-
-
-def sha256_of(path: Path) -> str:
-    """Of the regular, non-empty file's bytes, all read. Raises ImageRefused or NotFound."""
-    hashed = hashlib.sha256()
-    with opened(path) as fd:
-        for _, data in _blocks(fd, os.fstat(fd).st_size):
-            hashed.update(data)
-    return hashed.hexdigest()
 
 
 def _copy(source: int, copy: int, path: Path, progress: Progress) -> tuple[str, int]:
@@ -128,70 +178,16 @@ def _copy(source: int, copy: int, path: Path, progress: Progress) -> tuple[str, 
     hashed = hashlib.sha256()
     os.ftruncate(copy, before.st_size)
     done = 0
-    for hole, data in _blocks(source, before.st_size):
+    for hole, data in blocks(source, before.st_size):
         hashed.update(data)
         if not hole:
-            _write_at(copy, data, done)
+            write_at(copy, data, done)
         done += len(data)
         progress(done, before.st_size)
     after = os.fstat(source)
     if (done, after.st_size, after.st_mtime_ns) != (before.st_size, before.st_size, before.st_mtime_ns):
         raise ImageRefused(f"{path}: changed while it was copied", hint="stop what writes it, then try again")
     return hashed.hexdigest(), done
-
-
-def _blocks(fd: int, size: int) -> Iterator[tuple[bool, bytes | memoryview]]:
-    """The first `size` bytes as (is a hole, bytes), at most BLOCK at once; fewer if the file is shorter."""
-    zeros = memoryview(bytes(BLOCK))
-    at = 0
-    while at < size:
-        data_at = _seek(fd, at, os.SEEK_DATA, size)
-        for start in range(at, data_at, BLOCK):
-            yield True, zeros[: min(BLOCK, data_at - start)]
-        at = data_at
-        end = _seek(fd, at, os.SEEK_HOLE, size)
-        while at < end:
-            if not (data := os.pread(fd, min(BLOCK, end - at), at)):
-                return
-            yield False, data
-            at += len(data)
-
-
-def _seek(fd: int, at: int, whence: int, size: int) -> int:
-    """The next data or hole from `at`; `size` when there is none before it."""
-    try:
-        return min(os.lseek(fd, at, whence), size)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return size
-
-
-def _write_at(fd: int, data: bytes | memoryview, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, at)
-        view, at = view[written:], at + written
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _explained(source: Path, root: Path) -> Iterator[None]:
-    """Errors of the system as errors of ours."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            hint = f"free space under {root}, or keep images elsewhere"
-            raise NovactlError(f"{root}: no room for {source}", hint=hint) from error
-        raise NovactlError(f"{root}: cannot store {source}: {error.strerror}") from error
 
 
 def _valid(sha256: str) -> str:

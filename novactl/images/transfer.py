@@ -1,11 +1,19 @@
-"""Sending a file of the store to a host: only what is not a hole, from where it stopped."""
+"""A file between the store and a host, either way: only what is not a hole, from where it stopped."""
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-EXTENT = 4 << 20  # bytes in one piece: how much is sent again after a cut, at most
-BLOCK = 1 << 18
+from novactl.errors import HostFault
+from novactl.images.imagefile import MAX_VIRTUAL_SIZE
+
+EXTENT = 16 << 20  # bytes in one piece: how much is sent again after a cut, at most
+BLOCK = 1 << 18  # bytes read and sent at once
+TAKEN = 4 << 20  # bytes received and written at once
+HEADER = 64  # bytes before each extent, so that a host can read them with a time limit
 
 
 def extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, int]]:
@@ -25,8 +33,8 @@ def extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, int]]
 
 
 def header(offset: int, length: int) -> bytes:
-    """What stands before each extent: 64 bytes, so that the host can read it with a time limit."""
-    return f"{offset} {length} ".encode().ljust(63) + b"\n"
+    """What stands before each extent."""
+    return f"{offset} {length} ".encode().ljust(HEADER - 1) + b"\n"
 
 
 def feed(
@@ -48,3 +56,65 @@ def feed(
             progress(size, size)
 
     return send
+
+
+class Growing(Protocol):
+    """A file that comes in; images.store.Incoming."""
+
+    def write_at(self, offset: int, data: bytes) -> None: ...
+    def stands_at(self, offset: int) -> None: ...
+
+
+def take(
+    growing: Growing, progress: Callable[[int, int], None], limit: int = MAX_VIRTUAL_SIZE
+) -> Callable[[Callable[[int], bytes]], None]:
+    """What HostShell.fetch() is given to receive from nv_file_send. EOFError when that ends early, or sends
+    other pieces than those that come next, within what it said; HostFault for more than `limit` bytes."""
+
+    def receive(read: Callable[[int], bytes]) -> None:
+        size, end = int(_exactly(read, HEADER)), 0
+        if size > limit:
+            raise HostFault(f"the host sends {size} bytes, where {limit} are the most that there can be")
+        with _behind() as written:
+            while True:
+                offset, length = map(int, _exactly(read, HEADER).split())
+                if length == 0:
+                    break
+                if not end <= offset < offset + length <= size <= MAX_VIRTUAL_SIZE:
+                    raise EOFError("the transfer is damaged")
+                end = offset + length
+                for at in range(offset, end, TAKEN):
+                    written(growing.write_at, at, _exactly(read, min(TAKEN, end - at)))
+                    progress(at, size)
+                written(growing.stands_at, end)
+        growing.stands_at(size)
+        progress(size, size)
+
+    return receive
+
+
+@contextmanager
+def _behind() -> Iterator[Callable[..., None]]:
+    """A call that is carried out by another thread while this one reads on: one at a time, in order. What one
+    raises is raised by the next, or at the end, when all have been carried out."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        last: Future[None] | None = None
+
+        def carry_out(call: Callable[..., None], *words: object) -> None:
+            nonlocal last
+            if last is not None:
+                last.result()
+            last = pool.submit(call, *words)
+
+        try:
+            yield carry_out
+        finally:
+            if last is not None:
+                last.result()
+
+
+def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
+    data = read(count)
+    if len(data) < count:
+        raise EOFError("the transfer was cut")
+    return data

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from novactl.lab.errors import LabError
@@ -63,6 +63,7 @@ DEBIAN_PACKAGES = (
     "openssh-server",
     "sudo",
 )
+PARTS_OF = {"agent": ("tiny", "agent")}
 EXTLINUX_MBR = Path("/usr/lib/EXTLINUX/mbr.bin")
 # No mount and no process of a command run under this outlives its caller, not even one that is killed.
 CONTAINED = (
@@ -91,6 +92,13 @@ def tiny(cache: Path = CACHE) -> TinyImage:
     """The tiny guest, built on the first call.  Its files are shared: copy the disk, never boot from it."""
     built = _cached(cache, "tiny", _build_tiny)
     return TinyImage(built / "disk.raw", built / "vmlinuz", built / "initrd.gz", TINY_CMDLINE)
+
+
+def agent(cache: Path = CACHE) -> TinyImage:
+    """The tiny guest with qemu-ga, which tells on the console when it freezes and thaws file systems."""
+    plain = tiny(cache)
+    built = _cached(cache, "agent", lambda work: _build_agent(work, plain))
+    return replace(plain, initrd=built / "initrd.gz")
 
 
 def debian(cache: Path = CACHE) -> Path:
@@ -122,7 +130,8 @@ def _kernel() -> _Kernel:
 def _recipe(kind: str) -> str:
     """What the image is made of and how, in one short hash."""
     digest = hashlib.sha256(repr((kind, _kernel())).encode())
-    for source in (Path(__file__), *sorted(path for path in (FILES / kind).rglob("*") if path.is_file())):
+    files = (path for part in PARTS_OF.get(kind, (kind,)) for path in (FILES / part).rglob("*"))
+    for source in (Path(__file__), *sorted(path for path in files if path.is_file())):
         digest.update(f"{source.relative_to(FILES.parent)}\0".encode() + source.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -176,6 +185,23 @@ def _build_tiny(work: Path) -> None:
         (root / name).mkdir()
     _pack(root, image / "initrd.gz")
     _run(*MKFS, "lazy_itable_init=0", "-L", "tinyroot", str(image / "disk.raw"), TINY_DISK_SIZE)
+
+
+def _build_agent(work: Path, plain: TinyImage) -> None:
+    """The initramfs of the tiny guest, and another one behind it with qemu-ga and its libraries."""
+    image, unpacked, root = work / "image", work / "unpacked", work / "root"
+    _run("apt-get", "-o", "APT::Sandbox::User=root", "download", "qemu-guest-agent", cwd=work)
+    _run("dpkg-deb", "--extract", *(str(deb) for deb in work.glob("*.deb")), str(unpacked))
+    program = unpacked / "usr/sbin/qemu-ga"
+    _copy_tree(FILES / "agent", root, 0o755)
+    libraries = re.findall(r"(/\S+) \(0x", _run("ldd", str(program)))
+    for path in [program, *map(Path, libraries)]:
+        there = root / (path.relative_to(unpacked) if path == program else path.relative_to("/"))
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, there)
+    _pack(root, image / "more.gz")
+    (image / "initrd.gz").write_bytes(plain.initrd.read_bytes() + (image / "more.gz").read_bytes())
+    (image / "more.gz").unlink()
 
 
 def _copy_tree(source: Path, target: Path, mode: int) -> None:

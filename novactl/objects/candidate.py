@@ -56,6 +56,7 @@ class Candidate:
         "failed_builds",
         "instances",
         "memory_limit",
+        "memory_ratio",
         "memory_used",
         "name",
         "numa_holds",
@@ -105,6 +106,7 @@ class Candidate:
         self.memory_limit = (
             memory_mib - reserved_memory_mib - foreign_memory_mib - huge_memory_mib
         ) * memory_ratio
+        self.memory_ratio = memory_ratio
         self.disk_limit = (disk_gib - reserved_disk_gib - foreign_disk_gib) * disk_ratio
         self.vcpus_used = vcpus_used
         self.memory_used = memory_mib_used

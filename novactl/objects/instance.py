@@ -17,8 +17,9 @@ DESCRIPTION_LIMIT = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """An instance keeps its own copy of flavor and image, so deleting those never breaks it. `numa`: where
-    its nodes are on its host (objects.numa.Fit.as_dict), as its hold says; None when it asks for none."""
+    """An instance keeps its own copy of flavor and images, so deleting those never breaks it. `numa`: where
+    its nodes are on its host (objects.numa.Fit.as_dict), as its hold says; None when it asks for none.
+    `rescue_image`: what it boots instead of its own disk, `shelved_image`: what is kept of that."""
 
     uuid: str
     name: str
@@ -29,6 +30,8 @@ class Instance:
     host: str | None = None
     flavor: Flavor
     image: Image | None
+    rescue_image: Image | None = None
+    shelved_image: Image | None = None
     ports: tuple[Port, ...] = ()
     key_name: str | None = None
     public_key: str | None = None
@@ -50,6 +53,16 @@ class Instance:
     @property
     def status(self) -> str:
         return status(self.vm_state, self.task_state)
+
+    @property
+    def images(self) -> list[Image]:
+        """All whose files it needs."""
+        return [one for one in (self.image, self.rescue_image, self.shelved_image) if one is not None]
+
+    @property
+    def boot_image(self) -> Image | None:
+        """What its guest boots from: devices and kernel are as this one asks."""
+        return self.rescue_image or self.image
 
     @property
     def root_gib(self) -> int:

@@ -9,7 +9,6 @@ import re
 import unicodedata
 import uuid as _uuid
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from novactl.errors import UsageError
 
@@ -101,12 +100,22 @@ def mac_address(port: str, salt: int = 0) -> str:
 
 
 def instance_dir(instances_path: str, uuid: str) -> str:
-    return str(PurePosixPath(instances_path) / uuid)
+    return f"{instances_path}/{uuid}"
 
 
 def base_name(sha256: str) -> str:
     """The base file of an image within `_base`."""
     return check_pattern(sha256, SHA256, "image checksum")
+
+
+def key_of(op: str, n: int) -> str:
+    """The key between hosts that the operation's n-th step has for itself."""
+    return f"{op}-{n}"
+
+
+def operation_of(key: str) -> str:
+    """Whose key between hosts it is: an operation's, or that of one of its steps."""
+    return "-".join(key.split("-")[:2])
 
 
 def ephemeral_base(gib: int) -> str:

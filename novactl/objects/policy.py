@@ -8,13 +8,17 @@ from typing import Any, get_args
 
 from novactl.errors import UsageError
 from novactl.objects import names
+from novactl.objects.backup import TYPES
+from novactl.objects.place import Place
 from novactl.objects.trusted import check_trusted
 
-DEEDS = ("start", "stop", "reboot", "keep-running", "resize-confirm")
-LASTING = ("keep-running", "resize-confirm")  # these hold at all times, the others have a time of day
+WAITING = ("resize-confirm", "shelve-offload")  # what they end has waited so long
+DEEDS = ("start", "stop", "reboot", "keep-running", *WAITING, "backup")
+LASTING = ("keep-running", *WAITING)  # these hold at all times, the others have a time of day
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 AT = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 SHORTEST = 10  # seconds between two runs of a task
+PRUNING = ("prune-caches", "prune-records")  # tasks that take away what is older
 LARGEST_MULTIPLIER = 1e6
 LARGEST_NUMBER = 1_000_000
 
@@ -26,8 +30,10 @@ SCHEDULER = {"host_subset_size": 1, "max_io_ops_per_host": 0, "max_instances_per
 class Policy:
     """`do` to the instances of `project` that `selector` (key=value or a tag, all of them) and `on` (a host)
     choose; neither: to all of them. keep-running holds at all times: an ACTIVE instance whose guest went off
-    is started again; so does resize-confirm: a move that waited `after` seconds is confirmed. The others
-    happen once on each of `days` (none: every day) at `at` (HH:MM) in `timezone`."""
+    is started again; so do resize-confirm and shelve-offload: a move that waited `after` seconds is
+    confirmed, an instance that was shelved so long leaves its host. The others happen once on each of `days`
+    (none: every day) at `at` (HH:MM) in `timezone`. backup makes one of `type`, of which `rotate` are
+    kept."""
 
     name: str
     do: str
@@ -38,6 +44,8 @@ class Policy:
     days: tuple[str, ...] = ()
     timezone: str = "UTC"
     after: int | None = None
+    type: str | None = None
+    rotate: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "selector": list(self.selector), "days": list(self.days)}
@@ -65,7 +73,20 @@ def check_policy(policy: Policy) -> Policy:
         if "," in selector:
             raise UsageError(f"{what}: selector {selector!r} has a comma", hint="one list item for each")
     _check_times(policy, what)
+    _check_backup(policy, what)
     return policy
+
+
+def _check_backup(policy: Policy, what: str) -> None:
+    backs_up = policy.do == "backup"
+    for key in ("type", "rotate"):
+        if backs_up != (getattr(policy, key) is not None):
+            wrong = "is missing" if backs_up else "goes with backup alone"
+            raise UsageError(f"{what}: {key} {wrong}", hint="do: backup, type: daily, rotate: 7")
+    if policy.type is not None and policy.type not in TYPES:
+        raise UsageError(f"{what}: type {policy.type!r} is not one of {', '.join(TYPES)}")
+    if policy.rotate is not None and policy.rotate < 1:
+        raise UsageError(f"{what}: rotate {policy.rotate}: at least 1 backup is kept")
 
 
 def _check_times(policy: Policy, what: str) -> None:
@@ -77,9 +98,9 @@ def _check_times(policy: Policy, what: str) -> None:
         names.check_pattern(policy.at, AT, f"{what}: at", "HH:MM, from 00:00 to 23:59")
     if wrong := [day for day in policy.days if day not in DAYS]:
         raise UsageError(f"{what}: day {wrong[0]!r} is not one of {', '.join(DAYS)}")
-    if (policy.do == "resize-confirm") != (policy.after is not None):
-        wrong_way = "is missing" if policy.after is None else "goes with resize-confirm alone"
-        raise UsageError(f"{what}: after {wrong_way}", hint="do: resize-confirm, after: 1d")
+    if (policy.do in WAITING) != (policy.after is not None):
+        wrong_way = "is missing" if policy.after is None else f"goes with {' and '.join(WAITING)} alone"
+        raise UsageError(f"{what}: after {wrong_way}", hint=f"do: {WAITING[0]}, after: 1d")
     if policy.after is not None and policy.after < 1:
         raise UsageError(f"{what}: after is less than a second")
     _check_timezone(policy.timezone, what)
@@ -98,16 +119,18 @@ def _check_timezone(name: str, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CronTask:
-    """What the operator wants otherwise of a task of cron; None leaves it as the task has it. Seconds."""
+    """What the operator wants otherwise of a task of cron; None leaves it as the task has it. Seconds;
+    `older`: a task of PRUNING takes away what is of that age."""
 
     name: str
     every: int | None = None
     jitter: int | None = None
+    older: int | None = None
     enabled: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Without the name, by which tasks are kept (settings, "cron")."""
-        return {"every": self.every, "jitter": self.jitter, "enabled": self.enabled}
+        return {key: value for key, value in asdict(self).items() if key != "name"}
 
     @classmethod
     def from_dict(cls, name: str, data: Mapping[str, Any]) -> "CronTask":
@@ -123,6 +146,8 @@ def check_cron(task: CronTask) -> CronTask:
         raise UsageError(f"{what}: every {task.every}s is less than {SHORTEST}s")
     if task.jitter is not None and task.jitter < 0:
         raise UsageError(f"{what}: jitter is less than 0")
+    if task.older is not None and (task.older < 0 or task.name not in PRUNING):
+        raise UsageError(f"{what}: older is an age, and goes with {' and '.join(PRUNING)} alone")
     return task
 
 
@@ -163,6 +188,9 @@ def check_setting(name: str, value: Any) -> None:
             CronTask.from_dict(task, given)
     elif name == "trusted_networks" and isinstance(value, dict):
         check_trusted(value)
+    elif name == "image_store" and (value is None or isinstance(value, str)):
+        if value is not None:
+            Place.parse(value)
     elif name == "default_network" and (value is None or isinstance(value, str)):
         if value is not None:
             names.check_name(value, "default network")

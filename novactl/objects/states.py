@@ -41,6 +41,13 @@ class TaskState(StrEnum):
     REVERTING = "resize_reverting"
     MIGRATING = "migrating"
     REBUILDING = "rebuilding"
+    RESCUING = "rescuing"
+    UNRESCUING = "unrescuing"
+    SHELVING = "shelving"
+    SHELVING_OFFLOADING = "shelving_offloading"
+    UNSHELVING = "unshelving"
+    BACKING_UP = "image_backup"
+    SNAPSHOTTING = "image_snapshot"
     DELETING = "deleting"
 
 
@@ -79,6 +86,8 @@ _BY_TASK_STATE = {
 }
 
 _LIVING = frozenset(VmState) - {VmState.DELETED}
+KEPT = frozenset({VmState.RESCUED, VmState.SHELVED, VmState.SHELVED_OFFLOADED})
+"""States that say where an instance's disk is: nothing but unrescue and unshelve ends them."""
 
 ALLOWED: dict[str, frozenset[VmState]] = {
     "start": frozenset({VmState.STOPPED, VmState.ERROR}),
@@ -95,21 +104,30 @@ ALLOWED: dict[str, frozenset[VmState]] = {
     "unlock": _LIVING,
     "set": _LIVING,
     "unset": _LIVING,
-    "reset-state": _LIVING - {VmState.BUILDING},
+    "reset-state": _LIVING - {VmState.BUILDING} - KEPT,
     "delete": _LIVING,
     "resize": frozenset({VmState.ACTIVE, VmState.STOPPED}),
     "migrate": frozenset({VmState.ACTIVE, VmState.STOPPED}),
     "migrate --live": frozenset({VmState.ACTIVE, VmState.PAUSED}),
+    "backup": frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.SUSPENDED}),
+    "backup restore": frozenset({VmState.STOPPED}),
     "resize-confirm": frozenset({VmState.RESIZED}),
     "resize-revert": frozenset({VmState.RESIZED}),
+    "snapshot": frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.SUSPENDED}),
     "evacuate": frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.ERROR}),
+    "rescue": frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.ERROR}),
+    "unrescue": frozenset({VmState.RESCUED}),
+    "rebuild": frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.ERROR}),
+    "shelve": frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.SUSPENDED}),
+    "shelve --offload": frozenset({VmState.SHELVED}),
+    "unshelve": frozenset({VmState.SHELVED, VmState.SHELVED_OFFLOADED}),
 }
 """Which vm_state an action starts from (nova/compute/api.py, check_instance_state).
 
 start from ERROR is ours: Nova asks for a hard reboot there, which does the same."""
 
-THOUGH_LOCKED = frozenset({"lock", "unlock", "reset-state"})
-"""What may be done with a locked instance: Nova's check_instance_lock is on all else."""
+THOUGH_LOCKED = frozenset({"lock", "unlock", "reset-state", "backup"})
+"""What may be done with a locked instance: Nova's check_instance_lock is on all else but its backup."""
 
 PLAIN = frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.PAUSED, VmState.SUSPENDED})
 """States that follow from what the hypervisor says."""

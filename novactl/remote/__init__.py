@@ -1,1 +1,1 @@
-"""Reaching hosts over SSH: the only importer of fabric and paramiko."""
+"""Reaching hosts over SSH: the only importer of paramiko."""

@@ -76,17 +76,39 @@ nv_disk_sizes() { # directory file...: "file length allocated" in bytes of those
     done
 }
 
-nv_digest() { # gmac|sha256 file, - for stdin. GMAC finds damage in a third of the time; the key is no secret, since who
+nv_digest() { # gmac|sha256|sparse file. GMAC finds damage in a third of the time; the key is no secret, since who
     # could forge it holds the operation's key. openssl uses the processor's instructions, sha256sum of Debian 12 does not
-    if [ "$2" = - ]; then set -- "$1" /dev/stdin; fi
-    if [ "$1" = gmac ]; then
+    if [ "$1" = sparse ]; then
+        nv_sum_of nv_sparse_sums "$2"
+    elif [ "$1" = gmac ]; then
         openssl mac -cipher AES-128-GCM -macopt hexkey:00000000000000000000000000000001 \
             -macopt hexiv:000000000000000000000000 -in "$2" GMAC
     elif command -v openssl >/dev/null 2>&1; then
-        openssl dgst -sha256 -r "$2" | cut -d ' ' -f 1
+        nv_out=$(openssl dgst -sha256 -r "$2") && echo "${nv_out%% *}"
     else
         sha256sum "$2" | cut -d ' ' -f 1
     fi
+}
+
+nv_sum_of() { # command...: the SHA-256 of what it prints; fails when it does
+    nv_hex=$({ { "$@" || echo failed >&4; } | nv_digest sha256 /dev/stdin; } 4>&1)
+    case $nv_hex in '' | *failed*) return 1 ;; esac
+    echo "$nv_hex"
+}
+
+nv_sparse_sums() { # file: its length, then "index SHA-256" of each piece of 16 MiB that is not all zeros, the last one in any
+    # case: so what is a hole is not read, and whether zeros are one makes no difference
+    nv_size=$(stat -c %s "$1") && nv_list=$(nv_extents "$1") || return
+    nv_list=$(echo "$nv_list" | awk -v size="$nv_size" 'BEGIN {piece = 16777216; next_one = 0} {
+        n = int($1 / piece)
+        for (n = n < next_one ? next_one : n; n * piece < $1 + $2; n++) print n
+        next_one = n
+    } END {if (size % piece && next_one * piece <= size) print int(size / piece)}')
+    echo "$nv_size"
+    for nv_n in $nv_list; do
+        nv_hex=$(nv_sum_of dd if="$1" bs=1048576 skip="$((nv_n * 16))" count=16 status=none) || return
+        case $nv_hex in 080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e) ;; *) echo "$nv_n $nv_hex" ;; esac
+    done
 }
 
 nv_knows_gmac() { # OpenSSL 3 does
@@ -99,10 +121,6 @@ nv_send() { # op directory file: the target has the file, whole and checked. Goe
     exec 9>&- # a takeover must not wait for it: it ends the job, or goes on with it
     cd "$2"
     nv_said=$nv_job/said nv_size=$(stat -c %s "$3") nv_tries=0
-    # what follows shares one connection; without it, or until it stands, each makes its own
-    nv_trust_become "$1" -N -M -S "$nv_job/ssh" target </dev/null >/dev/null 2>&1 6>&- &
-    nv_connection=$!
-    trap 'kill "$nv_connection" 2>/dev/null || true' EXIT
     nv_kind=gmac
     nv_knows_gmac || nv_kind=sha256
     nv_hash "$3"
@@ -117,7 +135,6 @@ nv_send() { # op directory file: the target has the file, whole and checked. Goe
         case $nv_rc in
             2 | 28 | 75 | 76) nv_tries=99 ;;
             69) # the target knows no GMAC
-                wait "$nv_hashing" || true
                 nv_kind=sha256
                 nv_hash "$3"
                 ;;
@@ -127,23 +144,26 @@ nv_send() { # op directory file: the target has the file, whole and checked. Goe
     done
 }
 
-nv_hash() { # file: its sum will be in the job's directory
-    nv_digest "$nv_kind" "$1" >"$nv_job/sum" &
-    nv_hashing=$!
+nv_hash() { # file: read in the background; its sum is in the job's directory when the lock there is free again
+    exec 4>"$nv_job/hashing"
+    flock 4 # the sum before, when it was of another kind
+    rm -f "$nv_job/sum"
+    { nv_digest "$nv_kind" "$1" >"$nv_job/sum" || rm "$nv_job/sum"; } &
+    exec 4>&-
 }
 
 nv_send_rest() { # op file: fails with the status of what went wrong; $nv_said tells
     if [ -z "$nv_have" ]; then
-        nv_have=$(nv_trust_ssh "$1" -S "$nv_job/ssh" target have "$2" </dev/null 2>"$nv_said") || return
+        nv_have=$(nv_trust_share "$1" target have "$2" </dev/null 2>"$nv_said" | head -c 32) || return
         [ "$nv_have" != ready ] || return 0
     fi
-    nv_send_pieces "$2" "$nv_have" 2>/dev/null |
-        nv_trust_ssh "$1" -S "$nv_job/ssh" target take "$2" "$nv_size" "$nv_have" "$nv_kind" >/dev/null 2>"$nv_said" || return
-    nv_progress "checking $2"
-    wait "$nv_hashing" || true
-    nv_sum=$(cat "$nv_job/sum")
-    [ -n "$nv_sum" ] || nv_die 1 "cannot read $2"
-    nv_trust_ssh "$1" -S "$nv_job/ssh" target end "$2" "$nv_sum" "$nv_kind" </dev/null 2>"$nv_said"
+    { nv_send_pieces "$2" "$nv_have" && nv_send_sum "$2"; } 2>/dev/null |
+        nv_trust_share "$1" target take "$2" "$nv_size" "$nv_have" "$nv_kind" >/dev/null 2>"$nv_said"
+}
+
+nv_send_sum() { # file: after its pieces
+    nv_progress "checking $1"
+    flock "$nv_job/hashing" cat "$nv_job/sum"
 }
 
 nv_send_pieces() { # file from: each piece that holds data, after "offset length" in 64 bytes; 0 bytes at the end
@@ -155,45 +175,55 @@ nv_send_pieces() { # file from: each piece that holds data, after "offset length
     printf '%-63s\n' "$nv_size 0"
 }
 
-nv_pieces() { # file from: "offset length" of what holds data from there on, 64 MiB at most; what the format is does not matter
-    nv_image_tool qemu-img map -f raw --output=json "$1" |
-        sed -n 's/.*"start": \([0-9]*\), "length": \([0-9]*\),.*"data": true.*/\1 \2/p' |
-        awk -v from="$2" -v size="$nv_size" '{
-            at = $1 > from ? $1 : from
-            end = $1 + $2 < size ? $1 + $2 : size
-            for (; at < end; at += n) {
-                n = end - at < 67108864 ? end - at : 67108864
-                printf "%.0f %.0f\n", at, n
-            }
-        }'
+nv_extents() { # file: "offset length" of what holds data; what the format is does not matter
+    nv_map=$(nv_image_tool qemu-img map -f raw --output=json "$1") || return
+    printf '%s\n' "$nv_map" | sed -n 's/.*"start": \([0-9]*\), "length": \([0-9]*\),.*"data": true.*/\1 \2/p'
+}
+
+nv_pieces() { # file from: "offset length" of what holds data from there on, 64 MiB at most
+    nv_extents "$1" | nv_clip "$2"
+}
+
+nv_clip() { # from: stdin has "offset length" of extents; what of them is from there on, below $nv_size, 64 MiB at most
+    awk -v from="$1" -v size="$nv_size" '{
+        at = $1 > from ? $1 : from
+        end = $1 + $2 < size ? $1 + $2 : size
+        for (; at < end; at += n) {
+            n = end - at < 67108864 ? end - at : 67108864
+            printf "%.0f %.0f\n", at, n
+        }
+    }'
 }
 
 # --- target: all that the operation's key may do there -----------------------------------------------------------
 
-nv_receive() { # directory: what is asked for comes from ssh: hello, have FILE, take FILE SIZE FROM HASH, end FILE SUM HASH
+nv_receive() { # directory [file=most-bytes...]: what is asked for comes from ssh: hello, have FILE, take FILE SIZE FROM HASH. Without
+    # bounds, as keys of before have it, all files may come
     exec 9>&-
     set -f
+    nv_where=$1
+    shift
+    nv_bounds=$*
     # shellcheck disable=SC2086  # words of ours, without quotes
-    set -- "$1" ${SSH_ORIGINAL_COMMAND-}
+    set -- "$nv_where" ${SSH_ORIGINAL_COMMAND-}
     [ "${2-}" != hello ] || return 0
     case ${3-} in
         disk | disk.local | nvram) ;;
         *) nv_die 2 "this key may not do that" ;;
     esac
-    nv_where=$1
     cd "$1"
     exec 7>".$3.lock"
     flock -w 60 7 || nv_die 77 "another transfer of $3 is under way"
     case $2 in
         have) if [ -e "$3" ]; then echo ready; else nv_base_have ".$3"; fi ;;
         take) nv_take "$3" "$4" "$5" "${6-}" ;;
-        end) nv_take_end "$3" "$4" "${5-}" ;;
         *) nv_die 2 "this key may not do that" ;;
     esac
 }
 
-nv_take() { # file size from hash: stdin has the pieces (nv_send_pieces). What comes in one go is hashed while it comes
+nv_take() { # file size from hash: stdin has the pieces (nv_send_pieces), then the file's sum
     nv_digits "$2" "$3"
+    if [ -n "$nv_bounds" ]; then nv_within "$1" "$2" "$nv_bounds"; fi
     case $4 in
         gmac) nv_knows_gmac || nv_die 69 "openssl here has no GMAC" ;;
         sha256) ;;
@@ -203,13 +233,16 @@ nv_take() { # file size from hash: stdin has the pieces (nv_send_pieces). What c
     [ ! -e "$1" ] || nv_die 77 "$1 is here already"
     [ "$3" = "$(nv_base_have ".$1")" ] || nv_die 77 "the transfer stands elsewhere by now"
     ( umask 077; : >>"$nv_part" )
-    rm -f ".$1.sum"
-    if [ "$3" -ne 0 ]; then
-        nv_take_pieces "$1" "$2" >/dev/null
-        return
-    fi
-    { nv_take_pieces "$1" "$2" && echo "$2 0"; } | nv_read_along "$nv_part" "$2" | nv_digest "$4" - >".$1.sum"
-    [ "$(cat "$nv_pos")" = "$2" ] || nv_die 1 "the transfer was cut"
+    nv_take_pieces "$1" "$2"
+    wait "$!" || nv_failed "cannot write $1"
+    nv_take_end "$1" "$4"
+}
+
+nv_within() { # file size "file=most-bytes...": dies when it is larger than its disk can make it
+    for nv_bound in $3; do
+        if [ "${nv_bound%%=*}" = "$1" ] && [ "$2" -le "${nv_bound#*=}" ]; then return 0; fi
+    done
+    nv_die 76 "$1 of $2 bytes is more than it can have ($3)"
 }
 
 nv_digits() { # words of somebody else's: whole numbers and no more, since the shell would calculate with them
@@ -218,7 +251,13 @@ nv_digits() { # words of somebody else's: whole numbers and no more, since the s
     done
 }
 
-nv_take_pieces() { # file size: prints "offset length" of each piece that is written
+nv_in_turn() { # end offset length size: of a piece that somebody else sends: after the one before it, and within the file
+    if [ "$2" -lt "$1" ] || [ $(($2 + $3)) -gt "$4" ]; then nv_die 2 "a piece of $3 bytes at $2 is out of turn"; fi
+}
+
+nv_take_pieces() { # file size
+    nv_end=0 nv_unsynced=0
+    true &
     while nv_line=$(timeout 60 dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
         nv_off=${nv_line%% *} nv_len=${nv_line#* }
         nv_len=${nv_len%% *}
@@ -228,35 +267,38 @@ nv_take_pieces() { # file size: prints "offset length" of each piece that is wri
             nv_base_stands_at "$nv_pos" "$2"
             return 0
         fi
+        nv_in_turn "$nv_end" "$nv_off" "$nv_len" "$2"
         timeout 600 dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
             conv=notrunc status=none || nv_failed "cannot write $1"
-        [ "$(stat -c %s "$nv_part")" -ge "$((nv_off + nv_len))" ] || nv_die 1 "the transfer was cut"
-        nv_base_stands_at "$nv_pos" "$((nv_off + nv_len))"
-        echo "$nv_off $nv_len"
+        nv_end=$((nv_off + nv_len))
+        [ "$(stat -c %s "$nv_part")" -ge "$nv_end" ] || nv_die 1 "the transfer was cut"
+        nv_base_stands_at "$nv_pos" "$nv_end"
+        nv_unsynced=$((nv_unsynced + nv_len))
+        if [ "$nv_unsynced" -ge 67108864 ]; then # while the next ones come, the disk is busy too
+            wait "$!" || nv_failed "cannot write $1"
+            sync "$nv_part" &
+            nv_unsynced=0
+        fi
     done
     nv_die 1 "the transfer was cut"
 }
 
-nv_read_along() { # file size: stdin has "offset length" of what has been written to it, in order; prints all of the file
-    nv_at=0
-    while read -r nv_off nv_len; do
-        head -c "$((nv_off - nv_at))" /dev/zero
-        dd if="$1" bs=1048576 iflag=skip_bytes,count_bytes skip="$nv_off" count="$nv_len" status=none
-        nv_at=$((nv_off + nv_len))
-    done
-}
-
-nv_take_end() { # file sum hash: what came is the file
-    if [ -e "$1" ]; then return 0; fi
-    sync ".$1.part" &
-    nv_sum=$(cat ".$1.sum" 2>/dev/null || true)
-    [ -n "$nv_sum" ] || nv_sum=$(nv_digest "$3" ".$1.part")
-    if [ "$nv_sum" != "$2" ]; then
-        rm -f ".$1.part" ".$1.pos" ".$1.sum"
+nv_take_end() { # file hash: what came is the file, if stdin says the same sum
+    sync "$nv_part" & # the disk is busy, a processor reads what is still in memory
+    nv_sum=$(nv_digest "$2" "$nv_part")
+    nv_word=$(timeout 3600 head -c 65) # the source may be slower
+    [ -n "$nv_word" ] || nv_die 1 "the transfer was cut"
+    if [ "$nv_sum" != "$nv_word" ]; then
+        rm -f "$nv_part" "$nv_pos"
         nv_die 1 "$1 arrived damaged; it will be sent again"
     fi
     wait "$!" || nv_failed "cannot write $1"
-    mv ".$1.part" "$1"
-    rm -f ".$1.pos" ".$1.sum"
+    [ "$1" = nvram ] || ( nv_overlay_of "$nv_part" && { [ -z "$nv_bounds" ] || nv_within "$1" "$nv_size" "$nv_bounds"; } ) || {
+        nv_rc=$?
+        rm -f "$nv_part" "$nv_pos"
+        exit "$nv_rc"
+    }
+    mv "$nv_part" "$1"
+    rm -f "$nv_pos"
     sync .
 }

@@ -326,7 +326,14 @@ nv_route() { # ip: the device a guest's address is reached by, "default" when on
 
 # --- base files: content-addressed, RAW, under a lock -------------------------------------------------
 
+nv_no_link() { # file...: dies when one is a link: on storage that hosts share, another one's root may have made it
+    for nv_file in "$@"; do
+        [ ! -L "$nv_file" ] || nv_die 76 "$nv_file is a link"
+    done
+}
+
 nv_base_lock() { # base-directory name
+    nv_no_link "$1/.lock.$2"
     exec 7>"$1/.lock.$2"
     flock -w 30 7 || nv_die 77 "another command fetches this base file"
 }
@@ -335,62 +342,59 @@ nv_base_have() { # path without ending: bytes of the source that arrived
     if [ -e "$1.part" ]; then cat "$1.pos" 2>/dev/null || echo 0; else echo 0; fi
 }
 
-nv_base_state() { # base-directory name [op n]: "ready", or how many bytes of the source are here
+nv_base_state() { # base-directory name raw|qcow2|vmdk|any [op n]: "ready", or how many bytes of the source are here. Dies when it
+    # was made of the same bytes as another format
     touch -c "$1/$2.json" # before the look: nv_prune_remove sees that it is young, or has taken it away by then
     if [ -e "$1/$2" ] && [ -e "$1/$2.json" ]; then
         # the job that made it, when whoever started it did not live to see its end
-        if [ $# -eq 4 ] && [ -d "$nv_state/job/$3.$4" ]; then nv_job_forget "$3" "$4"; fi
+        if [ "$3" != any ]; then nv_base_made_as "$1/$2.json" "$3"; fi
+        if [ $# -eq 5 ] && [ -d "$nv_state/job/$4.$5" ]; then nv_job_forget "$4" "$5"; fi
         echo ready
     else
         nv_base_have "$1/.$2"
     fi
 }
 
+nv_base_made_as() { # sidecar raw|qcow2|vmdk
+    nv_form=raw
+    read -r nv_line <"$1"
+    case $nv_line in
+        *'"source_format": "qcow2"'*) nv_form=qcow2 ;;
+        *'"source_format": "vmdk"'*) nv_form=vmdk ;;
+    esac
+    [ "$nv_form" = "$2" ] || nv_die 76 "its base file of these bytes was made of them as $nv_form, not $2; when nothing uses it," \
+        "novactl image prune removes it"
+}
+
 nv_base_stands_at() { # position-file bytes: written in one step, since others read it without the lock
-    echo "$2" >"$1.new"
-    mv "$1.new" "$1"
+    echo "$2" >"$1.new" && mv "$1.new" "$1"
 }
 
 nv_base_receive() { # base-directory name size-bytes from: stdin has "offset length" in 64 bytes, each with its bytes
     nv_where=$1
     nv_base_lock "$1" "$2"
     if [ -e "$1/$2.json" ]; then echo ready; return 0; fi
-    nv_part=$1/.$2.part nv_pos=$1/.$2.pos
     nv_have=$(nv_base_have "$1/.$2")
     if [ "$4" != "$nv_have" ]; then nv_die 77 "the transfer stands at byte $nv_have by now"; fi
     echo "send $nv_have"
-    : >>"$nv_part"
-    # Each read has its time: a link that was cut leaves no receiver behind that holds the lock.
-    while nv_line=$(timeout 30 dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
-        nv_off=${nv_line%% *} nv_len=${nv_line#* }
-        nv_len=${nv_len%% *}
-        if [ "$nv_len" -eq 0 ]; then
-            truncate -s "$3" "$nv_part" || nv_failed "cannot finish the base file"
-            nv_base_stands_at "$nv_pos" "$3"
-            echo received
-            return 0
-        fi
-        timeout 30 dd of="$nv_part" bs=1048576 iflag=fullblock,count_bytes count="$nv_len" oflag=seek_bytes seek="$nv_off" \
-            conv=notrunc status=none || nv_failed "cannot write the base file"
-        nv_end=$((nv_off + nv_len))
-        [ "$(stat -c %s "$nv_part")" -ge "$nv_end" ] || nv_die 1 "the transfer was cut"
-        nv_base_stands_at "$nv_pos" "$nv_end"
-    done
-    nv_die 1 "the transfer was cut"
+    nv_base_take "$1/.$2" "$3" "$4" 30
+    echo received
 }
 
-nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) version virtual-size: hash, make RAW, publish
+nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) version virtual-size: hash, make RAW, publish;
+    # prints the sum of what was converted here
     nv_where=$1
     nv_base_lock "$1" "$2"
     if [ -e "$1/$2.json" ]; then return 0; fi
     nv_part=$1/.$2.part nv_raw=$1/.$2.raw
     nv_progress "checking"
-    nv_sum=$(sha256sum <"$nv_part" | cut -d ' ' -f 1)
+    nv_sum=$(nv_base_taken "$1/.$2")
     if [ "$nv_sum" != "$2" ]; then
-        rm -f "$nv_part" "$1/.$2.pos"
+        rm -f "$nv_part" "$1/.$2.pos" "$1/.$2.pieces" "$1/.$2.sum"
         nv_die 1 "the base file arrived damaged (sha256 $nv_sum); it will be sent again"
     fi
     if [ "$3" = qcow2 ] || [ "$3" = vmdk ]; then
+        nv_base_alone "$nv_part" "$3"
         nv_progress "converting"
         nv_image_tool qemu-img convert -q -f "$3" -O raw "$nv_part" "$nv_raw" || {
             nv_full=$nv_raw # what fills the disk goes when it has been seen that it is full
@@ -398,19 +402,35 @@ nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) vers
         }
         [ "$(stat -c %s "$nv_raw")" -eq "$5" ] || nv_die 1 "the image did not convert to its stated size"
         nv_progress "hashing"
-        nv_sum=$(sha256sum <"$nv_raw" | cut -d ' ' -f 1)
+        sync "$nv_raw" & # meanwhile
+        nv_sum=sparse:$(nv_digest sparse "$nv_raw") || nv_die 1 "cannot read the base file"
+        wait "$!" || nv_failed "cannot write the base file"
     else
         mv "$nv_part" "$nv_raw"
     fi
+    nv_base_publish "$@"
+    case $nv_sum in sparse:*) echo "$nv_sum" ;; esac
+}
+
+nv_base_alone() { # file format: dies when its header names another file, which root would read here. The inspector saw to that
+    # when it came into a store; but as another format, perhaps, than a record says that some host told us
+    nv_out=$(nv_image_tool qemu-img info --output=json -f "$2" "$1") || nv_die 1 "qemu-img cannot read the image"
+    # not by echo, which makes two lines of a name with \n in some shells
+    nv_named=$(printf '%s\n' "$nv_out" | sed -n 's/^.*"\([a-z]*-\)*\(filename\|file\)": "\(.*\)".*$/\3/p' | grep -vxF "$1" || true)
+    [ -z "$nv_named" ] || nv_die 76 "the image names another file: $nv_named"
+}
+
+nv_base_publish() { # base-directory name source-format version: $nv_raw, whose bytes hash to $nv_sum, is the base file
+    case $nv_sum in sparse:*) nv_kind=raw_sparse_sha256 ;; *) nv_kind=raw_sha256 ;; esac
     chmod 0644 "$nv_raw"
     nv_progress "writing to disk"
     sync "$nv_raw"
-    printf '{"source_sha256": "%s", "source_format": "%s", "raw_sha256": "%s", "size_bytes": %s, "converter": "%s"}\n' \
-        "$2" "$3" "$nv_sum" "$(stat -c %s "$nv_raw")" "$4" >"$1/.$2.json"
+    printf '{"source_sha256": "%s", "source_format": "%s", "%s": "%s", "size_bytes": %s, "converter": "%s"}\n' \
+        "$2" "$3" "$nv_kind" "${nv_sum#sparse:}" "$(stat -c %s "$nv_raw")" "$4" >"$1/.$2.json"
     sync "$1/.$2.json"
     mv "$nv_raw" "$1/$2"
     mv "$1/.$2.json" "$1/$2.json"
-    rm -f "$nv_part" "$1/.$2.pos"
+    rm -f "$1/.$2.part" "$1/.$2.pos" "$1/.$2.pieces" "$1/.$2.sum" "$1/.$2.copy."*
     sync "$1"
 }
 
@@ -434,9 +454,11 @@ nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that
 }
 
 nv_remove_part() { # base-directory name: what a transfer left, unless one is under way
+    nv_no_link "$1/.lock.$2"
     exec 7>"$1/.lock.$2"
     flock -n 7 || nv_die 77 "another command fetches this base file"
-    rm -f "$1/.$2.part" "$1/.$2.pos" "$1/.$2.pos.new" "$1/.$2.raw" "$1/.$2.json"
+    rm -f "$1/.$2.part" "$1/.$2.pos" "$1/.$2.pos.new" "$1/.$2.raw" "$1/.$2.json" "$1/.$2.corrupt" \
+        "$1/.$2.pieces" "$1/.$2.sum" "$1/.$2.sum.new" "$1/.$2.copy."*
 }
 
 # --- an instance's files: only what carries the mark of this operation is ever taken away ----------

@@ -99,10 +99,11 @@ nv_live_state() { # uuid: libvirt's word for the state and the reason, then "mov
     case ${nv_out#*::} in *Operation:*migration*) echo moving ;; esac
 }
 
-nv_live_abort() { # uuid: no migration of it is under way any more, whoever began it
+nv_live_abort() { # uuid: no migration of it is under way any more, whoever began it; nv_word is its state and the reason
     nv_tries=0
     while :; do
-        case $(nv_live_state "$1") in
+        nv_word=$(nv_live_state "$1") || exit
+        case $nv_word in
             *moving) ;;
             *) return 0 ;;
         esac
@@ -156,38 +157,50 @@ nv_live() { # directory uuid op socket running|paused milliseconds virsh-words..
     shift 6
     nv_limit=604800
     nv_sockets "$nv_op"
-    nv_tunnel='' nv_watcher=''
+    nv_tunnel='' nv_watcher='' nv_standing=''
     trap 'trap "" TERM; nv_live_end; nv_live_abort "$nv_uuid"; exit 143' TERM
     trap nv_live_end EXIT
-    nv_live_abort "$nv_uuid"
     nv_live_connect
+    nv_live_abort "$nv_uuid" # while the tunnel is made
+    nv_owner=$(nv_qemu_owner)
+    nv_live_connected
     nv_out=
-    nv_word=$(nv_domain_state "$nv_uuid") || exit
     case $nv_word in
-        running | paused)
+        running* | paused*)
             if [ "$nv_downtime" -gt 0 ]; then nv_virsh migrate-setmaxdowntime "$nv_uuid" "$nv_downtime" >/dev/null; fi
-            nv_live_watch 6>&- & # what it sleeps in does not keep the job's lock
+            nv_live_stand_by
+            nv_live_watch 4>&- 5>&- 6>&- & # what it sleeps in does not keep the job's lock
             nv_watcher=$!
-            nv_out=$(nv_virsh migrate "$nv_uuid" "$@" 2>&1) || true
+            # the guest may stand still when it ends: the same virsh says which domains are left
+            nv_out=$(nv_virsh "migrate $(nv_virsh_words "$nv_uuid" "$@"); echo ::; list --all --uuid; echo ::" 2>&1) || true
             ;;
     esac
     nv_live_arrive
     nv_forget_move "$nv_files"
 }
 
-nv_live_end() { # neither tunnel nor watcher is left
+nv_virsh_words() { # word...: as a virsh that is given several commands in one text reads them
+    for nv_word in "$@"; do
+        printf "'%s' " "$(printf '%s' "$nv_word" | sed "s/'/'\\\\''/g")"
+    done
+}
+
+nv_live_end() { # no tunnel, no watcher and no virsh is left
     trap - EXIT
-    for nv_pid in $nv_watcher $nv_tunnel; do kill "$nv_pid" 2>/dev/null || true; done
+    for nv_pid in $nv_watcher $nv_standing $nv_tunnel; do kill "$nv_pid" 2>/dev/null || true; done
     rm -rf "$nv_sockets"
 }
 
-nv_live_connect() { # the three sockets here lead to those of the target
+nv_live_connect() { # the three sockets here are to lead to those of the target
     rm -rf "$nv_sockets"
     mkdir -m 0711 "$nv_sockets"
     nv_trust_become "$nv_op" -N -o ExitOnForwardFailure=yes -o StreamLocalBindUnlink=yes \
         -L "$nv_sockets/libvirt:$nv_far" -L "$nv_sockets/memory:$nv_sockets/memory" \
         -L "$nv_sockets/disks:$nv_sockets/disks" target </dev/null >"$nv_sockets/said" 2>&1 &
     nv_tunnel=$!
+}
+
+nv_live_connected() { # they do, and QEMU may use them
     nv_tries=0
     until [ -S "$nv_sockets/disks" ]; do
         if ! kill -0 "$nv_tunnel" 2>/dev/null; then nv_die 1 "no connection to the target: $(cat "$nv_sockets/said")"; fi
@@ -195,11 +208,37 @@ nv_live_connect() { # the three sockets here lead to those of the target
         [ "$nv_tries" -le 300 ] || nv_die 1 "no connection to the target in time"
         sleep 0.05
     done
-    chown "$(nv_qemu_owner)" "$nv_sockets/memory" "$nv_sockets/disks"
+    chown "$nv_owner" "$nv_sockets/memory" "$nv_sockets/disks"
 }
 
 nv_live_far() { # virsh on the target
     timeout -k 5 60 virsh -q -c "qemu+unix:///system?socket=$nv_sockets/libvirt" "$@"
+}
+
+nv_live_stand_by() { # a virsh is connected to the target and waits for what nv_live_tell says: to connect takes longer than that.
+    # It ends when this shell has ended
+    mkfifo -m 0600 "$nv_sockets/ask" "$nv_sockets/told"
+    exec 4<>"$nv_sockets/ask"
+    virsh -q -c "qemu+unix:///system?socket=$nv_sockets/libvirt" <"$nv_sockets/ask" >"$nv_sockets/told" 2>&1 4>&- &
+    nv_standing=$!
+    exec 5<"$nv_sockets/told"
+}
+
+nv_live_tell() { # virsh-command...: the state of the guest on the target after them; fails when that virsh is not sure of it
+    [ -n "$nv_standing" ] || return 1
+    printf '%s\n' "$@" "domstate $nv_uuid" quit >&4
+    nv_rc=0
+    nv_word=$(timeout -k 5 30 cat <&5) || nv_rc=$?
+    case $nv_rc,$nv_word in
+        0,*error:*) return 1 ;;
+        0,*"
+running
+"*) nv_word=running ;;
+        0,*"
+paused
+"*) nv_word=paused ;;
+        *) return 1 ;;
+    esac
 }
 
 nv_live_watch() { # how far it is, as progress
@@ -213,15 +252,26 @@ nv_live_watch() { # how far it is, as progress
 }
 
 nv_live_arrive() { # decided by where the guest is, not by what virsh said
-    nv_word=$(nv_domain_state "$nv_uuid") || exit
+    case $nv_out in
+        *error:* | *::*"$nv_uuid"*) nv_word= ;;
+        *::*::*) nv_word=none ;;
+        *) nv_word= ;;
+    esac
+    [ -n "$nv_word" ] || nv_word=$(nv_domain_state "$nv_uuid") || exit
     case $nv_word in
         none | "shut off" | crashed) ;;
-        *) nv_die 1 "the guest stays here: $nv_out" ;;
+        *) nv_die 1 "the guest stays here: ${nv_out%%
+::*}" ;;
     esac
-    nv_word=$(nv_live_far domstate "$nv_uuid") || nv_die 1 "the target does not say how its guest is: $nv_word"
-    case $nv_word,$nv_was in
+    # resume fails, and does no harm, unless it is paused
+    nv_ask=
+    if [ "$nv_was" = running ]; then nv_ask="resume $nv_uuid"; fi
+    nv_live_tell "$nv_ask" ||
+        nv_word=$(nv_live_far "${nv_ask:+$nv_ask; }domstate $nv_uuid" 2>&1) ||
+        nv_die 1 "the target does not say how its guest is: $nv_word"
+    case ${nv_word##*
+},$nv_was in
         running,* | paused,paused) ;;
-        paused,running) nv_live_far resume "$nv_uuid" >/dev/null || nv_die 1 "its guest does not go on on the target" ;;
         *) nv_die 1 "its guest is $nv_word on the target" ;;
     esac
 }

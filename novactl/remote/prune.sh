@@ -19,7 +19,8 @@ nv_prune() { # mark instances-path seconds look|remove: stdin has the names that
         if nv_is_base "$nv_name"; then nv_prune_base; fi
     done
     nv_before=
-    for nv_path in "$nv_base"/.*.part "$nv_base"/.*.pos "$nv_base"/.*.pos.new "$nv_base"/.*.raw "$nv_base"/.*.json; do
+    for nv_path in "$nv_base"/.*.part "$nv_base"/.*.pos "$nv_base"/.*.pos.new "$nv_base"/.*.raw "$nv_base"/.*.json \
+        "$nv_base"/.*.corrupt; do
         nv_name=${nv_path##*/.}
         nv_name=${nv_name%%.*}
         if ! nv_is_base "$nv_name" || nv_has_line "$nv_before" "$nv_name"; then continue; fi

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from novactl.errors import Busy, Fenced, HostFault, HostRefused, HostUnreachable, NovactlError
+from novactl.remote.connection import load_paramiko
 
 log = logging.getLogger(__name__)
 
 CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need some too
 DEADLINE = 180.0
 CHUNK = 1 << 16
+MOST = 256 << 20  # bytes that a call may answer: some thousands of domains are a tenth of it
 PARTS = (
     "host.sh",
     "jobs.sh",
@@ -38,6 +40,11 @@ PARTS = (
     "evacuate.sh",
     "live.sh",
     "sizes.sh",
+    "distribute.sh",
+    "store.sh",
+    "rescue.sh",
+    "snapshot.sh",
+    "backup.sh",
 )
 
 
@@ -126,6 +133,8 @@ class Channel:
             if not piece:
                 raise EOFError("the shell on the host ended")
             buffer += piece
+            if len(buffer) > MOST:
+                raise EOFError(f"the shell on the host says more than {MOST >> 20} MiB")
 
     @contextlib.contextmanager
     def _last_words(self) -> Iterator[None]:
@@ -184,6 +193,23 @@ class HostShell:
     ) -> None:
         """Run a function on a channel of its own whose stdin is data, never commands. `feed` is given
         read-a-line and write. Errors as call()."""
+        with self._stream(words) as channel:
+            self._feed(channel, feed)
+
+    def fetch(self, *words: str, take: Callable[[Callable[[int], bytes]], None]) -> None:
+        """Run a function on a channel of its own whose stdout is data. `take` is given read: so many bytes,
+        fewer at the end. Errors as call(), and before what `take` makes of data that ended early."""
+        with self._stream(words) as channel:
+            reader = channel.makefile("rb")
+            try:
+                take(reader.read)
+            except EOFError:
+                self._end(channel, reader)
+                raise
+            self._end(channel, reader)
+
+    @contextlib.contextmanager
+    def _stream(self, words: Sequence[str]) -> Iterator[Any]:
         script = library() + '\nset -e\n"$@"\n'
         argv = ["sh", "-c", script, "novactl", *words]
         command = shlex.join(["sudo", "-n", *argv] if self._sudo else argv)
@@ -192,7 +218,7 @@ class HostShell:
             channel.settimeout(DEADLINE)
             channel.exec_command("exec " + command)
             try:
-                self._feed(channel, feed)
+                yield channel
             finally:
                 channel.close()
 
@@ -204,8 +230,12 @@ class HostShell:
         except OSError:
             if not channel.exit_status_ready():
                 raise  # the link, not the function: a function that ended early says why below
-        reader.read()
-        errors = channel.makefile_stderr("rb").read()
+        self._end(channel, reader)
+
+    def _end(self, channel: Any, reader: Any) -> None:
+        """The function has ended, and well: it has no more to say than this."""
+        reader.read(1 << 16)
+        errors = channel.makefile_stderr("rb").read(1 << 16)
         status = channel.recv_exit_status()
         if status < 0:
             raise EOFError("the connection was cut")
@@ -214,8 +244,7 @@ class HostShell:
 
     def open_tunnel(self, address: str, port: int, timeout: float) -> Any:
         """A socket-like channel from the host to an address it can reach. OSError when refused."""
-        import paramiko
-
+        paramiko = load_paramiko()
         self._use()  # for good
         with self._link_errors():
             transport = self.transport()
@@ -253,8 +282,7 @@ class HostShell:
 
     @contextlib.contextmanager
     def _link_errors(self) -> Iterator[None]:
-        import paramiko
-
+        paramiko = load_paramiko()
         try:
             yield
         except TimeoutError as error:

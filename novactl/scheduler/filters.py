@@ -254,6 +254,10 @@ OF_AGGREGATES: tuple[Filter, ...] = (tenants, image_isolation, flavor_affinity)
 """Those that matter to hosts in aggregates."""
 
 
+OF_IMAGE: tuple[Filter, ...] = (architecture, firmware, cpu, image_isolation)
+"""Those that look at the image: a host that is to have another one must pass them (CVE-2017-16239)."""
+
+
 def active(spec: Spec, *, aggregates: bool) -> tuple[Filter, ...]:
     """The filters that matter for this spec; `aggregates`: whether there are any in the fleet."""
     chosen = [test for test, matters in FILTERS if matters(spec)]

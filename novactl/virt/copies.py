@@ -1,6 +1,6 @@
 """An instance that goes to another host while its guest is off (remote/copies.sh)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from novactl.virt.calls import Calls, check_uuid, job_words
@@ -51,6 +51,8 @@ class Copies(Calls):
         where = f"{self.directory(uuid)}_resize"
         return ["nv_fenced", check_uuid(uuid), str(epoch), "nv_send", job_words(op, 0)[0], where, file]
 
-    def receive_words(self, uuid: str) -> list[str]:
-        """All that the operation's key may do here: receive the instance's files, under its epoch."""
-        return ["nv_fenced", check_uuid(uuid), "@epoch", "nv_receive", self.directory(uuid)]
+    def receive_words(self, uuid: str, most: Mapping[str, int]) -> list[str]:
+        """All that the operation's key may do here: receive these files of the instance, of so many bytes at
+        most, under its epoch."""
+        bounds = [f"{file}={size}" for file, size in most.items()]
+        return ["nv_fenced", check_uuid(uuid), "@epoch", "nv_receive", self.directory(uuid), *bounds]

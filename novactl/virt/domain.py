@@ -1,5 +1,6 @@
 """The XML of an instance's domain, from the record of the instance. Pure: text in, text out."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from novactl.objects.numa import Fit
 from novactl.virt import cells
 from novactl.virt.xml import el, render
 
+RESCUE_DISK = "disk.rescue"
+LETTERS = "abcdefgh"
 NAMESPACE = "https://novactl.org/xmlns/1"
 ORDER = [
     "name",
@@ -54,7 +57,7 @@ class Disk:
             "disk",
             el("driver", name="qemu", type=self.format, cache=cache, discard="unmap"),
             el("source", file=self.path),
-            el("target", dev=f"{'vd' if bus == 'virtio' else 'sd'}{letter}", bus=bus),
+            el("target", dev=_device(letter, bus), bus=bus),
             el("readonly") if self.readonly else None,
             el("serial", text=self.serial),
             type="file",
@@ -91,14 +94,26 @@ class DomainSpec:
 
 
 def disks_of(instance: Instance) -> list[tuple[str, str]]:
-    """(file, format) of an instance's disks in the guest's order; also the content of disk.info."""
-    found = [("disk", "qcow2")]
+    """(file, format) of an instance's disks in the guest's order; also the content of disk.info. What it
+    boots in rescue comes first."""
+    found = [(RESCUE_DISK, "qcow2")] if instance.rescue_image is not None else []
+    found.append(("disk", "qcow2"))
     if instance.flavor.ephemeral_gib:
         found.append(("disk.local", "qcow2"))
     if instance.flavor.swap_mib:
         found.append(("disk.swap", "qcow2"))
     found.append(("disk.config", "raw"))
     return found
+
+
+def devices_of(instance: Instance) -> dict[str, str]:
+    """What libvirt calls each of disks_of(), as in vda."""
+    bus = _property(instance.image, "hw_disk_bus", "virtio")
+    return {file: _device(LETTERS[n], bus) for n, (file, _) in enumerate(disks_of(instance))}
+
+
+def _device(letter: str, bus: str) -> str:
+    return f"{'vd' if bus == 'virtio' else 'sd'}{letter}"
 
 
 def build(spec: DomainSpec, skeleton: str) -> str:
@@ -122,10 +137,9 @@ def build(spec: DomainSpec, skeleton: str) -> str:
             _replace(domain, element)
     if firmware(instance.image) == "uefi":
         _need_acpi(domain)
-    devices = domain.find("devices")
-    if devices is None:
-        devices = el("devices")
-        domain.append(devices)
+    if _property(instance.image, "os_type", "linux") == "windows":
+        _suit_windows(domain, kvm=spec.virt_type == "kvm")
+    devices = _child(domain, "devices")
     for position, device in enumerate(_devices(spec)):
         devices.insert(position, device)
     domain[:] = sorted(domain, key=lambda child: ORDER.index(child.tag) if child.tag in ORDER else 99)
@@ -146,6 +160,12 @@ def _hardware(spec: DomainSpec) -> Iterator[Element | None]:
     yield cells.cputune(fit, spec.shared)
     yield cells.numatune(fit)
     yield cells.memory_backing(fit)
+
+
+@functools.lru_cache(maxsize=1)
+def check_skeleton(text: str) -> None:
+    """Raises UsageError when it is none: before anything is planned from it."""
+    _parse(text)
 
 
 def _parse(skeleton: str) -> Element:
@@ -184,7 +204,9 @@ def record(instance: Instance) -> dict[str, Any]:
         "name": instance.name,
         "project": instance.project,
         "flavor": instance.flavor.as_dict(),
-        "image": instance.image.as_dict() if instance.image else None,
+        "image": _told(instance.image) if instance.image else None,
+        **({"rescue_image": _told(instance.rescue_image)} if instance.rescue_image else {}),
+        **({"shelved_image": instance.shelved_image.id} if instance.shelved_image else {}),
         "ports": [{"network": p.network, "ip": p.ip, "mac": p.mac, "index": p.index} for p in instance.ports],
         "key_name": instance.key_name,
         "public_key": instance.public_key,
@@ -200,6 +222,11 @@ def record(instance: Instance) -> dict[str, Any]:
     }
 
 
+def _told(image: Image) -> dict[str, Any]:
+    """All but what no host may state: it judges what hosts give."""
+    return {key: value for key, value in image.as_dict().items() if key != "raw_sums"}
+
+
 def marked(xml: str, *, epoch: int, launched_at: str | None = None) -> str:
     """Our domain's XML as it is defined now: by this epoch (a runner that took over has a newer one than
     the plan), first started at `launched_at` unless the record says when."""
@@ -213,15 +240,15 @@ def marked(xml: str, *, epoch: int, launched_at: str | None = None) -> str:
 
 
 def _os(spec: DomainSpec) -> Element:
-    image = spec.instance.image
+    image, boots = spec.instance.image, spec.instance.boot_image
     machine = _property(image, "hw_machine_type", "q35")
     direct: Sequence[Element | None] = ()
-    if image and image.kernel_sha256:
+    if boots and boots.kernel_sha256:
         base = spec.base_directory
         direct = (
-            el("kernel", text=f"{base}/{image.kernel_sha256}"),
-            el("initrd", text=f"{base}/{image.initrd_sha256}") if image.initrd_sha256 else None,
-            el("cmdline", text=image.cmdline or "console=ttyS0"),
+            el("kernel", text=f"{base}/{boots.kernel_sha256}"),
+            el("initrd", text=f"{base}/{boots.initrd_sha256}") if boots.initrd_sha256 else None,
+            el("cmdline", text=boots.cmdline or "console=ttyS0"),
         )
     boot = None if direct else el("boot", dev="hd")
     kind = el("type", text="hvm", arch=spec.arch, machine=machine)
@@ -233,29 +260,48 @@ def _os(spec: DomainSpec) -> Element:
 
 def _need_acpi(domain: Element) -> None:
     """UEFI cannot do without, whatever the operator's template says."""
-    features = domain.find("features")
-    if features is None:
-        features = el("features")
-        domain.append(features)
+    features = _child(domain, "features")
     if features.find("acpi") is None:
         features.append(el("acpi"))
 
 
+def _suit_windows(domain: Element, *, kvm: bool) -> None:
+    """Its clock is local time; under KVM it is told that it is virtual (Nova's _set_hypervisor features)."""
+    clock = _child(domain, "clock")
+    clock.set("offset", "localtime")
+    if not kvm:
+        return
+    clock.append(el("timer", name="hypervclock", present="yes"))
+    features = _child(domain, "features")
+    if features.find("hyperv") is None:
+        told = (el("relaxed", state="on"), el("vapic", state="on"))
+        features.append(el("hyperv", *told, el("spinlocks", state="on", retries=8191)))
+
+
+def _child(domain: Element, tag: str) -> Element:
+    """The domain's element of that name, made when there is none."""
+    found = domain.find(tag)
+    if found is None:
+        found = el(tag)
+        domain.append(found)
+    return found
+
+
 def _devices(spec: DomainSpec) -> list[Element]:
     instance = spec.instance
-    bus = _property(instance.image, "hw_disk_bus", "virtio")
+    bus = _property(instance.boot_image, "hw_disk_bus", "virtio")
     devices = [
         Disk(
             path=f"{spec.directory}/{file}",
             format=format_,
             serial=f"{instance.uuid[:8]}-{file.replace('.', '-')}",
             readonly=file == "disk.config",
-        ).element("abcdefgh"[position], bus, spec.cache)
+        ).element(LETTERS[position], bus, spec.cache)
         for position, (file, format_) in enumerate(disks_of(instance))
     ]
     if bus == "scsi":
         devices.append(el("controller", type="scsi", model="virtio-scsi"))
-    model = _property(instance.image, "hw_vif_model", "virtio")
+    model = _property(instance.boot_image, "hw_vif_model", "virtio")
     devices.extend(_interface(port, model) for port in instance.ports)
     devices.append(
         el(
@@ -285,6 +331,8 @@ PROPERTIES = {
     "hw_disk_bus": ("virtio", "scsi", "sata"),
     "hw_vif_model": ("virtio", "e1000", "e1000e", "rtl8139"),
     "hw_firmware_type": ("bios", "uefi"),
+    "os_require_quiesce": ("no", "yes"),
+    "os_type": ("linux", "windows"),
     "hw_architecture": ("x86_64", "i686", "aarch64", "armv7l", "ppc64le", "riscv64", "s390x"),
 }
 """Image properties that act on the domain, and the values each may have (Nova's names)."""

@@ -5,33 +5,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from novactl.errors import HostFault
 from novactl.virt.connection import DEADLINE, opened, within
+from novactl.virt.live import Drive
 
 POLL = 1.0  # seconds between two looks how far it is
 PATIENCE = 60.0  # seconds that libvirt may take to end it
 
 Done = concurrent.futures.Future[None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drive:
-    """A guest's move, as libvirt needs it said. `disks`: those that are copied (vda), none when the hosts
-    share them; the target's QEMU listens on `address` alone; 0: no limit."""
-
-    uuid: str
-    xml: str
-    persistent: str
-    address: str
-    tls: bool
-    disks: tuple[str, ...]
-    max_downtime_ms: int
-    bandwidth_mibps: int
-    auto_converge: bool
 
 
 def drive(

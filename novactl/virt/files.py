@@ -12,6 +12,8 @@ from novactl.errors import UsageError
 from novactl.version import __version__
 from novactl.virt.calls import OPERATION, Calls, Feed, Shell, check_base, job_words
 
+VERIFY_DEADLINE = 3600.0  # seconds in which all bytes of one base file are read
+RAW_SUM = re.compile(r"^sparse:([0-9a-f]{64})$", re.MULTILINE)
 STRAY = re.compile(rf"del|{OPERATION.pattern}")
 
 
@@ -40,20 +42,23 @@ class BaseFiles(Calls):
         other processes out."""
         return self._guards.setdefault(name, threading.Lock())
 
-    def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
+    def base_state(
+        self, name: str, job: tuple[str, int] | None = None, *, made_as: str = "any"
+    ) -> tuple[bool, int]:
         """(ready, how many bytes of the source are already there); when ready, what is left of the job
-        that made it is forgotten."""
+        that made it is forgotten. HostRefused when it was made of the same bytes as another format."""
         words = job_words(*job) if job else ()
-        answer = self.shell.call("nv_base_state", self.base_path, name, *words).strip()
-        return (True, 0) if answer == "ready" else (False, int(answer))
+        answer = self.shell.call("nv_base_state", self.base_path, name, made_as, *words).strip()
+        return (True, 0) if answer == "ready" else (False, self._number(answer))
 
     def base_receive(self, name: str, size: int, start: int, feed: Feed) -> None:
         """The source's bytes from `start` on are there; `feed` sends extents (see images/transfer)."""
         self.shell.stream("nv_base_receive", self.base_path, name, str(size), str(start), feed=feed)
 
-    def base_finish(self, name: str, source_format: str, virtual_size: int) -> None:
-        """The received bytes were hashed, made RAW and published with their sidecar."""
-        self.shell.call(*self.base_finish_words(name, source_format, virtual_size), deadline=3600)
+    def base_finish(self, name: str, source_format: str, virtual_size: int) -> str:
+        """The received bytes were hashed, made RAW and published with their sidecar. What it says is for
+        raw_sum_of()."""
+        return self.shell.call(*self.base_finish_words(name, source_format, virtual_size), deadline=3600)
 
     def base_finish_words(self, name: str, source_format: str, virtual_size: int) -> list[str]:
         """base_finish() as the words of a job."""
@@ -76,6 +81,20 @@ class BaseFiles(Calls):
             Pruned(name.removeprefix("."), name.startswith("."), int(size), int(used), state)
             for name, size, used, state in found
         ]
+
+    def bases(self) -> dict[str, int]:
+        """The base files of images that are there, and how long each is."""
+        lines = self._ours("nv_base_list", self.base_path).splitlines()
+        return {name: int(size) for name, _, size in (line.partition(" ") for line in lines) if name}
+
+    def verify_base(self, name: str, keep: Iterable[str], *, act: bool) -> str:
+        """What all of its bytes say of a base file: ok, gone, unmarked (without its sum: the next fetch
+        replaces it), corrupt-used or corrupt-unused. `act`: a corrupt one is ready for nobody any more, and
+        lies aside unless it is used: one of `keep`, named by a file of an instance, or open."""
+        data = "".join(f"{check_base(one)}\n" for one in sorted(keep)) or "\n"
+        words = ("nv_base_verify", secrets.token_hex(16), self.instances_path, check_base(name))
+        said = self._ours(*words, "act" if act else "look", data=data.encode(), deadline=VERIFY_DEADLINE)
+        return said.strip().replace(" ", "-")
 
     def base_blank(self, name: str, size: int, kind: str) -> None:
         """An empty base file of `size` bytes, ext4 or swap."""
@@ -119,6 +138,13 @@ class InstanceFiles(Calls):
 
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
         self._fenced(uuid, epoch, "nv_put", self.directory(uuid), file, mode, data=content)
+
+
+def raw_sum_of(said: str) -> str | None:
+    """The sum of the base file that a host has made of the image's own file, by what it said when it was
+    done; None when it was there, or is not converted, or comes from another host."""
+    found = RAW_SUM.search(said)
+    return found[1] if found else None
 
 
 def disk_info(directory: str, disks: list[tuple[str, str]]) -> bytes:

@@ -11,17 +11,22 @@ from novactl.objects.names import INTERFACE, check_pattern
 from novactl.objects.states import PowerState
 from novactl.objects.survey import Survey
 from novactl.virt import states, survey
-from novactl.virt.calls import Shell, check_uuid
+from novactl.virt.backups import Backups
+from novactl.virt.calls import Shell, check_uuid, told_mark
 from novactl.virt.commands import Commands
 from novactl.virt.copies import Copies
+from novactl.virt.distribution import Distribution
 from novactl.virt.domains import Domains
 from novactl.virt.files import BaseFiles, InstanceFiles
 from novactl.virt.jobs import Jobs
 from novactl.virt.live import Live
 from novactl.virt.memory import Memory
 from novactl.virt.pki import Pki
+from novactl.virt.places import ImageStore
+from novactl.virt.rescues import Rescues
 from novactl.virt.shared import SharedLook
 from novactl.virt.sizes import Sizes
+from novactl.virt.snapshots import Snapshots
 from novactl.virt.trust import Trust
 
 
@@ -50,7 +55,24 @@ class Greeting:
     saved: bool = False
 
 
-class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trust, Copies, Live, Pki, Sizes):
+class Hypervisor(
+    Jobs,
+    Commands,
+    BaseFiles,
+    InstanceFiles,
+    Domains,
+    Memory,
+    Trust,
+    Copies,
+    Distribution,
+    ImageStore,
+    Live,
+    Pki,
+    Sizes,
+    Snapshots,
+    Rescues,
+    Backups,
+):
     """Acts on one host. Raises HostUnreachable, HostFault, Fenced, Busy or Refused (shell.failure).
 
     `copy_seen` is the version of the catalogue copy when the host last spoke of it."""
@@ -108,7 +130,7 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trus
                 case "no_bridge":
                     seen.missing_bridges.append(value)
                 case "mark":
-                    seen.mark = value
+                    seen.mark = told_mark(self.name, value)
                 case "copy":
                     seen.copy = self.copy_seen = int(value)
         seen.domain = uuid in self._domains_at_first()
@@ -139,9 +161,10 @@ class Hypervisor(Jobs, Commands, BaseFiles, InstanceFiles, Domains, Memory, Trus
         """power_state(), and what the host remembers: one call, no process more than that one's."""
         state, _, rest = self._ours("nv_greet", check_uuid(uuid)).strip().rpartition("\n")
         epoch, copy, mark = f"{rest} ".split(" ", 2)
-        self.copy_seen = int(copy)
+        self.copy_seen = self._number(copy)
         saved = state.endswith("\nsaved")
-        return Greeting(self._state(state), mark.strip(), int(epoch), self.copy_seen, saved)
+        told = told_mark(self.name, mark.strip())
+        return Greeting(self._state(state), told, self._number(epoch), self.copy_seen, saved)
 
     def fence(self, uuid: str, epoch: int) -> None:
         """Every act of an older process has ended and none can follow."""

@@ -47,6 +47,22 @@ class Whereabouts:
         return self.state not in ("none", "shut off", "crashed")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drive:
+    """A guest's move, as libvirt needs it said. `disks`: those that are copied (vda), none when the hosts
+    share them; the target's QEMU listens on `address` alone; 0: no limit."""
+
+    uuid: str
+    xml: str
+    persistent: str
+    address: str
+    tls: bool
+    disks: tuple[str, ...]
+    max_downtime_ms: int
+    bandwidth_mibps: int
+    auto_converge: bool
+
+
 class Live(Calls):
     """A host as the source or the target of a live migration."""
 

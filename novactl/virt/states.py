@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from novactl.errors import HostFault
 from novactl.objects.names import UUID
 from novactl.objects.states import PowerState
+from novactl.virt.calls import told_mark
 from novactl.virt.survey import POWER_STATES
 
 ROW = re.compile(r" *(?:[0-9]+|-) +(?P<name>\S(?:.*\S)?) {2,}(?P<state>[a-z]+(?: [a-z]+)*) *")
@@ -47,7 +48,7 @@ def parse(host: str, answer: str, mark: str) -> States:
             boot_id=one["boot_id" if whole else ""],
             disk_free=int(blocks) * int(size),
             memory_available_mib=int(one["available_kib"]) // 1024,
-            mark=one["mark"],
+            mark=told_mark(host, one["mark"]),
             copy=int(one["copy"]),
             domains=_domains(names, table),
         )

@@ -10,6 +10,7 @@ from novactl.errors import HostFault
 from novactl.objects.names import SHA256, UUID
 from novactl.objects.states import PowerState
 from novactl.objects.survey import SeenDirectory, SeenDomain, Survey
+from novactl.virt.calls import told_mark
 from novactl.virt.domain import NAMESPACE
 
 POWER_STATES = {
@@ -49,7 +50,7 @@ def parse(host: str, answer: bytes, mark: str) -> Survey:
     jobs = [(JOB.fullmatch(name), state) for name, state in _split(pairs, "job")]
     return Survey(
         fleet=one["fleet"] or None,
-        mark=one["mark"],
+        mark=told_mark(host, one["mark"]),
         boot_id=one["boot_id"],
         storage=one.get("storage", ""),
         domains=tuple(_domains(host, pairs, mark)),

@@ -2,7 +2,8 @@
 [seconds from the first claim to the last, claims made, refused].
 
 One process imports novactl and forks. Each child plans and journals boots as the command does: name, quota,
-group, address, allocation, operation and its steps, one transaction for each command."""
+group, address, allocation, operation and its steps, one transaction for each command; those that claim at
+the same time mostly in other groups."""
 
 import json
 import os
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from novactl.actions.boot import Boot, names_of
+from novactl.actions.boot import boots
 from novactl.db import connect, tables
 from novactl.engine.operation import OpState
 from novactl.errors import NovactlError, Refused
@@ -35,18 +36,18 @@ def claims(asked: dict[str, Any], number: int, answer: Path) -> None:
             name=f"vm{number}-{turn}",
             networks=(NetworkRequest(network="lan"),),
             count=asked["each"],
-            group=f"web{turn % GROUPS}",
+            group=f"web{(turn + number * GROUPS // asked['processes']) % GROUPS}",
             **FIELDS,
         )
-        boots = [Boot(request=request, name=name, index=n) for n, name in enumerate(names_of(request))]
+        many = boots(request)
         try:
-            if len(boots) == 1:
-                operating.submit(boots[0], None, OpState.RUNNING)
+            if len(many) == 1:
+                operating.submit(many[0], None, OpState.RUNNING)
             else:
-                operating.submit_all(boots, None, OpState.RUNNING)
-            made += len(boots)
+                operating.submit_all(many, None, OpState.RUNNING)
+            made += len(many)
         except Refused:
-            refused += len(boots)
+            refused += len(many)
     answer.write_text(json.dumps([began, time.time(), made, refused]))
     db.close()
 

@@ -70,6 +70,12 @@ BATCH_SECONDS = 5.0
 CLAIMERS = 8
 """Processes that claim at once."""
 
+CLAIM_SECONDS = 0.001
+"""One full claim of theirs, when each command claims for CLAIMS_AT_ONCE instances, as many as have their
+steps written at once."""
+
+CLAIMS_AT_ONCE = 64
+
 REBALANCE_SECONDS = 2.0
 """The plan of a rebalancing of FLEET_HOSTS and FLEET_INSTANCES, as a function."""
 
@@ -95,3 +101,19 @@ COPY_OF_PLAIN = 1.25
 DRAIN_BY_TWO = 0.65
 """Emptying a host whose link lets a move take ten seconds, two moves at a time: at most so many times what
 one at a time takes."""
+
+SNAPSHOT_OF_RAW = 1.3
+"""A live snapshot: at most so many times virsh blockcopy, qemu-img convert and ssh by hand, plus start-up."""
+
+FROZEN_SECONDS = 0.5
+"""How long the guest's file systems are frozen at most meanwhile."""
+
+INSPECT_SECONDS = 0.05
+"""A look at a qcow2 of 100 GiB."""
+
+UNCACHED_OF_SCP = 1.2
+"""What a boot takes longer when its host has not got the image: at most so many times scp and qemu-img
+convert take."""
+
+PUSH_TO_SIX = 1.5
+"""One image to six hosts over slow links: at most so many times what it takes to one of them."""

@@ -45,13 +45,13 @@ rm -r "$sockets" "$files"
 """sh on the source: uuid, target's address, name of the base file, size of the disk in bytes."""
 
 COLD = f"""set -e
-cat {INSTANCES}/$1/disk | {SSH} -o Ciphers=aes256-gcm@openssh.com "$2" "
+cat {INSTANCES}/$1/disk | {SSH} -o Ciphers=aes128-gcm@openssh.com "$2" "
   cat >{INSTANCES}/copied && sync {INSTANCES}/copied"
 """
 """The same for the bytes of a disk alone: what the link gives."""
 
 RSYNC = f"""cd {INSTANCES}
-exec rsync --sparse --fsync -e "{SSH} -o Ciphers=aes256-gcm@openssh.com" "$1/disk" "$2:{INSTANCES}/copied"
+exec rsync --sparse --fsync -e "{SSH} -o Ciphers=aes128-gcm@openssh.com" "$1/disk" "$2:{INSTANCES}/copied"
 """
 """What leaves out holes and compares checksums, as novactl does."""
 
@@ -189,12 +189,12 @@ def _echo(ident: int, number: int) -> bytes:
     return body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]
 
 
-def filled(grounds: Grounds, guest: dict[str, Any], mib: int) -> None:
-    """Its disk holds so much of its own that does not compress; it must be off."""
+def filled(grounds: Grounds, guest: dict[str, Any], mib: int, at_mib: int = 0) -> None:
+    """Its disk holds so much of its own that does not compress, from there on; it must be off."""
     host = grounds.host(guest["host"])
     script = (
         f"cd {INSTANCES}/{guest['uuid']} && head -c {mib}M /dev/urandom >/tmp/noise &&"
-        f" qemu-io -f qcow2 -c 'write -s /tmp/noise 0 {mib}M' disk >/dev/null && rm /tmp/noise"
+        f" qemu-io -f qcow2 -c 'write -s /tmp/noise {at_mib}M {mib}M' disk >/dev/null && rm /tmp/noise"
     )
     ended = host.run(["sh", "-c", script])
     assert ended.returncode == 0, ended.stderr

@@ -69,9 +69,10 @@ def stored(db: SqliteDatabase) -> dict[str, int]:
 
 
 def images(novactl: Command) -> list[str]:
-    """Every file under the images directory, unfinished ones too."""
+    """Every file under the images directory but furnish()'s, unfinished ones too."""
     root = novactl.config / "images"
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    there = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+    return sorted(path for path in there if path != fleet.SHA256)
 
 
 def refused(ended: Ended, code: int, *said: str) -> None:
@@ -548,6 +549,7 @@ def test_a_name_that_is_taken(stocked: Command, db: SqliteDatabase) -> None:
 
 
 def test_no_hosts_yet(novactl: Command, db: SqliteDatabase) -> None:
+    fleet.image_file(db)
     with db.writing() as tx:
         catalogue.add_flavor(tx, fleet.flavor())
         catalogue.add_image(tx, fleet.image())

@@ -99,7 +99,7 @@ EVERYTHING: dict[str, Any] = {
     "weighers": {"memory": -1, "vcpus": 0},
     "scheduler": {"host_subset_size": 4, "max_instances_per_host": 0},
     "policies": {"night": {"do": "stop", "at": "20:00", "selector": ["tier=dev"], "days": ["mon"]}},
-    "cron": {"prune-caches": {"every": "1h", "jitter": "5m", "enabled": False}},
+    "cron": {"prune-caches": {"every": "1h", "jitter": "5m", "older": "3d", "enabled": False}},
     "trusted_networks": {"storage": "198.51.100.0/24"},
     "default_network": "lan",
 }
@@ -123,7 +123,9 @@ def test_applied_there_is_nothing_left(novactl: Command, db: SqliteDatabase, wri
     with db.reading() as tx:
         assert kept.get(tx, "scheduler") == {"host_subset_size": 4, "max_instances_per_host": 0}
         assert kept.get(tx, "weighers") == {"memory": -1, "vcpus": 0}
-        assert kept.get(tx, "cron") == {"prune-caches": {"every": 3600, "jitter": 300, "enabled": False}}
+        assert kept.get(tx, "cron") == {
+            "prune-caches": {"every": 3600, "jitter": 300, "older": 259200, "enabled": False}
+        }
         assert [one["name"] for one in kept.get(tx, "policies")] == ["night"]
         assert kept.get(tx, "trusted_networks") == {"storage": "198.51.100.0/24"}
         assert kept.get(tx, "default_network") == "lan"
@@ -138,7 +140,8 @@ def test_fields_and_the_dry_run(novactl: Command, write: Write) -> None:
     expected = {"kind": "flavor", "name": "small", "change": "update", "refused": None}
     assert flavor == {**expected, "fields": {"vcpus": [2, 4]}}
     assert extra == {"kind": "flavor", "name": "big", "change": "extra", "fields": {}, "refused": None}
-    assert cron["fields"] == {"every": [3600, 7200], "jitter": [300, None], "enabled": [False, True]}
+    changed = {"every": [3600, 7200], "jitter": [300, None], "enabled": [False, True]}
+    assert cron["fields"] == {**changed, "older": [259200, None]}
     assert "vcpus: 2 → 4" in novactl("inventory", "diff").out
     dry = novactl.json("inventory", "apply", "--dry-run")
     assert [row["name"] for row in dry] == ["small", "big", "prune-caches"]
@@ -673,7 +676,15 @@ def fleets(draw: Any) -> Callable[[Any], None]:
         )
         for name in draw(NAMES)
     ]
-    lasting = draw(SOME([{"do": "keep-running"}, {"do": "resize-confirm", "after": 5400}]))
+    lasting = draw(
+        SOME(
+            [
+                {"do": "keep-running"},
+                {"do": "resize-confirm", "after": 5400},
+                {"do": "shelve-offload", "after": 60},
+            ]
+        )
+    )
     policy = {**lasting, "selector": ["on", "tier=dev"], "project": "1e3"}
     values = {
         "scheduler": draw(st.dictionaries(SOME(["host_subset_size", "max_io_ops_per_host"]), SMALLS)),

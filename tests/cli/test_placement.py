@@ -20,6 +20,7 @@ BOOT = ("boot", "new", "--flavor", "small", "--image", "tiny", "--network", "non
 @pytest.fixture
 def three(novactl: Command, db: SqliteDatabase) -> Command:
     """kvm1 (rack a, ssd; half full) with db1 in the group apart, kvm2 (rack b) with db2, kvm3 disabled."""
+    fleet.image_file(db)
     with db.writing() as tx:
         hosts.add(tx, fleet.host("kvm1", zone="a", labels={"ssd": "yes"}, memory_mib=4608))
         hosts.add(tx, fleet.host("kvm2", zone="b", memory_mib=2560))

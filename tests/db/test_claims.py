@@ -1,7 +1,7 @@
 """Nothing is given twice: capacity, names, addresses; whatever the order, and whoever else asks."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from novactl.actions.addresses import ports as _ports
+from novactl.actions import addresses
 from novactl.db import catalogue, hosts, instances, placement
 from novactl.db.session import Database, Tx
 from novactl.errors import DatabaseError, NotFound, Refused
@@ -25,6 +25,12 @@ from tests.support import fleet, scratch
 from tests.support.databases import Place, in_processes
 
 RESOURCES = ("vcpus", "memory_mib", "disk_gib")
+
+
+def _ports(
+    tx: Tx, uuid: str, wanted: Sequence[NetworkRequest], networks: Sequence[Network]
+) -> Iterator[Port]:
+    return addresses.ports(tx, addresses.drafts(uuid, networks), wanted, networks)
 
 
 def examples(kind: str, files: int, servers: int) -> Any:

@@ -36,6 +36,7 @@ def test_a_setting_nobody_made_is_its_default(db: Database) -> None:
         "cron": {},
         "trusted_networks": {},
         "default_network": None,
+        "image_store": None,
     }
     found["policies"].append("mine")
     assert db.read(lambda tx: settings.get(tx, "policies")) == []

@@ -179,7 +179,7 @@ def test_a_decision_sees_the_cells_that_were_taken_since_it_looked(db: Database)
     aside(db, "2-3")
     late = fleet.instance(1, flavor=PINNED)
     with db.reading() as tx:
-        placement.Board.of(tx).prepare(placement.spec_of(tx, late), "late")
+        placement.Board.of(tx).prepare(placement.spec_of(tx, late), "late", 0, 1)
         seen_before = tx.memo
     pinned(db, 2)
     with db.writing() as tx:

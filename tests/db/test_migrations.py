@@ -29,6 +29,8 @@ TOLD = [
     "0004: server groups, projects, and what placement knows of hosts and instances",
     "0005: migrations: moves of instances to another host or flavor",
     "0006: certificates: of hosts, signed by the fleet's authority",
+    "0007: instances: what one in rescue boots, and what is kept of one that is shelved",
+    "0008: backups: of the disks of instances, their files in the image store",
 ]
 WORDS = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 NAMED = [f"id VARCHAR(64) {WORDS} NOT NULL PRIMARY KEY", f"name VARCHAR(64) {WORDS} NOT NULL UNIQUE"]

@@ -1,6 +1,8 @@
 """A boot looks at the hosts before the transaction that claims: what changed in between is seen, and a
 transaction that is tried again decides anew."""
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +10,32 @@ from typing import Any
 
 import pytest
 
-from novactl.actions.boot import Boot, names_of
+from novactl.actions.boot import AT_ONCE, Boot, boots
 from novactl.actions.operate import Operator
 from novactl.actions.outcome import Outcome
-from novactl.db import aggregates, catalogue, groups, hosts, instances, operations, projects, settings
+from novactl.db import (
+    aggregates,
+    catalogue,
+    groups,
+    hosts,
+    instances,
+    operations,
+    projects,
+    second_copy,
+    settings,
+)
 from novactl.db.session import Rollback, Tx
 from novactl.db.sqlite import SqliteDatabase
 from novactl.engine.operation import OpState
-from novactl.errors import NotFound, NovactlError, NoValidHost, OperationFailed, Refused, UsageError
+from novactl.errors import (
+    NotFound,
+    NovactlError,
+    NoValidHost,
+    OperationFailed,
+    QuotaExceeded,
+    Refused,
+    UsageError,
+)
 from novactl.objects.aggregate import Aggregate
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.project import Project
@@ -96,6 +116,11 @@ CHANGES: list[tuple[dict[str, Any], Callable[[Tx], None], str]] = [
     ({"required": {"ssd": None}}, lambda tx: hosts.update(tx, "kvm1", labels={}), "kvm2"),
     ({}, lambda tx: hosts.update(tx, "kvm1", enabled=0), "kvm2"),
     ({}, lambda tx: hosts.update(tx, "kvm1", state="down"), "kvm2"),
+    ({}, lambda tx: hosts.fence(tx, "kvm1", "now"), "kvm2"),
+    ({}, lambda tx: hosts.seen(tx, ["kvm1"], "down", "now"), "kvm2"),
+    ({}, lambda tx: hosts.update(tx, "kvm1", arch="aarch64"), "kvm2"),
+    ({}, lambda tx: hosts.update(tx, "kvm1", memory_ratio=0.0), "kvm2"),
+    ({}, lambda tx: settings.put(tx, "weighers", {"memory": 0, "vcpu": 0, "disk": -1}), "kvm1"),
     (
         {"aggregate": "a"},
         lambda tx: aggregates.update(tx, Aggregate(id="a", name="a", hosts=("kvm2",))),
@@ -122,6 +147,25 @@ def test_what_changed_since_the_look_is_seen(
     with db.writing() as tx:
         change(tx)
     assert db.write(decide) == goes
+
+
+def test_a_limit_that_is_lower_since_the_look(novactl: Operator, db: SqliteDatabase) -> None:
+    decide = looked(novactl, boot("a", metadata={"one": "1", "two": "2"}))
+    lower = Project(name="default", limits={"instances": 1000, "metadata_items": 1})
+    db.write(lambda tx: projects.update(tx, lower))
+    with pytest.raises(QuotaExceeded, match="metadata_items: 2 wanted, 1 left of 1"):
+        db.write(decide)
+
+
+@pytest.mark.parametrize("policy", [GroupPolicy.AFFINITY, GroupPolicy.ANTI_AFFINITY])
+def test_a_group_of_another_policy_since_the_look(
+    novactl: Operator, db: SqliteDatabase, policy: GroupPolicy
+) -> None:
+    first = db.write(looked(novactl, boot("m1", group="apart")))
+    decide = looked(novactl, boot("m2", group="apart"))
+    other = ServerGroup(id="g", name="apart", project="default", policy=policy)
+    db.write(lambda tx: groups.update(tx, other))
+    assert (db.write(decide) == first) is (policy is GroupPolicy.AFFINITY)
 
 
 def test_limits_hold_for_those_who_look_at_once(novactl: Operator, db: SqliteDatabase) -> None:
@@ -187,17 +231,147 @@ def test_partial_tells_what_the_last_try_found(
         return write(work, **options)
 
     request = BootRequest(name="p", image="tiny", flavor="small", networks=LAN, count=2)
-    boots = [Boot(request=request, name=name, index=n) for n, name in enumerate(names_of(request))]
-    outcomes = [Outcome(target=one.name) for one in boots]
+    many = boots(request)
+    outcomes = [Outcome(target=one.name) for one in many]
     monkeypatch.setattr(db, "write", twice)
-    ops = novactl.submit_all(boots, None, OpState.RUNNING, outcomes)
+    ops = novactl.submit_all(many, None, OpState.RUNNING, outcomes)
     assert [op is not None for op in ops] == [True, True]
     assert [outcome.error for outcome in outcomes] == [None, None]
 
 
+# --- many at once ---
+
+
+def batch(novactl: Operator, count: int, between: Callable[[], object], **values: Any) -> list[Any]:
+    """The operations of `--count`, journaled after something has happened since its look at the hosts."""
+    request = BootRequest(name="b", image="tiny", flavor="small", networks=LAN, count=count, **values)
+    many = boots(request)
+    check = Boot.check
+
+    def looked_first(self: Boot, world: Any) -> dict[str, Any]:
+        facts = check(self, world)
+        if self is many[-1]:
+            patch.undo()
+            between()
+        return facts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Boot, "check", looked_first)
+        return novactl.submit_all(many, None, OpState.RUNNING)
+
+
+def check_batch(db: SqliteDatabase, ops: list[Any]) -> Counter[str]:
+    """Each holds its share of the host that its steps are for, and has its own address in its config drive;
+    nothing else is counted. How many have gone where."""
+    went: Counter[str] = Counter()
+    with db.reading() as tx:
+        for one in hosts.everything(tx):
+            held = "SELECT SUM(memory_mib) AS memory, COUNT(*) AS n FROM holds WHERE host = :host"
+            assert tx.one(held, host=one.name) == {"memory": one.memory_mib_used or None, "n": one.instances}
+            assert all(one.used()[size] <= room for size, room in one.capacity().items())
+        assert projects.find(tx, "default").instances_used == len(instances.everything(tx))
+        for op in ops:
+            made = instances.get(tx, op.target_uuid)
+            steps = [record.step for record in op.records]
+            assert {step.host for step in steps if step.host} == {made.host}
+            (drive,) = (step for step in steps if step.type == "write-config-drive")
+            assert [nic["ip"] for nic in drive.metadata["nics"]] == [port.ip for port in made.ports] != [""]
+            written = tx.all("SELECT step FROM steps WHERE operation = :id ORDER BY n", id=op.id)
+            assert [json.loads(row["step"])["fields"] for row in written] == [
+                json.loads(json.dumps(vars(step))) for step in steps
+            ]
+            went[str(made.host)] += 1
+    return went
+
+
+FULLER = [
+    ((0, 0, 0), {"kvm1": 2, "kvm2": 2, "kvm3": 2}),
+    ((7, 0, 0), {"kvm2": 3, "kvm3": 3}),
+    ((5, 5, 5), {"kvm1": 2, "kvm2": 2, "kvm3": 2}),
+    ((6, 7, 2), {"kvm1": 1, "kvm3": 5}),
+]
+
+
+def filled(novactl: Operator, db: SqliteDatabase, taken: tuple[int, ...]) -> None:
+    """So many are booted on each host by another."""
+    for nth, count in enumerate(taken, start=1):
+        for n in range(count):
+            assert db.write(looked(novactl, boot(f"other{nth}-{n}", host=f"kvm{nth}"))) == f"kvm{nth}"
+
+
+@pytest.mark.parametrize(("taken", "went"), FULLER, ids=lambda value: "-".join(map(str, value)))
+def test_a_batch_whose_hosts_are_fuller_than_they_were(
+    novactl: Operator, db: SqliteDatabase, taken: tuple[int, ...], went: dict[str, int]
+) -> None:
+    ops = batch(novactl, 6, lambda: filled(novactl, db, taken))
+    assert check_batch(db, ops) == went
+
+
+def test_a_batch_that_has_no_room_any_more_leaves_nothing(novactl: Operator, db: SqliteDatabase) -> None:
+    with pytest.raises(NoValidHost, match=r"^b-6: no host can take it"):
+        batch(novactl, 6, lambda: filled(novactl, db, (7, 7, 2)))
+    assert check_batch(db, []) == {}
+    with db.reading() as tx:
+        assert [one.instances for one in hosts.everything(tx)] == [7, 7, 2]
+
+
+def test_a_batch_of_members_that_are_apart_counts_who_came_meanwhile(
+    novactl: Operator, db: SqliteDatabase
+) -> None:
+    def another() -> None:
+        assert db.write(looked(novactl, boot("other", group="apart", host="kvm2"))) == "kvm2"
+
+    ops = batch(novactl, 2, another, group="apart")
+    assert check_batch(db, ops) == {"kvm1": 1, "kvm3": 1}
+
+
+@pytest.mark.parametrize("full", [(7, 0, 0), (0, 7, 0), (0, 0, 7)])
+def test_a_batch_of_members_that_are_apart_has_no_host_for_one(
+    novactl: Operator, db: SqliteDatabase, full: tuple[int, ...]
+) -> None:
+    """Those who have got theirs already count as members, though their rows are not written yet."""
+    with pytest.raises(NoValidHost):
+        batch(novactl, 3, lambda: filled(novactl, db, full), group="apart")
+    assert check_batch(db, []) == {}
+
+
+def test_a_batch_whose_network_was_changed_meanwhile(novactl: Operator, db: SqliteDatabase) -> None:
+    def changed() -> None:
+        with db.writing() as tx:
+            tx.run("UPDATE networks SET dns = :dns, bridge = 'br7'", dns='["192.0.2.9"]')
+            second_copy.changed(tx)
+
+    ops = batch(novactl, 2, changed)
+    check_batch(db, ops)
+    for op in ops:
+        looks, drive = (
+            next(record.step for record in op.records if record.step.type == kind)
+            for kind in ("check-host", "write-config-drive")
+        )
+        assert looks.bridges == ["br7"]
+        assert drive.metadata["nics"][0]["dns"] == ["192.0.2.9"]
+
+
+def test_a_batch_over_its_quota_says_how_much_it_wants(novactl: Operator, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
+        projects.update(tx, Project(name="default", limits={"instances": 5}))
+    with pytest.raises(QuotaExceeded, match="instances: 6 wanted, 5 left of 5"):
+        batch(novactl, 6, lambda: None)
+    assert check_batch(db, []) == {}
+
+
+def test_of_a_batch_those_that_are_there_are_not_counted_again(novactl: Operator, db: SqliteDatabase) -> None:
+    with db.writing() as tx:
+        projects.update(tx, Project(name="default", limits={"instances": 4}))
+    db.write(looked(novactl, boot("b-2")))
+    ops = batch(novactl, 4, lambda: None, if_not_exists=True)
+    assert [op is not None for op in ops] == [True, False, True, True]
+    check_batch(db, [op for op in ops if op is not None])
+
+
 def later(novactl: Operator, db: SqliteDatabase) -> Any:
     """One of many, whose steps are not written yet."""
-    request = BootRequest(name="many", image="tiny", flavor="small", networks=LAN, count=17)
+    request = BootRequest(name="many", image="tiny", flavor="small", networks=LAN, count=AT_ONCE + 1)
     op = novactl.submit(Boot(request=request, name="many-2", index=1), None, OpState.RUNNING)
     assert op is not None and (op.attempt, op.records) == (0, [])
     return op
@@ -231,10 +405,10 @@ def test_one_whose_steps_cannot_be_planned_is_rolled_back(novactl: Operator, db:
 
 def test_many_whose_steps_cannot_be_planned_are_refused(novactl: Operator, db: SqliteDatabase) -> None:
     novactl.world = replace(novactl.world, template=broken)
-    request = BootRequest(name="many", image="tiny", flavor="small", networks=LAN, count=20)
-    boots = [Boot(request=request, name=name, index=n) for n, name in enumerate(names_of(request))]
+    request = BootRequest(name="many", image="tiny", flavor="small", networks=LAN, count=AT_ONCE + 4)
+    many = boots(request)
     with pytest.raises(NovactlError, match="is not XML"):
-        novactl.submit_all(boots, None, OpState.RUNNING)
+        novactl.submit_all(many, None, OpState.RUNNING)
     with db.reading() as tx:
         assert instances.everything(tx) == []
 

@@ -2,6 +2,8 @@
 all, and who waits in vain is told why."""
 
 import contextlib
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -247,6 +249,41 @@ def test_a_server_that_is_lost_in_the_first_call_is_waited_for(
         return count_up(tx, "count")
 
     assert through.write(work) == 1
+    through.close()
+
+
+@pytest.mark.parametrize(("listens", "least"), [(True, 1.0), (False, 0.0)])
+def test_a_server_that_ends_in_the_midst_of_a_greeting_was_seen(
+    db: ServerDatabase, where: ServerPlace, monkeypatch: pytest.MonkeyPatch, listens: bool, least: float
+) -> None:
+    """It accepts connections and resets them. Where nobody listens there is none."""
+    monkeypatch.setattr(servers, "FIRST_PATIENCE", 0.2)
+    assert db.url.database
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def reset() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted = listening.accept()[0]
+                    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    accepted.close()
+
+        if listens:
+            threading.Thread(target=reset, daemon=True).start()
+        else:
+            listening.close()
+        url = where.server.url_of(db.url.database, tcp=True).replace(str(where.server.port), str(port))
+        through = where.open(url)
+        through._patience = 1.0
+        began = time.monotonic()
+        with pytest.raises(DatabaseError):
+            through.read(lambda tx: None)
+        waited = time.monotonic() - began
+        with contextlib.suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+    assert waited >= least
+    assert listens or waited < 0.9
     through.close()
 
 

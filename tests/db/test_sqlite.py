@@ -1,5 +1,6 @@
 """SQLite's own: who may read the file, what is not one of ours, one writer, settings."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -75,8 +76,71 @@ def test_create_fills_an_empty_file_and_leaves_another_program_s_alone(tmp_path:
 def test_settings_that_durability_needs(db: SqliteDatabase) -> None:
     with db.writing() as tx:
         assert tx.one("PRAGMA journal_mode") == {"journal_mode": "wal"}
-        assert tx.one("PRAGMA synchronous") == {"synchronous": 2}  # FULL
+        assert tx.one("PRAGMA synchronous") == {"synchronous": 1}  # NORMAL; the next test has the rest
         assert tx.one("PRAGMA foreign_keys") == {"foreign_keys": 1}
+
+
+def test_a_write_that_has_ended_is_on_the_disk(
+    db: SqliteDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had been synced when the last of many ended, SQLite's own checkpoints among them, has them all."""
+    sync, log, disk = os.fdatasync, Path(f"{db.path}-wal"), tmp_path / "disk"
+    disk.mkdir()
+
+    def synced(file: int) -> None:
+        assert os.path.samestat(os.fstat(file), log.stat())
+        sync(file)
+        for path in (db.path, log):
+            shutil.copy(path, disk)
+
+    monkeypatch.setattr(os, "fdatasync", synced)
+    for n in range(60):
+        db.write(lambda tx, n=n: tx.insert("meta", name=f"m{n}", value="x" * 90_000))
+        if n % 20 == 19:
+            with sqlite3.connect(disk / db.path.name) as left:
+                assert left.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                names = {row[0] for row in left.execute("SELECT name FROM meta")}
+            left.close()
+            assert {f"m{k}" for k in range(n + 1)} <= names
+    assert log.stat().st_size < 60 * 90_000  # it began anew: there were checkpoints
+
+
+def test_others_write_while_one_waits_for_the_disk(
+    db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, goes_on, sync = threading.Event(), threading.Event(), os.fdatasync
+
+    def slow(file: int) -> None:
+        if threading.current_thread() is first:
+            waits.set()
+            assert goes_on.wait(60)
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    first = threading.Thread(target=lambda: db.write(lambda tx: tx.insert("meta", name="a", value="")))
+    first.start()
+    assert waits.wait(60)
+    other = SqliteDatabase(db.path)
+    for one, name in ((db, "b"), (other, "c")):
+        one.write(lambda tx, name=name: tx.insert("meta", name=name, value=""))
+    assert first.is_alive()
+    goes_on.set()
+    first.join(60)
+    found = db.read(lambda tx: tx.all("SELECT name FROM meta WHERE name IN ('a', 'b', 'c')"))
+    assert [row["name"] for row in found] == ["a", "b", "c"]
+    other.close()
+
+
+def test_a_disk_that_does_not_keep_what_is_written(
+    db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    db.write(lambda tx: tx.run("DELETE FROM meta WHERE name = 'nothing'"))  # nothing that could be lost
+    with pytest.raises(DatabaseError, match=r"-wal: Input/output error: what was written may be lost$"):
+        db.write(lambda tx: tx.insert("meta", name="a", value=""))
 
 
 @pytest.mark.parametrize(

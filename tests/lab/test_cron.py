@@ -146,6 +146,7 @@ def test_a_move_is_confirmed_when_it_has_waited(grounds: Grounds, name):
     assert made["uuid"] not in sh(grounds, "kvm1", f"ls {INSTANCES}") and unsettled(grounds) == []
 
 
+@pytest.mark.long
 def test_killed_at_random_it_leaves_nothing(grounds: Grounds, name):
     chance = random.Random(4)
     novactl, names = grounds.novactl, [name(), name()]

@@ -33,6 +33,8 @@ from tests.lab.support import (
 
 pytestmark = pytest.mark.lab
 
+ARRIVED = {".part", ".pos", ".pieces", ".sum"}  # of a base file's source, and what tells the rest of it
+
 BASE = f"{INSTANCES}/_base"
 JOB = "/var/lib/novactl/job"
 CONTENT = secrets.token_bytes(MIB)
@@ -130,7 +132,7 @@ def test_rollback_ends_all_of_the_job(grounds: Grounds, converting, name):
         novactl.ok("op", "rollback", left["id"])
         assert [process for process in table(host) if process[2] == pid or "qemu-img" in process[3]] == []
     assert jobs(host) == []
-    assert parts(host, converting) == {".part", ".pos"}  # what arrived is gone on with
+    assert parts(host, converting) == ARRIVED  # what arrived is gone on with
     nothing_left(grounds)
 
 
@@ -177,7 +179,7 @@ def test_ctrl_c_ends_the_job(grounds: Grounds, converting, name):
         assert boot.end() == 130 and "interrupted: undoing" in boot.said
         assert time.monotonic() - began < 15
         assert [process for process in table(host) if process[2] == pid or "qemu-img" in process[3]] == []
-    assert jobs(host) == [] and parts(host, converting) == {".part", ".pos"}
+    assert jobs(host) == [] and parts(host, converting) == ARRIVED
     assert last(grounds.novactl, web)["state"] == "undone"
     nothing_left(grounds)
 
@@ -204,7 +206,7 @@ def fails(grounds: Grounds, made: dict[str, Any], name: str, says: str, hint: st
     host = grounds.host("kvm1")
     refused(grounds.novactl, *words(made, name), code=1, says=says, hint=hint)
     assert last(grounds.novactl, name)["state"] == "undone"
-    assert jobs(host) == [] and parts(host, made) <= {".part", ".pos"}
+    assert jobs(host) == [] and parts(host, made) <= ARRIVED
     nothing_left(grounds)
     assert unsettled(grounds) == []
 

@@ -29,7 +29,7 @@ def run_by(grounds: Grounds, uuid: str) -> list[str]:
 def test_a_migration_that_has_left_it_on_both(grounds: Grounds, guest: dict[str, Any], host: str) -> None:  # noqa: F811
     """The row of the table in which nothing is touched."""
     novactl, uuid = grounds.novactl, guest["uuid"]
-    with gate(grounds.host("kvm1"), "virsh", " resume ") as held:
+    with gate(grounds.host("kvm1"), "virsh", " migrate ", "after") as held:
         moving = Running(novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
         held.reached(moving)
         moving.signal(signal.SIGKILL)

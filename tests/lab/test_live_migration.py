@@ -150,12 +150,26 @@ def test_the_targets_guest_dies_meanwhile(grounds: Grounds, guest: dict[str, Any
 
 def test_the_job_dies_before_it_resumes_the_guest(grounds: Grounds, guest: dict[str, Any]) -> None:
     """It stands still on the target and is gone from the source: whoever looks next lets it go on."""
-    with gate(grounds.host("kvm1"), "virsh", " resume ") as held:
+    with gate(grounds.host("kvm1"), "virsh", " migrate ", "after") as held:
         moving = Running(grounds.novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
         held.reached(moving)
         assert grounds.state("kvm2", guest["uuid"]) == "paused" and grounds.domains("kvm1") == []
         moving.signal(signal.SIGINT)  # past what can be undone
         assert moving.end() == 0, moving.said
+    is_there_alone(grounds, guest, "kvm2")
+
+
+@pytest.mark.parametrize("dies", ["virsh .*/libvirt$", "^ssh .*trust/op-"])
+def test_what_was_to_resume_the_guest_dies(grounds: Grounds, guest: dict[str, Any], dies: str) -> None:
+    """The virsh that is connected to the target before the guest stands still: the job connects another one.
+    The tunnel: whoever looks next lets it go on."""
+    source = grounds.host("kvm1")
+    with gate(source, "virsh", " migrate ", "after") as held:
+        moving = Running(grounds.novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
+        held.reached(moving)
+        assert grounds.state("kvm2", guest["uuid"]) == "paused"
+        source.run(["pkill", "-KILL", "-f", dies]).check_returncode()
+    assert moving.end() == 0, moving.said
     is_there_alone(grounds, guest, "kvm2")
 
 

@@ -152,12 +152,13 @@ def test_a_guest_dies_before_finish(
 
 def test_the_targets_guest_dies_after_finish(grounds: Grounds, guest: dict[str, Any]) -> None:
     """It has moved, and is off there as after any crash."""
-    with gate(grounds.host("kvm1"), "virsh", " resume ") as held:
+    with gate(grounds.host("kvm1"), "virsh", " migrate ", "after") as held:
         moving = Running(grounds.novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
         held.reached(moving)
         kill_guest(grounds.host("kvm2"), guest)
     assert moving.end() == 0, moving.said
     assert grounds.domains("kvm1") == [] and grounds.state("kvm2", guest["uuid"]) == "shut off"
+    assert now(grounds, guest)["power_state"] == "shutdown"
     grounds.novactl.ok("audit", "--heal", "--yes")
     assert now(grounds, guest)["status"] == "SHUTOFF"
     grounds.novactl.ok("start", guest["name"])

@@ -156,6 +156,7 @@ def test_nothing_goes_in_clear(grounds: Grounds, name: Name, tmp_path: Path) -> 
 # --- storage that two hosts share ---
 
 
+@pytest.mark.long
 def test_shared_storage_moves_no_disk(sharing: Grounds) -> None:
     """Live and cold, confirmed or reverted, the disk stays the same file; and unfit targets are refused."""
     novactl, web = sharing.novactl, "web"

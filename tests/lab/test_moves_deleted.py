@@ -45,18 +45,16 @@ def is_gone(grounds: Grounds, made: dict[str, Any]) -> None:
 
 # Each phase by a call that is held: where, which tool with which words, and how the move ends
 PREPARED = ("kvm2", "qemu-img", " create ", 130)
-GONE = ("kvm1", "virsh", " resume ", 0)
+GONE = ("kvm1", "virsh", " migrate ", 0, "after")
 LEAVES = ("kvm1", "virsh", " undefine ", 130)
 DEFINED = ("kvm2", "virsh", " define ", 130)
 STARTED = ("kvm2", "virsh", " start ", 130)
 
 
 @pytest.mark.parametrize("phase", [PREPARED, GONE], ids=["prepared", "gone"])
-def test_deleted_in_a_live_move(
-    grounds: Grounds, guest: dict[str, Any], phase: tuple[str, str, str, int]
-) -> None:
-    host, tool, words, code = phase
-    with gate(grounds.host(host), tool, words) as held:
+def test_deleted_in_a_live_move(grounds: Grounds, guest: dict[str, Any], phase: tuple[Any, ...]) -> None:
+    host, tool, words, code, *when = phase
+    with gate(grounds.host(host), tool, words, *when) as held:
         moving = Running(grounds.novactl, "migrate", guest["name"], "--live", "--host", "kvm2")
         held.reached(moving)
         deletes(grounds, guest, moving, code, held.open)

@@ -114,6 +114,7 @@ def capacity_of(grounds: Grounds, host: str) -> int:
     return int(next(row["fits"] for row in rows if row["host"] == host))
 
 
+@pytest.mark.long
 def test_many_that_are_killed_after_the_commit_are_finished(
     grounds: Grounds, name: Callable[[], str]
 ) -> None:

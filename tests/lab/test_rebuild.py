@@ -108,6 +108,7 @@ def test_a_lost_database_comes_back_while_guests_run(two: Grounds):
     nothing_left(two)
 
 
+@pytest.mark.long
 def test_one_host_and_then_the_other_on_another_machine(two: Grounds, tmp_path: Path):
     """Nothing of the old operator's configuration is there but the key of user-data."""
     novactl, hosts = two.novactl, {name: two.host(name) for name in ("kvm1", "kvm2")}

@@ -262,6 +262,7 @@ def furnish(grounds: Grounds) -> None:
     novactl.ok("host", "set", "kvm1", "--cpu-ratio", "32")
 
 
+@pytest.mark.long
 def test_a_session_on_postgresql(served: Session, postgres: Server, name):
     novactl = served.novactl
     with watched(served):

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from novactl.actions import audit
+from novactl.actions import audit, backup_files, restore
 from novactl.actions.audit import heal as heal_
-from novactl.actions.boot import Boot
+from novactl.actions.backups import BackUp
+from novactl.actions.boot import AT_ONCE, Boot
 from novactl.actions.delete import Delete
 from novactl.actions.describe import Describe, Lock, ResetState
 from novactl.actions.drain import Part
@@ -17,11 +18,22 @@ from novactl.actions.fencing import Proof
 from novactl.actions.keep import Keep
 from novactl.actions.live_migrate import LiveMigrate
 from novactl.actions.memory import Pause, Resume, Suspend, Unpause
+from novactl.actions.notes import ForgetNotes
 from novactl.actions.playbook import PlaybookOn, Run, prepare
 from novactl.actions.power import Reboot, Start, Stop
+from novactl.actions.push import Push
+from novactl.actions.reimage import Reimage
+from novactl.actions.rescue import Rescue, Unrescue
 from novactl.actions.resize import Confirm, Migrate, Resize, Revert
-from novactl.db import hosts, settings
+from novactl.actions.share import Share, Unshare
+from novactl.actions.shelve import Shelve
+from novactl.actions.snapshot import Snapshot
+from novactl.actions.unshelve import Unshelve
+from novactl.db import backups, catalogue, hosts, settings
 from novactl.files.playbook import Playbook
+from novactl.images.store import LocalStore
+from novactl.objects.keypair import Keypair
+from novactl.objects.place import Place
 from novactl.objects.request import BootRequest, NetworkRequest
 from novactl.objects.states import PowerState
 from tests.support.sim import Fault, SimFleet, SimJob
@@ -68,6 +80,76 @@ def suspend(name: str = "web1") -> Suspend:
 
 def resume(name: str = "web1", **values: Any) -> Resume:
     return Resume(name=name, project="default", **values)
+
+
+def rescue(name: str = "web1", **values: Any) -> Rescue:
+    return Rescue(name=name, project="default", **values)
+
+
+def unrescue(name: str = "web1") -> Unrescue:
+    return Unrescue(name=name, project="default")
+
+
+def rebuild(name: str = "web1", **values: Any) -> Reimage:
+    return Reimage(name=name, project="default", **values)
+
+
+def snapshot(name: str = "web1", **values: Any) -> Snapshot:
+    return Snapshot(**{"name": name, "project": "default", "image": "taken", **values})
+
+
+def shelve(name: str = "web1", **values: Any) -> Shelve:
+    return Shelve(name=name, project="default", **values)
+
+
+def offload(name: str = "web1") -> Shelve:
+    return shelve(name, offload=True)
+
+
+def unshelve(name: str = "web1", **values: Any) -> Unshelve:
+    return Unshelve(name=name, project="default", **values)
+
+
+def back_up(backup: str = "first", name: str = "web1", **values: Any) -> BackUp:
+    values = {"type": "daily", "rotation": 2, **values}
+    return BackUp(name=name, project="default", backup=backup, **values)
+
+
+def forget_notes() -> ForgetNotes:
+    """What follows `backup delete`."""
+    return ForgetNotes(name="web1", project="default", files=("disk",))
+
+
+def delete_backup(fleet: SimFleet) -> None:
+    """All of its rows and files are gone, and the host does not know it."""
+    with fleet.process("other") as process:
+        backup_files.delete(process.world, "default", "first")
+
+
+class Restoring:
+    """`backup restore` of the newest backup, into the instance itself or as a new one; found when it is
+    checked."""
+
+    target = "web1"
+    project = "default"
+
+    def __init__(self, *, here: bool) -> None:
+        self.here = here
+        self.kind = "restore" if here else "boot"
+
+    def check(self, world: Any) -> Any:
+        backup = world.db.read(backups.everything)[-1]
+        request = restore.request_of(backup, "web1", None)
+        action = (
+            restore.RestoreHere(name="web1", project="default", backup=backup)
+            if self.here
+            else restore.RestoreAs(request=request, name="web1", backup=backup)
+        )
+        return action, action.check(world)
+
+    def plan(self, world: Any, tx: Any, op_id: str, facts: Any) -> Any:
+        action, checked = facts
+        return action.plan(world, tx, op_id, checked)
 
 
 def live_migrate(name: str = "web1", **values: Any) -> LiveMigrate:
@@ -154,6 +236,22 @@ def ready(**values: Any) -> Run:
     return prepare(playbook, {}, "default", Scan(), lambda question: True)
 
 
+def push(image: str = "tiny", before: tuple[str, ...] = ("kvm1",)) -> Push:
+    """An image to kvm2, which gets it from kvm1; or from the store, when that has it not."""
+    return Push(image=image, target="kvm2", before=before)
+
+
+SHARED = Place("host", "kvm3", "/srv/images")
+
+
+def share_image(image: str = "direct") -> Share:
+    return Share(image=image, place=SHARED)
+
+
+def unshare() -> Unshare:
+    return Unshare(place=SHARED, files=("ab" * 32,))
+
+
 def step(name: str, **values: Any) -> dict[str, Any]:
     return {"name": name, **values}
 
@@ -217,11 +315,29 @@ def _uuid(fleet: SimFleet) -> str:
         return str(tx.all("SELECT uuid FROM instances ORDER BY created_at DESC")[0]["uuid"])
 
 
+def another_operator(fleet: SimFleet) -> None:
+    """Whose store has nothing."""
+    fleet.other_store = LocalStore(fleet.directory / "other")
+
+
+def share_images(fleet: SimFleet) -> None:
+    """Images are shared in a directory of kvm3, where nothing is yet."""
+    with fleet.db.writing() as tx:
+        settings.put(tx, "image_store", str(SHARED))
+
+
+def fill(fleet: SimFleet) -> None:
+    """It has all that tiny is made of, and what nothing needs."""
+    for sha256 in (*fleet.db.read(lambda tx: catalogue.image(tx, "tiny")).sums, "ab" * 32):
+        fleet.hosts["kvm3"].stored[SHARED.where, sha256] = 0.0
+
+
 def unsettle(fleet: SimFleet) -> None:
     """A stopped instance of kvm1 about which many small things are wrong."""
     uuid, host = _uuid(fleet), fleet.hosts["kvm1"]
     host.domains[uuid].autostart = True
     host.strays.add(f"{uuid}.op-0a")
+    host.directories[uuid].files["op-0a.disk.delta"] = b"left"
     _change(fleet, "UPDATE instances SET task_state = 'powering-on', vm_state = 'active'")
 
 
@@ -232,6 +348,13 @@ def bring_back(fleet: SimFleet) -> None:
     assert fleet.run(delete()).code == 0
     domain.state = PowerState.SHUTDOWN
     host.domains[uuid], host.directories[uuid] = domain, directory
+
+
+def keep_aside(fleet: SimFleet) -> None:
+    """A disk of before, by an operation that is done, lies beside the instance's."""
+    with fleet.db.reading() as tx:
+        (row,) = tx.all("SELECT id FROM operations")
+    fleet.hosts["kvm1"].directories[_uuid(fleet)].files[f"disk.{row['id']}"] = b"before"
 
 
 def carry_away(fleet: SimFleet) -> None:
@@ -280,6 +403,31 @@ def _no_balloon(fleet: SimFleet) -> None:
             domain.balloon = False
 
 
+def with_agents(fleet: SimFleet) -> None:
+    for host in fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.agent = True
+
+
+def _no_copies(fleet: SimFleet) -> None:
+    """libvirt mirrors no disk."""
+    for host in fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.refuses_copies = True
+
+
+def no_bitmaps(fleet: SimFleet) -> None:
+    """The disks do not note what changes."""
+    for host in fleet.hosts.values():
+        for domain in host.domains.values():
+            domain.checkpoints.clear()
+
+
+def with_key(fleet: SimFleet) -> None:
+    key = Keypair(name="me", fingerprint="SHA256:x", public_key="ssh-ed25519 AAAA me")
+    fleet.db.write(lambda tx: catalogue.add_keypair(tx, "default", key))
+
+
 def lay_bare(fleet: SimFleet) -> None:
     """All that a hard reboot makes again is gone: base file, libvirt.xml, domain, bridge."""
     uuid, host = _uuid(fleet), fleet.hosts["kvm1"]
@@ -291,6 +439,12 @@ def lay_bare(fleet: SimFleet) -> None:
 def go_off(fleet: SimFleet) -> None:
     """The guest has powered itself off; the record does not know."""
     fleet.hosts["kvm1"].domains[_uuid(fleet)].state = PowerState.SHUTDOWN
+
+
+def go_off_known(fleet: SimFleet) -> None:
+    """The same, and the record knows."""
+    go_off(fleet)
+    _change(fleet, "UPDATE instances SET power_state = 'shutdown'")
 
 
 def lose_host(fleet: SimFleet, name: str = "kvm1") -> None:
@@ -371,8 +525,10 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {
     "boot": Scenario(boot),
     "boot-with-everything": Scenario(lambda: boot(image="direct", flavor="disks")),
-    "boot-later": Scenario(lambda: boot(count=17)),  # one of many: its steps are written when it starts
-    "boot-later-next-host": Scenario(lambda: boot(count=17), faults=(Fault("start", "fails"),)),
+    "boot-later": Scenario(
+        lambda: boot(count=AT_ONCE + 1)
+    ),  # one of many: its steps are written when it starts
+    "boot-later-next-host": Scenario(lambda: boot(count=AT_ONCE + 1), faults=(Fault("start", "fails"),)),
     "boot-in-a-group": Scenario(lambda: boot(group="apart"), faults=(Fault("start", "fails"),)),
     "boot-large": Scenario(lambda: boot(image="large")),
     "boot-next-host": Scenario(boot, faults=(Fault("start", "fails"),)),
@@ -402,6 +558,53 @@ SCENARIOS: dict[str, Scenario] = {
     "unpause": Scenario(unpause, (boot, pause), ends="ACTIVE", undone="PAUSED"),
     "suspend": Scenario(suspend, (boot,), ends="SUSPENDED", undone="ACTIVE"),
     "resume": Scenario(resume, (boot, suspend), ends="ACTIVE", undone="SUSPENDED"),
+    "rescue": Scenario(rescue, (boot,), ends="RESCUE", undone="ACTIVE"),
+    "rescue-stopped": Scenario(lambda: rescue(image="direct"), (boot, stop), ends="RESCUE", undone="SHUTOFF"),
+    "unrescue": Scenario(unrescue, (boot, rescue), ends="ACTIVE", undone="RESCUE"),
+    "unrescue-lost": Scenario(unrescue, (boot, rescue), lose_host, ends="ACTIVE", undone="RESCUE", dies=0),
+    "delete-rescued": Scenario(delete, (boot, rescue), ends=None, undone="RESCUE"),
+    "rebuild": Scenario(rebuild, (boot,), ends="ACTIVE", undone="ACTIVE"),
+    "rebuild-another": Scenario(
+        lambda: rebuild(image="direct", preserve_ephemeral=True),
+        (lambda: boot(flavor="disks"), stop),
+        ends="SHUTOFF",
+        undone="SHUTOFF",
+    ),
+    "rebuild-login": Scenario(
+        lambda: rebuild(key="me", user_data=b"#new"),
+        (lambda: boot(user_data=b"#old"),),
+        with_key,
+        undone="ACTIVE",
+    ),
+    "rebuild-error": Scenario(
+        rebuild, (boot, lambda: reset_state("error")), go_off_known, ends="ACTIVE", undone="ERROR"
+    ),
+    "shelve": Scenario(shelve, (boot,), ends="SHELVED", undone="ACTIVE"),
+    "shelve-paused": Scenario(shelve, (boot, pause), ends="SHELVED", undone="PAUSED"),
+    "shelve-suspended": Scenario(shelve, (boot, suspend), ends="SHELVED", undone="SUSPENDED"),
+    "shelve-offload": Scenario(
+        offload, (lambda: boot(flavor="disks"), stop), ends="SHELVED_OFFLOADED", undone="SHUTOFF"
+    ),
+    "offload": Scenario(offload, (boot, shelve), ends="SHELVED_OFFLOADED", undone="SHELVED"),
+    "unshelve": Scenario(unshelve, (boot, shelve), ends="ACTIVE", undone="SHELVED"),
+    "unshelve-offloaded": Scenario(
+        unshelve, (lambda: boot(flavor="disks"), offload), ends="ACTIVE", undone="SHELVED_OFFLOADED"
+    ),
+    "unshelve-next-host": Scenario(
+        unshelve, (boot, offload), faults=(Fault("start", "fails"),), undone="SHELVED_OFFLOADED"
+    ),
+    "delete-shelved": Scenario(delete, (boot, shelve), ends=None, undone="SHELVED"),
+    "delete-restored": Scenario(
+        delete,
+        (lambda: boot(flavor="disks"), back_up, delete, lambda: Restoring(here=False)),
+        ends=None,
+        undone="ACTIVE",
+    ),
+    "delete-offloaded": Scenario(delete, (boot, offload), ends=None, undone="SHELVED_OFFLOADED", dies=0),
+    "set-offloaded": Scenario(
+        lambda: describe(tags=["new"]), (boot, offload), ends="SHELVED_OFFLOADED", dies=0
+    ),
+    "set-rescued": Scenario(lambda: describe(tags=["new"]), (boot, rescue), ends="RESCUE"),
     "migrate": Scenario(migrate, (boot,), ends="VERIFY_RESIZE", undone="ACTIVE"),
     "migrate-stopped": Scenario(migrate, (boot, stop), ends="VERIFY_RESIZE", undone="SHUTOFF"),
     "migrate-confirm": Scenario(
@@ -513,6 +716,7 @@ SCENARIOS: dict[str, Scenario] = {
     "delete-stopped": Scenario(delete, (boot, stop), ends=None, undone="SHUTOFF"),
     "heal": Scenario(heal, (boot, stop), unsettle, ends="SHUTOFF", undone="SHUTOFF", heals=True),
     "heal-deleted": Scenario(heal, (boot,), bring_back, ends=None, heals=True),
+    "heal-disks": Scenario(heal, (boot,), keep_aside, undone="ACTIVE", heals=True),
     "heal-moved": Scenario(heal, (boot,), carry_away, undone="ACTIVE", heals=True),
     "evacuate": Scenario(evacuate, (boot,), lose_host, undone="ACTIVE"),
     "evacuate-stopped": Scenario(evacuate, (boot, stop), lose_host, ends="SHUTOFF", undone="SHUTOFF"),
@@ -522,6 +726,83 @@ SCENARIOS: dict[str, Scenario] = {
         keep_other, (boot,), double, undone="ACTIVE", dies=3, heals=True, healer=keep_other
     ),
     "heal-host": Scenario(heal, (boot,), leave_work, undone="ACTIVE", heals=True),
+    "push": Scenario(push, (lambda: boot(host="kvm1"),), undone="ACTIVE", dies=3),
+    "push-from-the-store": Scenario(lambda: push("direct"), (lambda: boot(host="kvm1"),), undone="ACTIVE"),
+    "push-from-a-shared-store": Scenario(
+        lambda: push(before=(str(SHARED), "kvm3")),
+        (lambda: boot(host="kvm1"),),
+        _and(share_images, fill, another_operator),
+        undone="ACTIVE",
+        dies=3,
+    ),
+    "share": Scenario(share_image, (lambda: boot(host="kvm1"),), share_images, undone="ACTIVE"),
+    "unshare": Scenario(
+        unshare, (lambda: boot(host="kvm1"),), _and(share_images, fill), undone="ACTIVE", dies=3
+    ),
+    "boot-from-another-host": Scenario(
+        lambda: boot(host="kvm1"), (lambda: push(before=()),), another_operator
+    ),
+    "boot-from-a-shared-store": Scenario(
+        boot, prepare=_and(share_images, fill, another_operator), faults=(Fault("start", "fails"),)
+    ),
+    "boot-later-from-another-host": Scenario(
+        lambda: boot(count=AT_ONCE + 1), (lambda: push(before=()),), another_operator
+    ),
+    "start-from-nowhere": Scenario(start, (boot, stop), another_operator, undone="SHUTOFF"),
+    "migrate-from-another-host": Scenario(
+        migrate, (boot,), another_operator, ends="VERIFY_RESIZE", undone="ACTIVE"
+    ),
+    "live-migrate-from-another-host": Scenario(live_migrate, (boot,), another_operator, undone="ACTIVE"),
+    "push-the-first": Scenario(
+        lambda: push("large", ()), (lambda: boot(host="kvm1"),), undone="ACTIVE", dies=3
+    ),
+    "snapshot": Scenario(
+        lambda: snapshot(quiesce=True), (lambda: boot(flavor="disks"),), with_agents, undone="ACTIVE"
+    ),
+    "snapshot-falls-back": Scenario(snapshot, (boot,), _no_copies, undone="ACTIVE"),
+    "snapshot-fails": Scenario(
+        lambda: snapshot(quiesce=True), (boot,), _and(with_agents, _no_copies), undone="ACTIVE", fails=True
+    ),
+    "snapshot-cold": Scenario(lambda: snapshot(how="cold"), (boot,), undone="ACTIVE"),
+    "snapshot-power-off": Scenario(lambda: snapshot(how="power-off"), (boot,), undone="ACTIVE"),
+    "snapshot-stopped": Scenario(
+        lambda: snapshot(disk_format="raw"), (boot, stop), ends="SHUTOFF", undone="SHUTOFF"
+    ),
+    "snapshot-suspended": Scenario(snapshot, (boot, suspend), ends="SUSPENDED", undone="SUSPENDED"),
+    "snapshot-paused": Scenario(snapshot, (boot, pause), ends="PAUSED", undone="PAUSED"),
+    "backup": Scenario(
+        lambda: back_up(quiesce=True), (lambda: boot(flavor="disks"),), with_agents, undone="ACTIVE"
+    ),
+    "backup-incremental": Scenario(lambda: back_up("second"), (boot, back_up), undone="ACTIVE"),
+    "backup-not-incremental": Scenario(
+        lambda: back_up("second", incremental=True), (boot, back_up), no_bitmaps, undone="ACTIVE", fails=True
+    ),
+    "backup-falls-back": Scenario(lambda: back_up("second"), (boot, back_up), no_bitmaps, undone="ACTIVE"),
+    "backup-rotates": Scenario(
+        lambda: back_up("second", rotation=1), (boot, lambda: back_up(rotation=1)), undone="ACTIVE"
+    ),
+    "backup-stopped": Scenario(back_up, (boot, stop), ends="SHUTOFF", undone="SHUTOFF"),
+    "backup-deleted": Scenario(
+        forget_notes, (boot, back_up), delete_backup, undone="ACTIVE", heals=True, healer=forget_notes
+    ),
+    "backup-after-a-deleted": Scenario(
+        lambda: back_up("second"),
+        (boot, back_up),
+        delete_backup,
+        undone="ACTIVE",
+        heals=True,
+        healer=forget_notes,
+    ),
+    "backup-suspended": Scenario(back_up, (boot, suspend), ends="SUSPENDED", undone="SUSPENDED"),
+    "restore": Scenario(
+        lambda: Restoring(here=True),
+        (lambda: boot(flavor="disks"), back_up, stop),
+        ends="SHUTOFF",
+        undone="SHUTOFF",
+    ),
+    "restore-as": Scenario(
+        lambda: Restoring(here=False), (lambda: boot(flavor="disks"), back_up, delete), ends="ACTIVE"
+    ),
     "playbook": Scenario(playbook, (boot,), furnish, undone="ACTIVE"),
     "playbook-new-host": Scenario(playbook_for_a_new_host, (boot,), bare, undone="ACTIVE"),
 }

@@ -19,6 +19,11 @@ def sample(points: Sequence[T], every: int, turn: int = 0) -> list[T]:
     return list(points) if FULL else list(points[(OFFSET + turn) % every :: every] or points[:1])
 
 
+def least(number: int, every: int) -> int:
+    """Of so many points at least, how many at least a sample has."""
+    return number if FULL else number // every
+
+
 def number(few: int, many: int) -> int:
     """How many random trials."""
     return many if FULL else few

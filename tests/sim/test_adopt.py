@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from novactl.actions import audit
 from novactl.actions.audit import adopt as adopting
 from novactl.actions.audit import heal as heals
-from novactl.db import catalogue, groups, hosts, instances, projects
+from novactl.db import backups, catalogue, groups, hosts, instances, projects
 from novactl.db.operations import events
 from novactl.db.session import Database, meta
 from novactl.errors import Busy, HostUnreachable, NovactlError, Refused
@@ -23,7 +24,8 @@ from novactl.objects.finding import Finding
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.instance import Instance
 from novactl.objects.project import Project
-from tests.sim.actions import boot, delete, lock, start, stop
+from tests.sim.actions import back_up, boot, delete, lock, offload, start, stop, unshelve
+from tests.sim.stage import nth
 from tests.support import fleet as records
 from tests.support.scratch import FLEET
 from tests.support.sim import Fault, Process, SimFleet, SimHost, always, settled
@@ -211,6 +213,120 @@ def test_what_was_deleted_since_is_buried(fleet: Telling) -> None:
     assert {name: one.uuid for name, one in living(fleet).items()} == {"web1": now["web1"].uuid}
     assert living(fleet)["web1"].ports == now["web1"].ports
     settle(fleet)
+
+
+# --- what is on no host ---
+
+
+class DiesAfter:
+    """Failpoints: the process dies after the record of this step."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+
+    def reach(self, point: str, record: Any) -> None:
+        if (point, record.name) == ("after-record", self.step):
+            raise Died(self.step)
+
+
+def runs(fleet: SimFleet, name: str) -> list[str]:
+    return [host.name for host in fleet.hosts.values() if living(fleet)[name].uuid in host.running()]
+
+
+def test_one_that_came_back_since_is_not_started_again(fleet: Telling) -> None:
+    assert fleet.run(offload("web1")).code == 0
+    old = fleet.backup()
+    assert fleet.run(unshelve("web1", host="kvm3")).code == 0
+    fleet.restore(old)
+    for host in ("kvm2", None):
+        outcome = fleet.run(unshelve("web1", host=host))
+        assert outcome.code == 5 and outcome.error is not None
+        assert "its record is not in this store" in outcome.error.message
+        assert runs(fleet, "web1") == ["kvm3"]
+    assert "changed web1" in adopt(fleet)
+    assert (living(fleet)["web1"].host, living(fleet)["web1"].status) == ("kvm3", "ACTIVE")
+    settle(fleet)
+
+
+@pytest.mark.parametrize("verb", [unshelve("web1", host="kvm2"), delete("web1")], ids=lambda one: one.kind)
+def test_one_that_was_coming_back_is_not_started_again(fleet: Telling, verb: Any) -> None:
+    """By a process that was killed before its record went out of the store."""
+    assert fleet.run(offload("web1")).code == 0
+    old = fleet.backup()
+    with pytest.raises(Died), fleet.process() as process:
+        process.operator.failpoints = DiesAfter("record-unshelved")
+        process.operator.run([unshelve("web1", host="kvm3")])
+    assert runs(fleet, "web1") == ["kvm3"]
+    fleet.restore(old)
+    refused(fleet, verb)
+    assert "the store has seen epoch" in str(restored(fleet))
+    assert runs(fleet, "web1") == ["kvm3"]
+    assert "changed web1" in adopt(fleet)
+    assert living(fleet)["web1"].host == "kvm3"
+
+
+def test_what_was_put_away_since_is_on_no_host(fleet: Telling) -> None:
+    """With the image that it has now; it comes back."""
+    assert fleet.run(offload("web2")).code == 0
+    old = fleet.backup()
+    assert fleet.run(unshelve("web2", host="kvm3")).code == 0
+    for action in (offload("web1"), offload("web2"), boot("web3"), offload("web3")):
+        assert fleet.run(action).code == 0
+    now = living(fleet)
+    fleet.restore(old)
+    said = adopt(fleet)
+    assert {"changed web1", "changed web2", "instance web3"} <= set(said)
+    for name in ("web1", "web2", "web3"):
+        one = living(fleet)[name]
+        assert (one.status, one.host, one.shelved_image) == (
+            "SHELVED_OFFLOADED",
+            None,
+            now[name].shelved_image,
+        )
+        assert one.epoch > now[name].epoch
+    assert look(fleet) == [] and settled(fleet) == []
+    for name in ("web1", "web2", "web3"):
+        assert fleet.run(unshelve(name)).code == 0
+    settle(fleet)
+
+
+def test_what_was_leaving_its_host_is_not_lost(fleet: Telling) -> None:
+    """Wherever the process died that put it away."""
+    uuid, met = living(fleet)["web1"].uuid, set()
+    for n in range(60):
+        twin = fleet.clone(Path(tempfile.mkdtemp(dir=fleet.directory)))
+        old = twin.place.twin(twin.db, Path(tempfile.mkdtemp(dir=fleet.directory)))
+        twin.faults.append(nth("*", n, "dies-after"))
+        with contextlib.suppress(Died):
+            twin.run(offload("web1"))
+            break
+        twin.faults.clear()
+        twin.place.release(twin.db)
+        twin.db = old
+        adopt(twin)
+        one = {one.uuid: one for one in living(twin).values()}[uuid]
+        met.add(one.status)
+        back = start("web1") if one.status in ("ACTIVE", "SHUTOFF") else unshelve("web1")
+        if one.status == "SHELVED":
+            back = offload("web1")
+        assert twin.run(back).code == 0, (n, one.status)
+        if one.status == "SHELVED":
+            assert twin.run(unshelve("web1")).code == 0, n
+        assert living(twin)["web1"].status == "ACTIVE", n
+        assert len(runs(twin, "web1")) == 1, n
+        twin.close()
+    assert {"SHELVED", "SHELVED_OFFLOADED"} <= met
+
+
+def test_backups_made_since_are_listed_again(fleet: Telling) -> None:
+    assert fleet.run(back_up("first", "web1")).code == 0
+    old = fleet.backup()
+    assert fleet.run(back_up("second", "web1")).code == 0
+    now = fleet.db.read(backups.everything)
+    fleet.restore(old)
+    assert "backup second" in adopt(fleet)
+    assert fleet.db.read(backups.everything) == now
+    assert settled(fleet) == []
 
 
 def test_the_catalogue_and_its_hosts_are_taken_over(fleet: Telling) -> None:

@@ -248,6 +248,22 @@ def autostarts(fleet: SimFleet) -> None:
     fleet.hosts["kvm1"].domains[uuid_of(fleet, "web1")].autostart = True
 
 
+def a_copy(fleet: SimFleet) -> None:
+    fleet.hosts["kvm1"].directories[uuid_of(fleet, "web1")].files["op-0a.disk.delta"] = b"left"
+
+
+def kept_by_one_that_is_done(fleet: SimFleet) -> None:
+    uuid = uuid_of(fleet, "web2")
+    with fleet.db.reading() as tx:
+        row = tx.one("SELECT id FROM operations WHERE target_uuid = :uuid ORDER BY id DESC", uuid=uuid)
+    assert row is not None
+    fleet.hosts["kvm2"].directories[uuid].files[f"disk.{row['id']}"] = b"before"
+
+
+def kept_by_one_of_nobody(fleet: SimFleet) -> None:
+    fleet.hosts["kvm1"].directories[uuid_of(fleet, "web1")].files["disk.op-0a"] = b"before"
+
+
 def half_removed(fleet: SimFleet) -> None:
     fleet.hosts["kvm3"].strays.add(f"{uuid_of(fleet, 'web0')}.del")
 
@@ -396,6 +412,11 @@ PLANTED = [
     Planted(was_paused, "power-differs", "warning", "kvm1", "web1", "kvm1 says paused", True),
     Planted(crashed, "power-differs", "warning", "kvm1", "web1", "kvm1 says crashed", True),
     Planted(autostarts, "autostart-on", "warning", "kvm1", "web1", "would start it when kvm1", True),
+    Planted(a_copy, "files-left", "warning", "kvm1", "web1", "that operation op-0a made of its disks", True),
+    Planted(
+        kept_by_one_that_is_done, "disks-aside", "warning", "kvm2", "web2", "is kept aside on kvm2", True
+    ),
+    Planted(kept_by_one_of_nobody, "disks-aside", "error", "kvm1", "web1", "disk of before operation op-0a"),
     Planted(half_removed, "stray-directory", "warning", "kvm3", "web0", ".del was half removed", True),
     Planted(half_made, "stray-directory", "warning", "kvm3", "web2", ".op-0a was half made", True),
     Planted(half_of_nobody, "stray-directory", "warning", "kvm3", NOBODY, "its instance is unknown"),

@@ -12,7 +12,7 @@ from novactl.actions.cron import TASKS, Cron, Row
 from novactl.actions.cron.task import Context, Report, Task
 from novactl.actions.delete import Delete
 from novactl.actions.power import Start, Stop
-from novactl.db import hosts, instances, pruning, settings, tasks
+from novactl.db import catalogue, hosts, instances, pruning, settings, tasks
 from novactl.errors import (
     Busy,
     HostFault,
@@ -26,7 +26,7 @@ from novactl.errors import (
 )
 from novactl.objects.host import Host
 from novactl.virt.connection import LibvirtFacts
-from tests.sim.actions import boot
+from tests.sim.actions import SHARED, boot, fill, share_images
 from tests.support import scratch
 from tests.support.databases import KINDS, place
 from tests.support.life import Died
@@ -432,6 +432,27 @@ def test_caches(fleet: SimFleet) -> None:
     assert fleet.hosts["kvm1"].bases and not fleet.hosts["kvm2"].bases
     fleet.run(boot("again", host="kvm2"))
     assert fleet.hosts["kvm2"].bases and settled(fleet) == []
+
+
+def test_caches_of_another_age_and_what_is_shared(fleet: SimFleet) -> None:
+    share_images(fleet)
+    fill(fleet)
+    needed = fleet.db.read(lambda tx: catalogue.image(tx, "tiny")).sums
+    fleet.run(boot("gone", host="kvm2"))
+    fleet.run(Delete(name="gone", project="default"))
+    fleet.clock.sleep(2 * DAY)
+    assert run(fleet, "prune-caches")[0].changes == []  # 7 days, when nothing is said
+    with fleet.db.writing() as tx:
+        settings.put(tx, "cron", {"prune-caches": {"older": 86400}})
+    (found,) = run(fleet, "prune-caches", dry_run=True)
+    assert len(found.changes) == 2 and fleet.hosts["kvm2"].bases
+    (found,) = run(fleet, "prune-caches")
+    assert found.changes[0].startswith("kvm2: ") and found.changes[1] == f"{SHARED}: {'ab' * 32}"
+    assert not fleet.hosts["kvm2"].bases
+    assert {name for _, name in fleet.hosts["kvm3"].stored} == needed
+    fleet.hosts["kvm3"].up = False
+    (found,) = run(fleet, "prune-caches")
+    assert any(line.startswith(f"{SHARED}: nothing was pruned") for line in found.attention)
 
 
 # --- prune-records ---

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from novactl.actions.power import Reboot
-from novactl.db import second_copy, settings
+from novactl.db import backups, second_copy, settings
 from novactl.db.session import Tx
 from novactl.errors import NovactlError
 from novactl.objects.states import PowerState
-from tests.sim.actions import boot, lock, migrate, reset_state, start, stop
+from tests.sim.actions import back_up, boot, lock, migrate, reset_state, shelve, start, stop
 from tests.sim.test_cron import cron, run
 from tests.support.life import Died
 from tests.support.sim import Fault, SimFleet, settled
@@ -156,6 +156,23 @@ def test_one_that_cannot_be_started_is_a_concern_until_it_can(fleet: SimFleet) -
     assert run(fleet, "policies")[0].news == []
     assert [one.state for one in run(fleet, "policies")[0].news] == ["over"]
     assert settled(fleet) == []
+
+
+# --- shelve-offload ---
+
+
+def test_one_that_was_shelved_long_enough_leaves_its_host(fleet: SimFleet) -> None:
+    assert fleet.run(boot("web", host="kvm1")).code == 0 and fleet.run(shelve("web")).code == 0
+    put(fleet, {"name": "away", "do": "shelve-offload", "after": 3600})
+    fleet.clock.sleep(59 * MINUTE)
+    assert carry_out(fleet) == ([], []) and states(fleet) == {"web": "shelved"}
+    fleet.clock.sleep(2 * MINUTE)
+    fleet.run(lock("web"))
+    assert carry_out(fleet) == ([], ["web: it does not leave its host: is locked"])
+    fleet.run(lock("web", locked=False))
+    assert carry_out(fleet) == (["away: shelve-offload web"], [])
+    assert states(fleet) == {"web": "shelved_offloaded"} and settled(fleet) == []
+    assert carry_out(fleet) == ([], [])
 
 
 # --- resize-confirm ---
@@ -315,7 +332,7 @@ def test_killed_at_each_write(fleet: SimFleet, tmp_path: Path, instant: str) -> 
     power_off(fleet, "kvm1")
     power_off(fleet, "kvm2")
     deaths = survived = write = 0
-    while survived < 5:  # its threads write at the same time, so that some instants are missed
+    while survived < 5:  # in a row: its threads write at the same time, so that some instants are missed
         write += 1
         (tmp_path / str(write)).mkdir()
         future = fleet.clone(tmp_path / str(write))
@@ -324,6 +341,8 @@ def test_killed_at_each_write(fleet: SimFleet, tmp_path: Path, instant: str) -> 
                 cron(future, process).run_one("policies", seconds=3600)
         except Died:
             deaths += 1
+            survived = -1
+        survived += 1
         future.clock.sleep(2 * MINUTE)  # its leases are over
         for op in left(future):
             with contextlib.suppress(NovactlError):
@@ -335,7 +354,6 @@ def test_killed_at_each_write(fleet: SimFleet, tmp_path: Path, instant: str) -> 
             stops = tx.all("SELECT id FROM operations WHERE kind = 'stop' AND state = 'done'")
         assert len(stops) == 1
         future.close()
-        survived = write - deaths
     assert deaths > 10
 
 
@@ -417,3 +435,40 @@ def test_old_copies_are_brought_up_to_date(fleet: SimFleet) -> None:
         "kvm3": 0,
     }
     assert run(fleet, "second-copies")[0].changes == []
+
+
+# --- backup ---
+
+DAILY = {"name": "daily", "do": "backup", "at": "20:00", "type": "daily", "rotate": 2}
+WEEKLY = {**DAILY, "name": "weekly", "type": "weekly", "rotate": 1}
+
+
+def kept(fleet: SimFleet) -> list[tuple[str, str]]:
+    with fleet.db.reading() as tx:
+        return [(one.name, one.kind) for one in backups.everything(tx) if one.rotated_at is None]
+
+
+def test_backups_by_the_clock_rotate(fleet: SimFleet) -> None:
+    """Of two policies at the same time each makes its own; a locked instance has some, too."""
+    fleet.run(boot("web1"))
+    assert fleet.run(lock("web1")).code == 0
+    put(fleet, DAILY, WEEKLY)
+    assert carry_out(fleet) == ([], [])
+    for day in range(3):
+        fleet.clock.sleep(AT + day * 86400.0 - fleet.clock.monotonic())
+        made = (["daily: backup web1", "weekly: backup web1"], [])
+        assert carry_out(fleet) == made
+        assert carry_out(fleet) == ([], [])
+    daily = [name for name, _ in kept(fleet) if "daily" in name]
+    assert len(daily) == 2 and all(name.endswith("T2000") for name in daily)
+    assert [kind for _, kind in kept(fleet)].count("full") == 2  # the third day's daily begins anew
+    assert settled(fleet) == []
+
+
+def test_a_backup_that_was_made_by_hand_counts(fleet: SimFleet) -> None:
+    fleet.run(boot("web1"))
+    put(fleet, DAILY)
+    fleet.clock.sleep(AT + 60 - fleet.clock.monotonic())
+    assert fleet.run(back_up("mine")).code == 0
+    assert carry_out(fleet) == ([], [])
+    assert kept(fleet) == [("mine", "full")]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from novactl.actions.fencing import Proof
-from novactl.db import hosts, instances
+from novactl.db import hosts, instances, operations
+from novactl.engine.operation import OpState
 from novactl.objects.states import PowerState, VmState
 from tests.sim.actions import (
     boot,
@@ -180,6 +181,28 @@ def test_what_was_left_half_way_makes_way(fleet: SimFleet, left: Callable[[], An
         assert not twin.hosts["kvm1"].running(), n
         returned(twin)
         assert settled(twin) == [], n
+
+
+def test_a_dry_run_shows_what_makes_way(fleet: SimFleet) -> None:
+    """It changes nothing, and is what happens to it then."""
+    courses = set()
+    for n, twin in left_half_way(fleet, migrate):
+        uuid = uuid_of(twin)
+        held = twin.db.read(lambda tx, uuid=uuid: operations.holding(tx, uuid))
+        with twin.process() as process:
+            (plan,) = process.operator.show([evacuate()])
+        assert twin.db.read(lambda tx, uuid=uuid: operations.holding(tx, uuid)) == held
+        assert (held is None) == ("first" not in plan), n
+        with twin.process() as process:
+            outcome = process.operator.run([evacuate()])[0]
+            assert outcome.code == 0, (n, outcome.error)
+            if held is not None:
+                ended = process.journal.load(held).state
+                course = plan["first"]["course"]
+                assert plan["first"]["operation"] == held, n
+                assert ended == {"undo": OpState.UNDONE, "finish": OpState.DONE}[course], n
+                courses.add((course, bool(plan["steps"])))
+    assert ("undo", True) in courses
 
 
 def test_a_live_resize_makes_way(fleet: SimFleet) -> None:

@@ -32,21 +32,28 @@ from novactl.objects.request import NetworkRequest
 from novactl.objects.states import PowerState
 from novactl.virt.domain import NAMESPACE
 from tests.sim.actions import (
+    back_up,
     boot,
     confirm,
     delete,
+    describe,
     lock,
     migrate,
+    offload,
     pause,
     reboot,
+    rescue,
     resize,
     resume,
     revert,
     share,
+    shelve,
     start,
     stop,
     suspend,
     unpause,
+    unrescue,
+    unshelve,
 )
 from tests.support import databases, scratch
 from tests.support import fleet as records
@@ -404,6 +411,98 @@ def test_states_are_those_of_now(lost: Lost) -> None:
 
 MOVES = {"copied": migrate, "shared": migrate, "here": lambda name: resize("large", name)}
 """What leaves a move that waits, by what becomes of the disks."""
+
+
+def put_away(lost: Lost) -> dict[str, str]:
+    """One in rescue, one that is shelved, one that is on no host; their uuids by name."""
+    run, made = lost.fleet.run, {}
+    for name, then in (("res", rescue), ("kept", shelve), ("away", offload)):
+        wanted = {"flavor": "disks", "metadata": {"role": "web"}, "key": "me", "host": "kvm1"}
+        outcome = run(boot(name, **wanted, user_data=b"#secret"))
+        made[name] = str(outcome.uuid)
+        assert run(then(name)).code == 0
+    assert run(describe("away", tags=["x"])).code == 0
+    counted(lost.fleet)
+    return made
+
+
+def test_what_is_rescued_or_shelved_comes_back(make: Callable[..., Lost]) -> None:
+    lost = make(count=2)
+    made = put_away(lost)
+    before = tables(lost.fleet.db)
+    done = lost.rebuild(*EVERY)
+    assert kept(tables(lost.database)) == kept(before)
+    assert done.missing == []
+    states = {row["uuid"]: row["vm_state"] for row in tables(lost.database)["instances"]}
+    assert [states[made[name]] for name in ("res", "kept", "away")] == [
+        "rescued",
+        "shelved",
+        "shelved_offloaded",
+    ]
+    go_on(lost)
+    for name, verb in (("res", unrescue), ("kept", unshelve), ("away", unshelve)):
+        outcome = lost.fleet.run(verb(name))
+        assert (outcome.code, outcome.instance and outcome.instance.status) == (0, "ACTIVE"), outcome
+    assert settled(lost.fleet) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "makes no sense"),
+        (b"[]", "makes no sense"),
+        (b'{"fleet": "%s"}', "makes no sense"),
+        (b'{"fleet": "%s", "epoch": 1, "generation": 1, "record": {"uuid": "x"}, "sealed": null}', "another"),
+    ],
+)
+def test_a_record_in_the_store_that_makes_no_sense(
+    make: Callable[..., Lost], content: bytes, says: str
+) -> None:
+    lost = make(count=2)
+    lost.fleet.store.put_record(OTHERS, content.replace(b"%s", scratch.FLEET.encode()))
+    (missing,) = lost.rebuild(*EVERY).missing
+    assert (missing["kind"], missing["name"]) == ("instance", OTHERS) and says in missing["message"]
+    lost.fleet.store.put_record(OTHERS, b'{"fleet": "of others"}')
+    assert lost.rebuild(*EVERY).missing == []
+
+
+def test_backups_are_listed_again(make: Callable[..., Lost]) -> None:
+    """As they were rotated and hang together; those whose files are gone, and records that make no sense, are
+    told."""
+    lost = make(count=1)
+    run, store = lost.fleet.run, lost.fleet.store
+    assert run(boot("one")).code == 0
+    for name in ("mon", "tue", "wed"):
+        assert run(back_up(name, "one")).code == 0
+    before = tables(lost.fleet.db)["backups"]
+    assert {(row["name"], bool(row["rotated_at"])) for row in before} == {
+        ("mon", True),
+        ("tue", False),
+        ("wed", False),
+    }
+    done = lost.rebuild(*EVERY)
+    assert done.missing == [] and done.as_dict()["backups"] == 3
+    assert tables(lost.database)["backups"] == before
+    assert lost.rebuild(*EVERY).as_dict()["backups"] == 0
+    lost.database.close()
+    for file in lost.fleet.directory.glob("new.db*"):
+        file.unlink()
+    (first,) = (row["id"] for row in before if row["name"] == "mon")
+    good = json.loads(store.records("backups")[first])
+    for wrong in (
+        {"id": OTHERS, "parent": OTHERS},
+        {"id": OTHERS, "name": "../x"},
+        {"id": OTHERS, "files": {"disk": {"sha256": "../../secret"}}},
+        {"id": first},
+    ):
+        content = {**good, "backup": {**good["backup"], **wrong}}
+        store.put_record(OTHERS, json.dumps(content).encode(), "backups")
+        (missing,) = lost.rebuild(*EVERY, dry=True).missing
+        assert missing["kind"] == "backup", wrong
+    store.drop_record(OTHERS, "backups")
+    store.delete(good["backup"]["files"]["disk"]["sha256"])
+    told = {(one["kind"], one["name"]) for one in lost.rebuild(*EVERY, dry=True).missing}
+    assert {("backup", "mon"), ("backup", "tue")} <= told and ("backup", "wed") not in told
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Who may go on with an operation, when several want to: the database's word and the hosts' decide."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from novactl.actions import handover, recover
-from novactl.db import addresses, instances
+from novactl.actions import guest, handover, recover
+from novactl.db import addresses, hosts, instances
 from novactl.engine.operation import OpState
 from novactl.errors import Busy, Fenced, Interrupted, OperationIncomplete, Refused
+from novactl.virt.domain import Marks
 from tests.sim.actions import boot, delete, stop
 from tests.support import databases
 from tests.support.sim import Fault, SimFleet, settled
 from tests.support.toys import DieAt, Died
+
+DEFINES = 8  # the step of a boot that defines the domain
 
 
 @pytest.fixture
@@ -215,8 +219,8 @@ def test_many_boots_look_at_each_address_once(quick: Path, monkeypatch: pytest.M
     with fleet.db.writing() as tx:
         tx.run("UPDATE networks SET cidr = '10.0.0.0/16', gateway = '10.0.0.1', dns = '[]', pool = NULL")
     asked: list[str] = []
-    real = addresses.is_taken
-    monkeypatch.setattr(addresses, "is_taken", lambda tx, of, ip: asked.append(ip) or real(tx, of, ip))
+    real = addresses.taken
+    monkeypatch.setattr(addresses, "taken", lambda tx, of, ips: asked.extend(ips) or real(tx, of, ips))
     with fleet.process() as process:
         shown = process.operator.show([boot(f"web{n}") for n in range(300)])
     assert len({tuple(plan["changes"]["addresses"].values()) for plan in shown}) == 300
@@ -228,3 +232,30 @@ def test_no_thread_outlives_the_work(fleet: SimFleet) -> None:
     before = threading.active_count()
     fleet.run(boot())
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("point", ["after-intent", "after-act"])
+@pytest.mark.parametrize("back", [False, True], ids=["resume", "rollback"])
+def test_a_boot_of_an_older_novactl_has_its_domain_in_the_journal(
+    fleet: SimFleet, point: str, back: bool
+) -> None:
+    """Version 1 of define-domain carried the XML; now it is made from the record."""
+    with pytest.raises(Died):
+        fleet.run(boot(), failpoints=DieAt(point, DEFINES))
+    (op_id,) = fleet.active()
+    with fleet.process("older") as older, fleet.db.writing() as tx:
+        of = {"op": op_id, "n": DEFINES}
+        row = tx.one("SELECT step FROM steps WHERE operation = :op AND n = :n", **of) or {}
+        step = json.loads(row["step"])
+        assert (step["type"], step["version"]) == ("define-domain", 2)
+        uuid, world = step["fields"]["uuid"], older.operator.world
+        marks = Marks(fleet=world.fleet, operation=op_id, epoch=1, generation=1)
+        host = hosts.get(tx, "kvm1")
+        xml = guest.domain_xml(instances.get(tx, uuid), host, marks, world.template("domain.xml"))
+        fields = {**step["fields"], "xml": xml.replace('discard="unmap"', 'discard="ignore"')}
+        older_step = json.dumps({**step, "version": 1, "fields": fields})
+        tx.run("UPDATE steps SET step = :step WHERE operation = :op AND n = :n", step=older_step, **of)
+    assert fleet.take_over(op_id, back=back).state is (OpState.UNDONE if back else OpState.DONE)
+    if not back:
+        assert 'discard="ignore"' in fleet.hosts["kvm1"].domains[uuid].xml
+    assert settled(fleet) == []

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from novactl.db import catalogue, hosts, instances
+from novactl.db.session import Database
 from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.flavor import Flavor
 from novactl.objects.host import Host
@@ -99,8 +100,18 @@ def instance(number: int = 1, **values: Any) -> Instance:
     return replace(made, **values)
 
 
+def image_file(db: Database) -> None:
+    """What image() is made of is in the store beside the database, where it is a file."""
+    if not isinstance(db, SqliteDatabase):
+        return
+    store = db.path.parent / "images"
+    store.mkdir(parents=True, exist_ok=True)
+    (store / SHA256).touch()
+
+
 def furnish(db: SqliteDatabase, *, hosts_: int = 1, **host_values: Any) -> None:
     """A fleet of kvm1 … kvmN with a flavor, an image and a network."""
+    image_file(db)
     with db.writing() as tx:
         for n in range(1, hosts_ + 1):
             hosts.add(tx, host(f"kvm{n}", **host_values))

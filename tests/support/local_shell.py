@@ -13,7 +13,7 @@ from typing import Any
 from novactl.remote.shell import HostShell
 
 STATE = "nv_state=/var/lib/novactl\n"
-VIRSH = Path(__file__).with_name("virsh")
+TOOLS = [Path(__file__).with_name(name) for name in ("virsh", "rbd")]
 
 
 class LocalChannel:
@@ -109,10 +109,10 @@ class _Reader:
         line, mark, self._buffer = self._buffer.partition(b"\n")
         return line + mark
 
-    def read(self) -> bytes:
-        while piece := self._receive(1 << 16):
+    def read(self, count: int | None = None) -> bytes:
+        while (count is None or len(self._buffer) < count) and (piece := self._receive(1 << 16)):
             self._buffer += piece
-        data, self._buffer = self._buffer, b""
+        data, self._buffer = self._buffer[:count], self._buffer[len(self._buffer[:count]) :]
         return data
 
 
@@ -161,11 +161,14 @@ class LocalHost:
         self.state = directory / "state"
         self.domains = directory / "domains"
         tools = directory / "bin"
-        for made in (self.state, self.domains, tools):
+        self.pools = directory / "pools"
+        for made in (self.state, self.domains, tools, self.pools / "images"):
             made.mkdir(parents=True, exist_ok=True)
-        shutil.copy(VIRSH, tools / "virsh")
+        for tool in TOOLS:
+            shutil.copy(tool, tools)
         path = f"{tools}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "FAKE_VIRSH": str(self.domains)}
+        fakes = {"FAKE_VIRSH": str(self.domains), "FAKE_RBD": str(self.pools)}
+        environment = self.environment = {**os.environ, "PATH": path, **fakes}
         self.transports: list[LocalTransport] = []
 
         def connect() -> LocalTransport:

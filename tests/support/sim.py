@@ -5,6 +5,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from novactl.actions.power import Start, Stop
 from novactl.actions.steps import REGISTRY
 from novactl.actions.steps.images import QUICK
 from novactl.actions.world import World
-from novactl.db import catalogue, groups, hosts, instances, projects
+from novactl.db import backups, catalogue, groups, hosts, instances, projects
 from novactl.db.journal import DbJournal, Owner
 from novactl.db.operations import listed
 from novactl.db.secrets import Secrets
@@ -31,11 +32,12 @@ from novactl.errors import (
     Fenced,
     HostFault,
     HostUnreachable,
-    NotFound,
     NovactlError,
     Refused,
     UsageError,
 )
+from novactl.images.store import LocalStore
+from novactl.objects.backup import chain, unneeded
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.host import Resources
 from novactl.objects.image import MIB, Image
@@ -58,8 +60,12 @@ from tests.support import fleet as records
 from tests.support.clock import SeededIds, SimClock
 from tests.support.databases import Place
 from tests.support.life import Guard, Heart, Life, Mortal, SimOperator, Turns, mortal
+from tests.support.sim_backups import SimBackups, backup_work
 from tests.support.sim_live import LIVE_TAKES, Ends, SimLive, arrive, depart, stop_moving
+from tests.support.sim_places import SimPlaces
+from tests.support.sim_rescues import SimRescues
 from tests.support.sim_sizes import Running, SimSizes, started
+from tests.support.sim_snapshots import COPY_TAKES, EXTRACT_TAKES, SimSnapshots, file_sum, snapshot_work
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED})
 CONTENT = bytes(range(256)) * 64 + bytes(1 << 16) + b"the end"
@@ -92,6 +98,9 @@ class SimDomain:
     reason: str = ""  # of its state, as libvirt has it
     has: Running | None = None  # what its guest has, since it was started
     balloon: bool = True  # a driver in it gives memory back
+    agent: bool = False  # answers in it
+    refuses_copies: bool = False  # libvirt does not mirror its disks
+    checkpoints: set[str] = field(default_factory=set)  # names of bitmaps in its disks
 
 
 @dataclass
@@ -147,7 +156,12 @@ class SimHost:
     peers: Callable[[], Mapping[str, "SimHost"]] = dict  # all hosts, itself too
     domains: dict[str, SimDomain] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)  # name: size
+    sums: dict[str, str] = field(default_factory=dict)  # of those that were converted
     parts: dict[str, bytearray] = field(default_factory=dict)
+    rotten: set[str] = field(default_factory=set)  # base files whose bytes have changed
+    unmarked: set[str] = field(default_factory=set)  # those without their sum, which a fetch replaces
+    stored: dict[tuple[str, str], float] = field(default_factory=dict)  # (where, file): when it came
+    coming: dict[tuple[str, str], bytearray] = field(default_factory=dict)
     touched: dict[str, float] = field(default_factory=dict)  # when a base file or part was last used
     calls: list[str] = field(default_factory=list)
     mark: str = ""
@@ -198,8 +212,15 @@ class SimHost:
         match words:
             case ("nv_fenced", uuid, epoch, *rest):
                 return self._work_fenced(uuid, int(epoch), rest)
-            case ("nv_base_finish", _, name, _, _, virtual_size):
-                return self.finish_base(name, int(virtual_size))
+            case ("nv_base_finish", _, name, source_format, _, virtual_size):
+                return self.finish_base(name, source_format, int(virtual_size))
+            case ("nv_store_finish", _, where, name, _, _):
+                return self._store(where, name)
+            case ("nv_base_pull", op, _, name, _, source_format, _, virtual_size, how, *_):
+                how = "source" if source_format == "raw" else how
+                return self._pull(op, name, int(virtual_size), how)
+            case ("nv_file_sum", directory, file):
+                return file_sum(self, directory, file)
             case ("nv_die", status, message):
                 return int(status), f"{message}\n"
             case ("true",) | ("sleep", _):
@@ -241,6 +262,10 @@ class SimHost:
                 return self._restore(domain, files)
             case "nv_send":
                 return self._send(uuid, words[1], words[3])
+            case "nv_copy_live" | "nv_extract":
+                return snapshot_work(self, uuid, words)
+            case "nv_backup":
+                return backup_work(self, uuid, words)
         return 127, f"{words[0]}: not found\n"
 
     def _save(self, domain: SimDomain | None, files: dict[str, Any], size: int) -> tuple[int, str]:
@@ -268,6 +293,36 @@ class SimHost:
         files.pop("saved-by", None)
         return 0, ""
 
+    def _pull(self, op: str, name: str, size: int, how: str) -> tuple[int, str]:
+        if self.ready(name):
+            return 0, ""
+        givers = [host for host in self.peers().values() if host.lines.get(op, [""])[0].endswith("_serve")]
+        if op not in self.keys or not givers or not givers[0].up:
+            return 255, "Permission denied (publickey)."
+        words = givers[0].lines[op]
+        has = givers[0].ready(name) if words[0] == "nv_serve" else (words[2], name) in givers[0].stored
+        if words[-1] != name or not has:
+            return 4, "the other host: it has nothing of it yet"
+        sum_ = givers[0].sums.get(name) if words[0] == "nv_serve" else None
+        if sum_ is not None and how == "source":
+            return 4, "the other host: it has only what was made of it"
+        if sum_ is not None and how not in ("any", f"sparse:{sum_}"):
+            return 4, "the other host: what was made of it there is not what was first made of it"
+        self.parts.pop(name, None)
+        self.bases[name] = size
+        if sum_ is not None:
+            self.sums[name] = sum_
+        return 0, ""
+
+    def _store(self, where: str, name: str) -> tuple[int, str]:
+        if (where, name) in self.stored:
+            return 0, ""
+        part = self.coming.pop((where, name), b"")
+        if hashlib.sha256(part).hexdigest() != name:
+            return 1, "the file arrived damaged; it will be sent again"
+        self.stored[where, name] = 0.0
+        return 0, ""
+
     def _send(self, uuid: str, op: str, file: str) -> tuple[int, str]:
         targets = [host for host in self.peers().values() if op in host.lines]
         if op not in self.keys or not targets or not targets[0].up:
@@ -281,6 +336,8 @@ class SimHost:
             return 75, error.message.removeprefix(f"{there.name}: ")
         if uuid not in there.directories:
             return 2, "cannot cd"
+        if not any(bound.startswith(f"{file}=") for bound in there.lines[op][5:]):
+            return 76, f"{file} is more than it can have"
         there.directories[uuid].files[file] = aside.files[file]
         return 0, ""
 
@@ -302,8 +359,8 @@ class SimHost:
                 return 127
         return 0
 
-    def finish_base(self, name: str, virtual_size: int) -> tuple[int, str]:
-        if name in self.bases:
+    def finish_base(self, name: str, source_format: str, virtual_size: int) -> tuple[int, str]:
+        if self.ready(name):
             return 0, ""
         part = self.parts.pop(name, None)
         if part is None:
@@ -312,7 +369,21 @@ class SimHost:
         if found != name:
             return 1, f"the base file arrived damaged (sha256 {found}); it will be sent again"
         self.bases[name] = virtual_size
-        return 0, ""
+        self.rotten.discard(name)
+        self.unmarked.discard(name)
+        if source_format not in ("qcow2", "vmdk"):
+            return 0, ""
+        self.sums[name] = hashlib.sha256(part + b"RAW").hexdigest()
+        return 0, f"sparse:{self.sums[name]}\n"
+
+    def ready(self, name: str) -> bool:
+        return name in self.bases and name not in self.unmarked
+
+    def names_base(self, name: str) -> bool:
+        """Whether a file of an instance names it."""
+        files = [file for directory in self.directories.values() for file in directory.files.values()]
+        overlays = any(isinstance(file, tuple) and file[0] == name for file in files)
+        return overlays or any(name in domain.xml for domain in self.domains.values())
 
     def running(self) -> set[str]:
         """Whose guests run, or would if they were not paused; one that stands still while its source has not
@@ -334,8 +405,9 @@ class SimHost:
 @dataclass
 class Fault:
     """Something that goes wrong at a call, `times` times. How: unreachable (nothing happens), lost (it
-    happens, the reply does not come), reboots (the host; nothing else happens), fails, full, busy, dies (the
-    process, after half of the act), dies-after (the process, after the act and before its record)."""
+    happens, the reply does not come), cut (half of a transfer comes), reboots (the host; nothing else
+    happens), fails, full, busy, dies (the process, after half of the act), dies-after (the process, after the
+    act and before its record)."""
 
     call: str
     how: str
@@ -351,7 +423,7 @@ def serial(mark: str) -> int:
     return int(mark.partition(".")[0] or 0)
 
 
-class SimHypervisor(SimLive, SimSizes):
+class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, SimPlaces):
     """actions.world.Hypervisor on a SimHost, for one process. Promises and errors are those of
     virt.hypervisor.Hypervisor; tests/virt/test_hypervisor.py holds both to the same contract."""
 
@@ -598,9 +670,10 @@ class SimHypervisor(SimLive, SimSizes):
             found = self.host.jobs.get((op, n))
             if found is None or found.dead:
                 seconds = float(words[-1]) if "sleep" in words[-2:-1] else None
-                takes = {"nv_base_finish": JOB_TAKES, "nv_run": JOB_TAKES}
+                takes = {"nv_base_finish": JOB_TAKES, "nv_base_pull": JOB_TAKES, "nv_run": JOB_TAKES}
                 takes |= {"nv_save": SAVE_TAKES, "nv_restore": SAVE_TAKES}
                 takes |= {"nv_send": SEND_TAKES, "nv_live": LIVE_TAKES}
+                takes |= {"nv_copy_live": COPY_TAKES, "nv_extract": EXTRACT_TAKES, "nv_backup": COPY_TAKES}
                 what = words[3] if words[0] == "nv_fenced" else words[0]
                 ends_at = self.clock.monotonic() + (takes.get(what, 0) if seconds is None else seconds)
                 domain = self.host.domains.get(words[1]) if what == "nv_save" else None
@@ -689,11 +762,16 @@ class SimHypervisor(SimLive, SimSizes):
     def base_guard(self, name: str) -> AbstractContextManager[bool]:
         return self._guards.setdefault(name, Guard(self.clock))
 
-    def base_state(self, name: str, job: tuple[str, int] | None = None) -> tuple[bool, int]:
+    def base_state(
+        self, name: str, job: tuple[str, int] | None = None, *, made_as: str = "any"
+    ) -> tuple[bool, int]:
         with self._call("base_state"):
             self.host.touched[name] = self.clock.monotonic()
-            if name not in self.host.bases:
+            if not self.host.ready(name):
                 return False, len(self.host.parts.get(name, b""))
+            was = "qcow2" if name in self.host.sums else "raw"
+            if made_as not in ("any", was):
+                self._die(76, f"its base file of these bytes was made of them as {was}, not {made_as}")
             if job:
                 self._forget(*job)
             return True, 0
@@ -703,17 +781,21 @@ class SimHypervisor(SimLive, SimSizes):
             part = self.host.parts.setdefault(name, bytearray())
             if start != len(part):
                 self._die(77, f"the transfer stands at byte {len(part)} by now")
-            receiver = _Receiver(self, part, size, ready=name in self.host.bases)
+            receiver = _Receiver(self, part, size, ready=self.host.ready(name))
             feed(receiver.readline, receiver.write)
             if not receiver.finished:
                 self._die(1, "the transfer was cut")
 
-    def base_finish(self, name: str, source_format: str, virtual_size: int) -> None:
+    def receiver(self, part: bytearray, size: int, *, ready: bool) -> "_Receiver":
+        return _Receiver(self, part, size, ready=ready)
+
+    def base_finish(self, name: str, source_format: str, virtual_size: int) -> str:
         with self._call("base_finish"):
             self._half("base_finish")
-            status, message = self.host.finish_base(name, virtual_size)
+            status, message = self.host.finish_base(name, source_format, virtual_size)
             if status:
                 self._die(status, message)
+            return message
 
     def base_finish_words(self, name: str, source_format: str, virtual_size: int) -> list[str]:
         return ["nv_base_finish", self.base_path, name, source_format, "sim", str(virtual_size)]
@@ -728,6 +810,31 @@ class SimHypervisor(SimLive, SimSizes):
                 self._die(77, "another command fetches this base file")
             self.host.parts.pop(name, None)
 
+    def bases(self) -> dict[str, int]:
+        with self._call("bases"):
+            self._ours()
+            return {name: size for name, size in self.host.bases.items() if len(name) == 64}
+
+    def verify_base(self, name: str, keep: Iterable[str], *, act: bool) -> str:
+        host = self.host
+        for one in (name, *keep):
+            check_base(one)
+        with self._call("verify_base"):
+            self._ours()
+            if name not in host.bases:
+                return "gone"
+            if name in host.unmarked:
+                return "unmarked"
+            if name not in host.rotten:
+                return "ok"
+            used = name in set(keep) or host.names_base(name)
+            if act and used:
+                host.unmarked.add(name)
+            elif act:
+                host.rotten.discard(name)
+                del host.bases[name]
+            return f"corrupt-{'used' if used else 'unused'}"
+
     def base_blank(self, name: str, size: int, kind: str) -> None:
         with self._call("base_blank"):
             self._half("base_blank")
@@ -740,12 +847,6 @@ class SimHypervisor(SimLive, SimSizes):
             check_base(name)
         with self._call("prune"):
             self._ours()
-            named = {
-                file[0] if isinstance(file, tuple) else ""
-                for directory in host.directories.values()
-                for file in directory.files.values()
-            }
-            named |= {base for base in host.bases for domain in host.domains.values() if base in domain.xml}
             working = {job.words[2] for job in host.jobs.values() if job.running and len(job.words) == 6}
             found = []
             for part, files in ((False, host.bases), (True, host.parts)):
@@ -754,7 +855,7 @@ class SimHypervisor(SimLive, SimSizes):
                     state = "unused"
                     if name in known and not part:
                         state = "used-in-database"
-                    elif name in named and not part:
+                    elif not part and host.names_base(name):
                         state = "used-here"
                     elif self.clock.monotonic() - used < seconds:
                         state = "young"
@@ -839,6 +940,8 @@ class SimHypervisor(SimLive, SimSizes):
         with self._call("held_files"):
             self._ours()
             held = self._files(uuid).get("held", b"")
+            for file in files:
+                self._alone(self._files(uuid), file)
             return list(files) if held else []
 
     def put(self, uuid: str, epoch: int, file: str, mode: str, content: bytes) -> None:
@@ -1056,8 +1159,28 @@ class SimHypervisor(SimLive, SimSizes):
     def send_words(self, uuid: str, epoch: int, op: str, file: str) -> list[str]:
         return ["nv_fenced", uuid, str(epoch), "nv_send", op, f"{self.directory(uuid)}_resize", file]
 
-    def receive_words(self, uuid: str) -> list[str]:
-        return ["nv_fenced", uuid, "@epoch", "nv_receive", self.directory(uuid)]
+    def pull_words(
+        self,
+        key: str,
+        name: str,
+        size: int,
+        source_format: str,
+        virtual_size: int,
+        *,
+        proven: bool,
+        raw_sum: str | None,
+        waits: bool,
+    ) -> list[str]:
+        how = "source" if proven else f"sparse:{raw_sum}" if raw_sum else "any"
+        what = (name, str(size), source_format, "sim", str(virtual_size), how)
+        return ["nv_base_pull", key, self.base_path, *what, *(["wait"] if waits else [])]
+
+    def serve_words(self, name: str) -> list[str]:
+        return ["nv_serve", self.base_path, name]
+
+    def receive_words(self, uuid: str, most: Mapping[str, int]) -> list[str]:
+        bounds = [f"{file}={size}" for file, size in most.items()]
+        return ["nv_fenced", uuid, "@epoch", "nv_receive", self.directory(uuid), *bounds]
 
     # --- consoles ---
 
@@ -1114,22 +1237,13 @@ class _Receiver:
 # --- the fleet ---
 
 
-class SimStore:
-    """actions.world.Store: a few files."""
-
-    def __init__(self, directory: Path) -> None:
-        self.files: dict[str, Path] = {}
-        for content in (CONTENT, KERNEL, INITRD):
-            sha256 = hashlib.sha256(content).hexdigest()
-            path = directory / sha256
-            if not path.exists():
-                path.write_bytes(content)
-            self.files[sha256] = path
-
-    def path(self, sha256: str) -> Path:
-        if sha256 not in self.files:
-            raise NotFound(f"image {sha256}: not in the store")
-        return self.files[sha256]
+def store(directory: Path) -> LocalStore:
+    """The image store of a fleet, with a few files."""
+    root = directory / "images"
+    root.mkdir(parents=True, exist_ok=True)
+    for content in (CONTENT, KERNEL, INITRD):
+        (root / hashlib.sha256(content).hexdigest()).write_bytes(content)
+    return LocalStore(root)
 
 
 TEMPLATE = resources.template("domain.xml", Path("/nonexistent"))
@@ -1162,10 +1276,12 @@ class SimFleet:
         self.place = place or databases.place("sqlite")
         self.clock = SimClock()
         self.ids = SeededIds(seed)
-        self.store = SimStore(directory)
+        self.store = store(directory)
         self.secrets = Secrets(directory / "secret.key")
         self.faults: list[Fault] = []
         self.told: list[str] = []
+        self.other_store: LocalStore | None = None
+        """Of another operator, when not None: his processes are those that come."""
         self._lives = 0
         self.turns: Turns | None = None
         self._nobody()
@@ -1220,6 +1336,8 @@ class SimFleet:
         twin.clock, twin.ids = copy.copy(self.clock), copy.copy(self.ids)
         twin.clock._lock, twin.ids._lock = threading.Lock(), threading.Lock()
         twin.ids._random = copy.copy(self.ids._random)
+        shutil.copytree(self.directory / "images", directory / "images")
+        twin.store = store(directory)
         twin.hosts = copy.deepcopy(self.hosts)
         twin._introduce()
         twin.faults, twin.told, twin.turns = [], [], None
@@ -1303,7 +1421,7 @@ class Process:
         self.world = World(
             db=mortal(self.db, life, fleet.clock),
             hypervisor=hypervisor,
-            store=fleet.store,
+            store=fleet.other_store or fleet.store,
             secrets=fleet.secrets,
             clock=fleet.clock,
             ids=fleet.ids,
@@ -1466,6 +1584,8 @@ def _more_than_claimed(fleet: SimFleet) -> list[str]:
 def settled(fleet: SimFleet) -> list[str]:
     """What is wrong when nothing is under way."""
     rows, wrong, gone = _rows(fleet), always(fleet), lost(fleet)
+    noted = {one.checkpoint for one in fleet.db.read(backups.everything)}
+    wrong += _backups_wrong(fleet)
     living = {row["uuid"]: row for row in rows["instances"] if not row["deleted_at"]}
     wrong += [
         f"{row['id']}: {row['kind']} of {row['target']} is {row['state']}"
@@ -1498,7 +1618,10 @@ def settled(fleet: SimFleet) -> list[str]:
         wrong += _instance_wrong(fleet, row, rows["holds"])
     for name, host in fleet.hosts.items():
         left = sorted(host.strays | host.sockets)
-        left += [f for d in host.directories.values() for f in d.files if f.startswith("migrate")]
+        left += [
+            f for d in host.directories.values() for f in d.files if f.startswith("migrate") or "op-" in f
+        ]
+        left += [c for d in host.domains.values() for c in d.checkpoints if c not in noted]
         wrong += [f"{name}: {one} was left" for one in left]
         wrong += [
             f"{name}: {uuid} is not here by the record"
@@ -1514,7 +1637,42 @@ def settled(fleet: SimFleet) -> list[str]:
             for uuid in host.aside
             if (uuid, name) not in waiting and name not in gone
         ]
-    return wrong + audited(fleet)
+    return wrong + _images_wrong(fleet) + audited(fleet)
+
+
+def _images_wrong(fleet: SimFleet) -> list[str]:
+    """Images that have no files, files that have no image."""
+    root = fleet.directory / "images"
+    there = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    with fleet.db.reading() as tx:
+        kept = {
+            f"shelved/{one.uuid}.json"
+            for one in instances.everything(tx)
+            if one.shelved_image and not one.host
+        }
+    seeds = {hashlib.sha256(content).hexdigest() for content in (CONTENT, KERNEL, INITRD)}
+    with fleet.db.reading() as tx:
+        kept |= {f"backups/{one.id}.json" for one in backups.everything(tx)}
+        used = catalogue.stored_files_in_use(tx) | kept
+        wrong = [
+            f"image {one.name}: is {one.status}" for one in catalogue.images(tx) if one.status != "active"
+        ]
+    wrong += [f"store: {file} is missing" for file in sorted(used - there)]
+    return wrong + [f"store: {file} was left" for file in sorted(there - used - seeds)]
+
+
+def _backups_wrong(fleet: SimFleet) -> list[str]:
+    """Backups whose files are gone, and those that nobody needs and that are kept."""
+    every = fleet.db.read(backups.everything)
+    wrong = [f"backup {one.name}: is kept and not needed" for one in unneeded(every)]
+    by_id = {one.id: one for one in every}
+    for one in every:
+        parts = chain(one, by_id)
+        if not parts or not all(fleet.store.has(sum_) for part in parts for sum_ in part.sums):
+            wrong.append(f"backup {one.name}: is not whole")
+    kept = fleet.db.read(catalogue.stored_files_in_use)
+    files = {path.name for path in (fleet.directory / "images").iterdir() if path.is_file()}
+    return wrong + [f"the store keeps {file[:12]} for nobody" for file in sorted(files - kept)]
 
 
 def _moves_wrong(rows: Mapping[str, Any], living: Mapping[str, Any]) -> list[str]:
@@ -1535,18 +1693,20 @@ def _claimed_wrong(fleet: SimFleet, holds: list[dict[str, Any]]) -> list[str]:
     for one in fleet.db.read(instances.everything):
         for size, needs in vars(one.resources).items():
             has = held[one.uuid][size] if one.uuid in held else 0
-            if has < needs:
+            if has < needs and one.vm_state != "shelved_offloaded":
                 wrong.append(f"{one.name}: claims {has} {size} and needs {needs}")
     return wrong
 
 
 def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, Any]]) -> list[str]:
     name, wrong = row["name"], []
-    if row["vm_state"] not in (*POWER_OF, "error", "resized"):
+    if row["vm_state"] not in (*POWER_OF, "error", "resized", "rescued", "shelved_offloaded"):
         wrong.append(f"{name}: is {row['vm_state']}")
     if row["task_state"] is not None:
         wrong.append(f"{name}: shows {row['task_state']}")
     held = [h["host"] for h in holds if h["instance_uuid"] == row["uuid"] and h["role"] == "instance"]
+    if row["vm_state"] == "shelved_offloaded":
+        return wrong + ([f"{name}: is offloaded, on {row['host']}"] if held or row["host"] else [])
     if held != [row["host"]]:
         wrong.append(f"{name}: is on {row['host']} and claims something else")
     if row["host"] in lost(fleet):
@@ -1560,6 +1720,11 @@ def _instance_wrong(fleet: SimFleet, row: dict[str, Any], holds: list[dict[str, 
         wrong.append(f"{name}: is {row['vm_state']} and {domain.state}{', saved' if domain.saved else ''}")
     if row["power_state"] != power:
         wrong.append(f"{name}: the record says {row['power_state']}")
+    files = here.directories[row["uuid"]].files
+    rescued = row["vm_state"] == "rescued"
+    if {row["rescue_image"] is not None, "disk.rescue" in files, "disk.rescue" in domain.xml} != {rescued}:
+        wrong.append(f"{name}: is {row['vm_state']} by image {row['rescue_image']}, and has {sorted(files)}")
+    wrong += [f"{name}: {file} was left" for file in files if file.endswith(".old")]
     if saved != ("saved-by" in here.directories[row["uuid"]].files):
         wrong.append(f"{name}: {'nothing says' if saved else 'something says'} which QEMU saved it")
     return wrong
@@ -1570,6 +1735,7 @@ POWER_OF = {
     "stopped": (PowerState.SHUTDOWN, False),
     "paused": (PowerState.PAUSED, False),
     "suspended": (PowerState.SHUTDOWN, True),
+    "shelved": (PowerState.SHUTDOWN, False),
 }
 
 

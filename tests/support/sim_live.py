@@ -8,8 +8,7 @@ from xml.etree.ElementTree import fromstring
 
 from novactl.objects.states import PowerState
 from novactl.virt.domain import NAMESPACE
-from novactl.virt.drive import Drive
-from novactl.virt.live import DiskSize, LiveFacts, Whereabouts
+from novactl.virt.live import DiskSize, Drive, LiveFacts, Whereabouts
 from tests.support.clock import SimClock
 
 LIVE_TAKES = 6.0  # seconds that a live migration takes

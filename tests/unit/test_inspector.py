@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from novactl.images import imagefile, inspector
 from novactl.images import qcow2 as qcow2_module
 from novactl.images import vmdk as vmdk_module
 from novactl.images.inspector import inspect, inspect_fd
+from novactl.images.qcow2 import _all_lie_below
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hostile_images as hostile
@@ -405,3 +407,20 @@ def test_100_gib_in_50_ms(tmp_path: Path) -> None:
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(5)) < 0.05
+
+
+@given(
+    bits=st.sampled_from([9, 12, 16, 21]),
+    words=st.lists(st.integers(0, 1 << 40) | st.integers(0, (1 << 64) - 1), min_size=1, max_size=6),
+    limit=st.integers(-(1 << 21), 1 << 41),
+    flags=st.sampled_from([0, 1 << 63]),
+)
+def test_a_look_at_all_entries_of_a_table_misses_none(
+    bits: int, words: list[int], limit: int, flags: int
+) -> None:
+    """What it lets pass needs no look at each."""
+    entries = [*words, *(flags | word >> bits << bits for word in words)]
+    for several in (entries, entries[len(words) :]):
+        if _all_lie_below(struct.pack(f">{len(several)}Q", *several), limit, bits):
+            offsets = [entry & ~(1 << 63) for entry in several]
+            assert all(offset < limit and offset % (1 << bits) == 0 for offset in offsets if offset)

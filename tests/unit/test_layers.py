@@ -50,7 +50,6 @@ OWNERS = {
     "libvirt": {"virt"},
     "pycdlib": {"virt"},
     "paramiko": {"remote"},
-    "fabric": {"remote"},
     "tenacity": {"remote", "db"},
     "alembic": {"db"},
     "psycopg": {"db"},

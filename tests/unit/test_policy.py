@@ -12,6 +12,7 @@ from novactl.objects.policy import CronTask, Policy, check_setting
 
 NIGHT = {"name": "night", "do": "stop", "at": "20:00"}
 KEEP = {"name": "keep", "do": "keep-running"}
+BACKUP = {"name": "saved", "do": "backup", "at": "02:00", "type": "daily", "rotate": 7}
 SETTLED = {"name": "settled", "do": "resize-confirm", "after": 86400}
 
 
@@ -92,7 +93,13 @@ def test_a_policy_comes_back(data: dict[str, Any]) -> None:
         ({**SETTLED, "after": None}, "policy settled: after is missing"),
         ({**SETTLED, "after": 0}, "policy settled: after is less than a second"),
         ({**SETTLED, "after": "1d"}, "policy: after '1d' is of the wrong type"),
-        ({**KEEP, "after": 60}, "policy keep: after goes with resize-confirm alone"),
+        ({**KEEP, "after": 60}, "policy keep: after goes with resize-confirm and shelve-offload alone"),
+        ({**BACKUP, "type": None}, "policy saved: type is missing"),
+        ({**BACKUP, "type": "hourly"}, "policy saved: type 'hourly' is not one of daily, weekly"),
+        ({**BACKUP, "rotate": None}, "policy saved: rotate is missing"),
+        ({**BACKUP, "rotate": 0}, "policy saved: rotate 0: at least 1 backup is kept"),
+        ({**BACKUP, "at": None}, "policy saved: at is missing"),
+        ({**KEEP, "rotate": 3}, "policy keep: rotate goes with backup alone"),
     ],
 )
 def test_a_policy_that_is_refused(data: Any, says: str) -> None:
@@ -141,6 +148,11 @@ def test_a_setting_that_is_refused(name: str, value: Any, says: str) -> None:
 def test_settings_that_are_accepted() -> None:
     task = CronTask(name="prune", every=3600, jitter=60, enabled=False)
     assert CronTask.from_dict("prune", task.as_dict()) == task
+    kept = CronTask(name="prune-caches", older=3600)
+    assert CronTask.from_dict("prune-caches", kept.as_dict()) == kept
+    for name, older in (("facts", 60), ("prune-caches", -1)):
+        with pytest.raises(UsageError, match="older is an age, and goes with prune-caches and prune-records"):
+            CronTask.from_dict(name, {"older": older})
     for name, value in (
         ("weighers", {"memory": -1, "vcpus": 0.5}),
         ("scheduler", {"host_subset_size": 1, "max_io_ops_per_host": 0, "max_instances_per_host": 50}),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from novactl.errors import ImageRefused, NotFound, NovactlError, UsageError
+from novactl.errors import Busy, ImageRefused, NotFound, NovactlError, UsageError
 from novactl.images import store as store_module
 from novactl.images.store import LocalStore
 
@@ -257,3 +257,178 @@ def test_expected_sum_is_checked_before_copying(store: LocalStore, source: Path)
     with pytest.raises(UsageError):
         store.add(source, declared=None, expected_sha256="abc")
     assert not store._root.exists()
+
+
+# -- files that come in pieces
+
+
+def test_incoming(store: LocalStore) -> None:
+    with store.incoming("url-1") as coming:
+        assert (coming.have, coming.note) == (0, {})
+        coming.write_at(0, IMAGE[:1000])
+        coming.write_at(1000, IMAGE[1000:])
+        stored = coming.finish(len(IMAGE), declared=None, expected_sha256=SHA256)
+    assert (stored.sha256, stored.size_bytes, stored.info.format) == (SHA256, len(IMAGE), "qcow2")
+    assert stat.S_IMODE(store.path(SHA256).stat().st_mode) == 0o400
+    assert files(store) == [SHA256]
+    assert store.verify(SHA256)
+
+
+def test_incoming_goes_on_from_what_stood(store: LocalStore) -> None:
+    """What was written after the last `stands_at` is no part of it, as after a kill."""
+    with store.incoming("url-1") as coming:
+        coming.restart({"etag": "x"})
+        coming.write_at(0, IMAGE[:4096])
+        coming.stands_at(4096)
+        coming.write_at(4096, b"half a piece, and wrong")
+    with store.incoming("url-1") as coming:
+        assert (coming.have, coming.note) == (4096, {"etag": "x"})
+        coming.write_at(4096, IMAGE[4096:])
+        assert coming.finish(len(IMAGE), declared="qcow2").sha256 == SHA256
+    assert files(store) == [SHA256]
+
+
+def test_incoming_keeps_what_a_killed_process_said_stands(store: LocalStore) -> None:
+    child = os.fork()
+    if child == 0:
+        with store.incoming("url-1") as coming:
+            coming.write_at(0, IMAGE[:4096])
+            coming.stands_at(4096)
+            coming.write_at(4096, b"lost")
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    with store.incoming("url-1") as coming:
+        assert coming.have == 4096
+        coming.write_at(4096, IMAGE[4096:])
+        assert coming.finish(len(IMAGE), declared=None).sha256 == SHA256
+
+
+@pytest.mark.parametrize("state", ["", "[]", '{"have": 99999999, "note": {}}', '{"have": -1, "note": {}}'])
+def test_incoming_starts_again_when_what_stood_cannot_be_told(store: LocalStore, state: str) -> None:
+    with store.incoming("url-1") as coming:
+        coming.write_at(0, b"x" * 4096)
+        coming.stands_at(4096)
+    (store._root / ".incoming" / "url-1.json").write_text(state)
+    with store.incoming("url-1") as coming:
+        assert (coming.have, coming.note) == (0, {})
+
+
+def test_incoming_restarts(store: LocalStore) -> None:
+    with store.incoming("url-1") as coming:
+        coming.write_at(0, b"x" * 2 * len(IMAGE))
+        coming.stands_at(2 * len(IMAGE))
+        coming.restart({"etag": "y"})
+        coming.write_at(0, IMAGE)
+        assert coming.finish(len(IMAGE), declared=None).sha256 == SHA256
+
+
+def test_incoming_keeps_holes(store: LocalStore) -> None:
+    with store.incoming("op.3") as coming:
+        coming.write_at(8 * MIB, b"\xa5" * 5000)
+        coming.write_at(16 * MIB, bytes(MIB))
+        coming.stands_at(32 * MIB)
+        stored = coming.finish(64 * MIB, declared="raw")
+    assert stored.size_bytes == stored.info.virtual_size_bytes == 64 * MIB
+    assert stored.info.allocated_bytes < MIB
+    content = bytes(8 * MIB) + b"\xa5" * 5000 + bytes(56 * MIB - 5000)
+    assert stored.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_zeros_over_what_is_there_are_written(store: LocalStore) -> None:
+    with store.incoming("op.3") as coming:
+        coming.write_at(0, b"x" * 4096)
+        coming.write_at(0, bytes(4096))
+        coming.write_at(4096, b"y" * 4096)
+        stored = coming.finish(8192, declared="raw")
+    assert store.path(stored.sha256).read_bytes() == bytes(4096) + b"y" * 4096
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 3 << 20), st.binary(min_size=1, max_size=40)), max_size=5))
+def test_what_came_is_known_by_the_sum_of_its_bytes(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes]]
+) -> None:
+    """In order or not, with holes, the end one too, and whatever comes twice."""
+    store = LocalStore(tmp_path_factory.mktemp("sums"))
+    expected = bytearray((3 << 20) + 512)
+    with store.incoming("op-1.0") as coming:
+        for at, data in pieces:
+            coming.write_at(at, data)
+            expected[at : at + len(data)] = data
+        stored = coming.finish(len(expected), declared="raw", pinned=True)
+    assert stored.sha256 == hashlib.sha256(expected).hexdigest()
+    assert store.path(stored.sha256).read_bytes() == bytes(expected)
+
+
+def test_what_is_sent_again_is_in_the_sum_once(store: LocalStore) -> None:
+    with store.incoming("op-1.0") as coming:
+        coming.write_at(0, b"x" * 1024)
+        coming.stands_at(512)
+        coming.write_at(512, b"y" * 1024)
+        stored = coming.finish(1536, declared="raw", pinned=True)
+    assert stored.sha256 == hashlib.sha256(b"x" * 512 + b"y" * 1024).hexdigest()
+
+
+def test_incoming_of_another_is_busy(store: LocalStore) -> None:
+    busy = pytest.raises(Busy, match="another command receives this file")
+    with store.incoming("url-1"), store.incoming("url-2"), busy, store.incoming("url-1"):
+        pass
+    with store.incoming("url-1"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected", "phrase"),
+    [("raw", None, "holds qcow2, not raw"), (None, "0" * 64, f"SHA-256 is {SHA256}, not {'0' * 64}")],
+)
+def test_refused_incoming_leaves_nothing(
+    store: LocalStore, declared: str | None, expected: str | None, phrase: str
+) -> None:
+    with pytest.raises(ImageRefused) as refusal, store.incoming("url-1") as coming:
+        coming.restart({"name": "https://x/i.qcow2"})
+        coming.write_at(0, IMAGE)
+        coming.stands_at(len(IMAGE))
+        coming.finish(len(IMAGE), declared=declared, expected_sha256=expected)
+    assert refusal.value.message == f"https://x/i.qcow2: {phrase}"
+    assert files(store) == []
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "fsync"])
+def test_full_disk_ends_incoming_and_leaves_nothing(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*args: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(NovactlError, match="no room for url-1"), store.incoming("url-1") as coming:
+        coming.write_at(0, IMAGE)
+        coming.stands_at(len(IMAGE))
+        coming.finish(len(IMAGE), declared=None)
+    assert files(store) == []
+
+
+def test_discarded_incoming_leaves_nothing(store: LocalStore) -> None:
+    with store.incoming("url-1") as coming:
+        coming.write_at(0, IMAGE)
+        coming.stands_at(100)
+        coming.discard()
+    assert files(store) == []
+
+
+@pytest.mark.parametrize("key", ["", "..", "../x", "a/b", ".x", "A", "x" * 101])
+def test_key_of_incoming_is_checked_before_it_is_a_path(store: LocalStore, key: str) -> None:
+    with pytest.raises(UsageError, match="does not name"), store.incoming(key):
+        pass
+    assert files(store) == []
+
+
+def test_sweep_leaves_what_is_being_received(store: LocalStore, source: Path) -> None:
+    with store.incoming("slow") as coming, store.incoming("dead"):
+        coming.write_at(0, IMAGE)
+    for name in ("slow.part", "dead.part"):
+        os.utime(store._root / ".incoming" / name, (1, 1))
+    with store.incoming("slow"):
+        os.utime(store._root / ".incoming" / "slow.part", (1, 1))
+        store.add(source, declared=None)
+        assert files(store) == [".incoming/slow.part", SHA256]

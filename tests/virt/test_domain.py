@@ -115,6 +115,16 @@ CASES = {
     "scsi": spec(flavor=fleet.flavor(ephemeral_gib=1), **properties(hw_disk_bus="scsi")),
     "sata": spec(**properties(hw_disk_bus="sata")),
     "pc-e1000": spec(**properties(hw_machine_type="pc", hw_vif_model="e1000")),
+    "windows": spec(**properties(os_type="windows")),
+    "windows-emulated": spec("qemu", **properties(os_type="windows")),
+    "rescue": spec(
+        flavor=fleet.flavor(ephemeral_gib=2, swap_mib=64),
+        rescue_image=fleet.image(
+            "rescuer", kernel_sha256=KERNEL, initrd_sha256=INITRD, properties={"hw_disk_bus": "sata"}
+        ),
+        **properties(hw_machine_type="pc", hw_disk_bus="scsi"),
+    ),
+    "shelved": spec(shelved_image=fleet.image("kept")),
     "everything-said": spec(
         name="web.front-1",
         project="shop",

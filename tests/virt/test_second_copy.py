@@ -8,6 +8,7 @@ import pytest
 
 from novactl.errors import HostFault, HostRefused
 from novactl.objects.states import PowerState
+from novactl.virt.calls import told_mark
 from novactl.virt.hypervisor import Greeting, Hypervisor
 from tests.support.scratch import FLEET
 from tests.support.sim import SimHypervisor
@@ -33,7 +34,7 @@ def mark(serial: int, operation: str = "op-01") -> str:
 def test_a_host_remembers_the_highest_mark(ground: Ground) -> None:
     hypervisor, restored = ground.hypervisor, twin(ground)
     before = 0
-    for told, highest in ((9, 9), (10, 10), (10, 10), (3, 10), (0, 10), (123456789012, 123456789012)):
+    for told, highest in ((9, 9), (10, 10), (10, 10), (3, 10), (0, 10), (12345678901, 12345678901)):
         hypervisor.mark = mark(told)
         assert hypervisor.look(UUID, []).mark == mark(before)  # what it was told before this call
         assert restored.greet(UUID).mark == mark(highest)  # a database that knows of none
@@ -255,3 +256,10 @@ def test_a_copy_that_is_broken_is_told(host: Ground) -> None:
         host.hypervisor.get_copy()
     host.hypervisor.put_copy(1, b"new")
     assert host.hypervisor.get_copy() == (1, b"new")
+
+
+@pytest.mark.parametrize("word", ["100000000000.op-01", "000000000001", "000000000001.op-01 ", "1.op-01"])
+def test_a_mark_that_no_fleet_can_have(word: str) -> None:
+    """A host that told one would have all others refuse theirs for good."""
+    with pytest.raises(HostFault, match=r"^kvm1: remembers .*, which is no mark of a fleet$"):
+        told_mark("kvm1", word)

@@ -1,10 +1,12 @@
 """The transaction that takes over what the hosts know of instances, operations and counters."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from novactl.actions import kept_records
 from novactl.actions.audit.gather import Believed
 from novactl.actions.audit.scene import Scene
 from novactl.actions.steps.domains import OFF
@@ -14,8 +16,9 @@ from novactl.db.journal import DbJournal
 from novactl.db.session import Tx, meta, set_meta
 from novactl.engine.operation import Operation
 from novactl.errors import NovactlError
+from novactl.objects.image import Image
 from novactl.objects.instance import Instance
-from novactl.objects.states import VmState, vm_state_of
+from novactl.objects.states import PowerState, VmState
 from novactl.objects.survey import SeenDomain, Survey
 
 OPERATION = re.compile(r"op-[0-9a-f]{1,61}")
@@ -37,6 +40,7 @@ class Adopter:
         sealed: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """`sealed`: what is known of the user-data of instances that the database lacks, by uuid."""
+        self.store = world.store
         self.journal = journal
         self.tx = tx
         self.seen = seen
@@ -48,6 +52,7 @@ class Adopter:
         for survey in surveys.values():
             for uuid, epoch in survey.epochs.items():
                 self.epochs[uuid] = max(epoch, self.epochs.get(uuid, 0))
+        self.kept = self._kept()
         self.claimed = frozenset(claim for domain in self._strangers() for claim in claims(domain))
 
     def all(self) -> Iterator[Change]:
@@ -62,9 +67,22 @@ class Adopter:
             if self.epochs.get(gone.uuid, 0) > gone.epoch:
                 self._raise_epoch(gone.uuid)
         yield from self._unknown()
+        yield from self._in_store()
         yield from self._marks()
         self._counters()
         self.tx.run("DELETE FROM meta WHERE name = 'restored'")
+
+    def _kept(self) -> dict[str, dict[str, Any]]:
+        """The columns of instances that the store keeps record and image of, as they were when they left
+        their host, or began to. The epochs of all records count."""
+        found = {}
+        for uuid, one in kept_records.all_kept(self.store, self.seen.fleet).items():
+            self.epochs[uuid] = max(one["epoch"], self.epochs.get(uuid, 0))
+            told = adopted.told(self.tx, one["record"], PowerState.SHUTDOWN, False)
+            image = told["shelved_image"] and Image.from_dict(json.loads(told["shelved_image"]))
+            if image and all(map(self.store.has, image.sums)):
+                found[uuid] = told
+        return found
 
     # --- what the hosts say of an instance ---
 
@@ -93,11 +111,14 @@ class Adopter:
         """Whether it was deleted since: a newer epoch is all that is left of it. Or its boot was undone
         before it came to a host, and another instance has its name or an address of it by now."""
         judged = instance.host is None or instance.host in self.scene.hosts
-        nowhere = not any(self._has_something(host, instance.uuid) for host in self.scene.hosts)
+        nowhere = self._is_nowhere(instance.uuid) and instance.uuid not in self.kept
         name = ("", f"{instance.project}/{instance.name}")
         its = {name, *((port.network, port.ip) for port in instance.ports)}
         undone = instance.vm_state is VmState.BUILDING and not its.isdisjoint(self.claimed)
         return judged and nowhere and (undone or self._ahead(instance.uuid))
+
+    def _is_nowhere(self, uuid: str) -> bool:
+        return not any(self._has_something(host, uuid) for host in self.scene.hosts)
 
     def _strangers(self) -> Iterator[SeenDomain]:
         """Domains of ours whose instances are not in the database."""
@@ -130,8 +151,7 @@ class Adopter:
     # --- instances that are known ---
 
     def _bury(self, instance: Instance) -> Change:
-        for hold in hosts.holds_of(self.tx, instance.uuid):
-            hosts.release(self.tx, hold["host"], instance.uuid, hold["role"])
+        self._release(instance.uuid)
         instances.bury(self.tx, instance.uuid, self.now, None)
         self._raise_epoch(instance.uuid)
         words = f"{instance.name}: was deleted on {instance.host}: its name, addresses and claim are free"
@@ -144,19 +164,39 @@ class Adopter:
         if home != instance.host:
             self._move(instance, str(home))
         domain = self.scene.domain(home, instance.uuid) if home and home in self.scene.hosts else None
+        if domain is None and instance.uuid in self.kept:
+            yield self._put_away(instance, home)
+            return
         values: dict[str, Any] = {"host": home, "task_state": None}
         if domain is not None:
-            values |= {"vm_state": vm_state_of(domain.state, domain.saved), "power_state": domain.state}
+            values |= adopted.told(self.tx, domain.record, domain.state, domain.saved)
         if instance.vm_state is VmState.BUILDING and domain is not None:
             values["launched_at"] = instance.launched_at or adopted.launched_at(domain.record) or self.now
         instances.update(self.tx, instance.uuid, **values)
         state = f"is {domain.state} on {home}" if domain else f"has no domain on {home}"
         yield self._told("changed", home, instance, f"{instance.name}: {state}; its epoch is raised")
 
+    def _put_away(self, instance: Instance, home: str | None) -> Change:
+        """It is shelved, and on no host unless files of it are still where it was."""
+        uuid, values = instance.uuid, dict(self.kept[instance.uuid])
+        if self._is_nowhere(uuid):
+            home = None
+            values |= {"vm_state": VmState.SHELVED_OFFLOADED, "power_state": PowerState.NOSTATE}
+            self._release(uuid)
+        instances.update(self.tx, uuid, host=home, task_state=None, **values)
+        image = Image.from_dict(json.loads(values["shelved_image"]))
+        kept_records.list_image(self.tx, image)
+        where = f"left {home} half way" if home else "is on no host"
+        words = f"{instance.name}: is shelved as {image.name}, {where}; its epoch is raised"
+        return self._told("changed", home, instance, words)
+
     def _move(self, instance: Instance, home: str) -> None:
-        for hold in hosts.holds_of(self.tx, instance.uuid):
-            hosts.release(self.tx, hold["host"], instance.uuid, hold["role"])
+        self._release(instance.uuid)
         adopted.force_hold(self.tx, home, instance.uuid, instance.resources, instance.numa)
+
+    def _release(self, uuid: str) -> None:
+        for hold in hosts.holds_of(self.tx, uuid):
+            hosts.release(self.tx, hold["host"], uuid, hold["role"])
 
     def _raise_epoch(self, uuid: str) -> None:
         """Above what any host has seen: whoever still works by the forgotten epochs is refused."""
@@ -201,6 +241,18 @@ class Adopter:
         words = f"{made.name}: is {domain.state} on {host}; its row, addresses and claim are made"
         words = "; ".join(filter(None, (words, adopted.group_lost(domain.record or {}, made))))
         return self._told("instance", host, made, words)
+
+    def _in_store(self) -> Iterator[Change]:
+        """Those of which only files of the store are left, and backups."""
+        known = {*self.seen.living, *self.seen.gone, *self.scene.domains}
+        above = {uuid: epoch + 1 for uuid, epoch in self.epochs.items()}
+        fleet = self.seen.fleet
+        for kind, name, wrong in (
+            *kept_records.restore(self.tx, self.store, fleet, above, known),
+            *kept_records.restore_backups(self.tx, self.store, fleet),
+        ):
+            words = f"{name}: {wrong}" if wrong else f"{name}: {kind} that only the store knows of is added"
+            yield "not-adopted" if wrong else kind, None, name, words
 
     # --- what the hosts were told ---
 

@@ -1,7 +1,9 @@
 """Living instances against the hosts: are they where the record says, and as it says. Pure."""
 
+import re
 from collections.abc import Iterator
 
+from novactl.actions.audit.asides import ASIDE_DISK
 from novactl.actions.audit.records import fits, of
 from novactl.actions.audit.scene import Scene, is_operation
 from novactl.actions.steps.domains import OFF
@@ -10,6 +12,7 @@ from novactl.objects.instance import Instance
 from novactl.objects.states import PLAIN, VmState, vm_state_of
 from novactl.objects.survey import SeenDomain
 
+OF_OPERATION = re.compile(r"(op-[0-9a-f]+)\..+")
 MADE_AGAIN = ("disk.info", "libvirt.xml", "disk.config")
 """What a start writes anew."""
 
@@ -24,6 +27,9 @@ def of_guests(scene: Scene) -> Iterator[Finding]:
 def _of_guest(scene: Scene, instance: Instance) -> Iterator[Finding]:
     home, uuid = instance.host, instance.uuid
     others = scene.elsewhere(uuid, home)
+    if instance.vm_state is VmState.SHELVED_OFFLOADED:
+        yield from _of_offloaded(scene, instance, others)
+        return
     if home is None or home in scene.dark or home not in scene.hosts:
         for name, domain in others.items():
             yield _away(instance, name, domain, f"{home} does not answer" if home else "it has no host")
@@ -33,6 +39,19 @@ def _of_guest(scene: Scene, instance: Instance) -> Iterator[Finding]:
         yield from _missing(scene, instance, home, others)
     else:
         yield from _at_home(scene, instance, home, here, others)
+
+
+def _of_offloaded(scene: Scene, instance: Instance, others: dict[str, SeenDomain]) -> Iterator[Finding]:
+    """All there is of it is in the store; a host that was lost while it left may have it still."""
+    for name in scene.hosts:
+        domain = others.get(name)
+        if domain is not None and domain.state not in OFF:
+            yield _away(instance, name, domain, "it has no host")
+        elif domain is not None or scene.directory(name, instance.uuid) is not None:
+            made_by = domain.operation or "" if domain else ""
+            message = f"{instance.name}: is on no host; {name} has a copy that is off"
+            healed = "removes it" if domain is None or is_operation(made_by) else None
+            yield of(instance, "stale-copy", "warning", message, healed, host=name, subject=made_by)
 
 
 # --- where the record says ---
@@ -52,6 +71,7 @@ def _at_home(
             host=home,
         )
     yield from _files(scene, instance, home)
+    yield from _left(scene, instance, home)
     runs_elsewhere = False
     for other, domain in others.items():
         if domain.state in OFF:
@@ -92,6 +112,8 @@ def _files(scene: Scene, instance: Instance, home: str) -> Iterator[Finding]:
     name = instance.name
     if directory is None and scene.is_aside(home, instance.uuid):
         yield _aside(instance, home)
+    elif any(ASIDE_DISK.fullmatch(file) for file in there):
+        pass  # asides.of_disks() says what becomes of them
     elif "disk" not in there:
         what = "its disk is" if directory else "its directory, and all its disks, are"
         message = f"{name}: {what} missing on {home}; nothing brings that back"
@@ -101,6 +123,15 @@ def _files(scene: Scene, instance: Instance, home: str) -> Iterator[Finding]:
             f"{name}: {', '.join(lost)} missing on {home}: novactl stop {name}, then novactl start {name}"
         )
         yield of(instance, "files-missing", "warning", message, host=home)
+
+
+def _left(scene: Scene, instance: Instance, home: str) -> Iterator[Finding]:
+    """What operations made of its disks; none works on it now."""
+    directory = scene.directory(home, instance.uuid)
+    made = [OF_OPERATION.fullmatch(file) for file in (directory.files if directory else ())]
+    for op in sorted({found[1] for found in made if found}):
+        message = f"{instance.name}: {home} has files that operation {op} made of its disks and left"
+        yield of(instance, "files-left", "warning", message, "removes them", host=home, subject=op)
 
 
 def _aside(instance: Instance, home: str) -> Finding:

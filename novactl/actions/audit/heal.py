@@ -7,6 +7,7 @@ from typing import Any
 from novactl.actions import restored
 from novactl.actions.steps import heals
 from novactl.actions.steps.copies import ComeBack
+from novactl.actions.steps.rescues import SettleDisks
 from novactl.actions.world import World
 from novactl.db import instances
 from novactl.db.session import Tx
@@ -145,6 +146,16 @@ def _stray(finding: Finding, _: Instance | None) -> list[Step]:
     return [heals.RemoveStray(host=finding.host, uuid=str(finding.uuid), entry=finding.subject)]
 
 
+def _kept_disks(finding: Finding, _: Instance | None) -> list[Step]:
+    op, way, *files = finding.subject.split(" ")
+    uuid = str(finding.uuid)
+    return [SettleDisks(host=finding.host, uuid=uuid, of=op, files=files, back=way == "back")]
+
+
+def _left(finding: Finding, _: Instance | None) -> list[Step]:
+    return [heals.DropLeft(host=finding.host, uuid=str(finding.uuid), of=finding.subject)]
+
+
 def _autostart(finding: Finding, _: Instance | None) -> list[Step]:
     return [heals.AutostartOff(host=finding.host, uuid=str(finding.uuid))]
 
@@ -178,6 +189,8 @@ ON_HOSTS: dict[str, Callable[[Finding, Instance | None], list[Step]]] = {
     "directory-without-instance": _files,
     "files-aside": _brought_back,
     "stray-directory": _stray,
+    "files-left": _left,
+    "disks-aside": _kept_disks,
     "autostart-on": _autostart,
     "power-differs": _seen,
     "wrong-host": _seen,

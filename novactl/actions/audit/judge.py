@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from novactl.actions.audit import guests, leftovers, records
+from novactl.actions.audit import asides, guests, leftovers, records
 from novactl.actions.audit.gather import Believed, Surveys
 from novactl.actions.audit.scene import Scene
 from novactl.objects.finding import Finding, order
@@ -37,6 +37,7 @@ def _all(scene: Scene, before: Believed, surveys: Surveys, copies: Mapping[str, 
         if finding.uuid not in scene.busy or finding.finding in LASTING:
             yield finding
     yield from guests.of_guests(scene)
+    yield from asides.of_disks(scene)
     yield from leftovers.of_leftovers(scene)
     yield from leftovers.of_memory(scene, copies)
     yield from leftovers.of_work(scene, before.busy_hosts | now.busy_hosts, before)

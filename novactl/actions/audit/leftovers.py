@@ -10,7 +10,7 @@ from novactl.actions.steps.domains import OFF
 from novactl.actions.steps.moves import SOURCE
 from novactl.errors import NovactlError
 from novactl.objects.finding import Finding, Severity
-from novactl.objects.names import UUID
+from novactl.objects.names import UUID, operation_of
 from novactl.objects.survey import SeenDomain, Survey
 
 STRAY = re.compile(rf"({UUID.pattern})\.(del|op-[0-9a-f]+)")
@@ -73,11 +73,12 @@ def of_work(scene: Scene, busy_hosts: frozenset[str], earlier: Believed) -> Iter
             )
             words = "ends it" if running else "forgets it"
             yield _host_finding("job-left", "info", name, message, words, subject=f"{op} {n}")
-        for op in survey.trusts:
+        for key in survey.trusts:
+            op = operation_of(key)
             known = scene.seen.operations.get(op)
             if not is_active(scene.seen, op) and known == earlier.operations.get(op):
                 message = f"{name}: has a key between hosts of operation {op}, which has ended"
-                yield _host_finding("trust-left", "warning", name, message, "removes it", subject=op)
+                yield _host_finding("trust-left", "warning", name, message, "removes it", subject=key)
         for part in survey.parts if name not in busy_hosts else ():
             message = f"{name}: has a part of base file {part}; the next boot there goes on with it"
             yield _host_finding("part-left", "info", name, message, "removes it", subject=part)

@@ -1,10 +1,11 @@
-"""The policies of the fleet (settings): guests that are kept running, moves that are confirmed when they
-have waited, and what is done by the clock."""
+"""The policies of the fleet (settings): guests that are kept running, what is ended when it has
+waited, and what is done by the clock."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from novactl.actions.backups import BackUp
 from novactl.actions.batches import MOST
 from novactl.actions.cron.slots import WINDOW, slot
 from novactl.actions.cron.task import Context, Report
@@ -12,8 +13,9 @@ from novactl.actions.operate import Action
 from novactl.actions.outcome import Outcome
 from novactl.actions.power import Reboot, Start, Stop
 from novactl.actions.refresh import refresh
+from novactl.actions.shelve import Shelve
 from novactl.actions.verify import Confirm
-from novactl.db import balance, health, instances, moves, operations, pages, settings, tasks
+from novactl.db import backups, balance, health, instances, moves, operations, pages, settings, tasks
 from novactl.db.session import Tx
 from novactl.engine.operation import OpState
 from novactl.errors import Busy
@@ -21,20 +23,20 @@ from novactl.objects.duration import UNITS
 from novactl.objects.instance import Instance
 from novactl.objects.moments import as_text, before
 from novactl.objects.policy import Policy
-from novactl.objects.states import VmState
+from novactl.objects.states import ALLOWED, VmState
 
-KEEP, CONFIRM = "keep-running", "resize-confirm"
+KEEP, CONFIRM, OFFLOAD, BACKUP = "keep-running", "resize-confirm", "shelve-offload", "backup"
 OFTEN, SPAN = 5, UNITS["h"]  # going off, or failing to start, so often in so many seconds: left off for now
 LAST_TRY = 5 * UNITS["m"]  # seconds before the end of its window in which what was busy is told
 
-Deed = tuple[Callable[[Instance], Action], VmState]
+Deed = tuple[Callable[[Instance], Action], frozenset[VmState]]
 
 DEEDS: Mapping[str, Deed] = {
-    "start": (lambda one: Start(name=one.uuid, project=one.project), VmState.STOPPED),
-    "stop": (lambda one: Stop(name=one.uuid, project=one.project), VmState.ACTIVE),
-    "reboot": (lambda one: Reboot(name=one.uuid, project=one.project), VmState.ACTIVE),
+    "start": (lambda one: Start(name=one.uuid, project=one.project), frozenset({VmState.STOPPED})),
+    "stop": (lambda one: Stop(name=one.uuid, project=one.project), frozenset({VmState.ACTIVE})),
+    "reboot": (lambda one: Reboot(name=one.uuid, project=one.project), frozenset({VmState.ACTIVE})),
 }
-"""What a policy does, and to instances in which state; others are as it wants them, or not its concern."""
+"""What a policy does, and to instances in which states; others are as it wants them, or not its concern."""
 
 
 def policies(context: Context) -> Report:
@@ -51,7 +53,9 @@ def policies(context: Context) -> Report:
         elif policy.do == KEEP:
             _keep_running(context, policy, report)
         elif policy.do == CONFIRM:
-            _confirm(context, policy, report)
+            _when_waited(context, policy, report, _moved, _confirmed, "its move is not confirmed")
+        elif policy.do == OFFLOAD:
+            _when_waited(context, policy, report, _shelved, _away, "it does not leave its host")
         else:
             _by_the_clock(context, policy, {one.name for one in known}, report)
     return report
@@ -124,44 +128,66 @@ def _too_often(tx: Tx, instance: Instance, since: str) -> str | None:
     return None
 
 
-# --- resize-confirm ---
+# --- resize-confirm, shelve-offload ---
+
+Found = list[tuple[Instance, str | None]]
 
 
-def _confirm(context: Context, policy: Policy, report: Report) -> None:
-    """Moves that have waited so long are confirmed, as `novactl resize-confirm` does; one that cannot be is a
-    concern, since it holds room on two hosts."""
+def _when_waited(
+    context: Context,
+    policy: Policy,
+    report: Report,
+    due: Callable[[Tx, Policy, str], Found],
+    act: Callable[[Instance], Action],
+    complaint: str,
+) -> None:
+    """What has waited so long is ended, as its own command does it; one that cannot be is a concern, since it
+    holds room on a host that it does not need. `due`: those, each with why it cannot be now."""
     assert policy.after is not None
-    db, latest = context.world.db, before(context.world.clock.now(), policy.after)
-
-    def due(tx: Tx) -> list[tuple[Instance, str | None]]:
-        waiting = {one.instance_uuid for one in moves.finished(tx) if one.updated_at <= latest}
-        worked_on = balance.worked_on(tx)
-        found = [one for one in matching(tx, policy) if one.uuid in waiting]
-        return [(one, _unfit(one, worked_on.get(one.uuid))) for one in found]
-
-    found = db.read(due)
+    latest = before(context.world.clock.now(), policy.after)
+    found = context.world.db.read(lambda tx: due(tx, policy, latest))
     ready = [one for one, why in found if why is None]
     refused = [(one, why) for one, why in found if why is not None]
-    for one, outcome in _carried_out(context, ready, _confirmed, report):
+    for one, outcome in _carried_out(context, ready, act, report):
         if outcome is None or outcome.error is None:
-            report.changes.append(f"{policy.name}: {CONFIRM} {one.name}")
+            report.changes.append(f"{policy.name}: {policy.do} {one.name}")
         else:
             refused.append((one, outcome.error.message))
     for one, why in refused:
-        report.note(one.name, f"{one.name}: its move is not confirmed: {why}")
+        report.note(one.name, f"{one.name}: {complaint}: {why}")
+
+
+def _moved(tx: Tx, policy: Policy, latest: str) -> Found:
+    waiting = {one.instance_uuid for one in moves.finished(tx) if one.updated_at <= latest}
+    worked_on = balance.worked_on(tx)
+    found = [one for one in matching(tx, policy) if one.uuid in waiting]
+    return [(one, _unfit(one, VmState.RESIZED, worked_on.get(one.uuid))) for one in found]
+
+
+def _shelved(tx: Tx, policy: Policy, latest: str) -> Found:
+    worked_on = balance.worked_on(tx)
+    return [
+        (one, _unfit(one, VmState.SHELVED, worked_on.get(one.uuid)))
+        for one in matching(tx, policy)
+        if one.vm_state is VmState.SHELVED and one.shelved_image and one.shelved_image.created_at <= latest
+    ]
+
+
+def _away(instance: Instance) -> Action:
+    return Shelve(name=instance.uuid, project=instance.project, offload=True)
 
 
 def _confirmed(instance: Instance) -> Action:
     return Confirm(name=instance.uuid, project=instance.project)
 
 
-def _unfit(instance: Instance, operation: str | None) -> str | None:
-    """Why its move is not confirmed now."""
+def _unfit(instance: Instance, state: VmState, operation: str | None) -> str | None:
+    """Why it is left as it is now."""
     if operation is not None:
         return f"operation {operation} works on it"
     if instance.locked:
         return "is locked"
-    waits = instance.vm_state is VmState.RESIZED and instance.task_state is None
+    waits = instance.vm_state is state and instance.task_state is None
     return None if waits else f"is {instance.status}"
 
 
@@ -176,11 +202,11 @@ def _by_the_clock(context: Context, policy: Policy, known: set[str], report: Rep
     due = slot(policy, now)
     if due is None or world.db.read(tasks.slots).get(policy.name, "") >= as_text(due):
         return
-    act, state = DEEDS[policy.do]
+    act, states = _backing_up(policy, as_text(due)) if policy.do == BACKUP else DEEDS[policy.do]
 
     def targets(tx: Tx) -> list[Instance]:
-        found = [one for one in chosen(tx, policy) if one.vm_state is state]
-        return [one for one in found if not operations.count(tx, one.uuid, policy.do, as_text(due))]
+        some = matching(tx, policy) if policy.do == BACKUP else chosen(tx, policy)
+        return [one for one in some if one.vm_state in states and not _done(tx, policy, one, as_text(due))]
 
     last = now + timedelta(seconds=LAST_TRY) >= due + timedelta(seconds=WINDOW)
     whole = True
@@ -194,6 +220,36 @@ def _by_the_clock(context: Context, policy: Policy, known: set[str], report: Rep
             report.mishaps.append(f"policy {policy.name}: {one.name}: {error.message}")
     if whole and not report.partial and not context.dry_run:
         world.db.write(lambda tx: tasks.keep_slot(tx, policy.name, as_text(due), known))
+
+
+def _backing_up(policy: Policy, due: str) -> Deed:
+    """Locked instances, too: nothing of them is changed."""
+
+    def action(one: Instance) -> Action:
+        return BackUp(
+            name=one.uuid,
+            project=one.project,
+            backup=_called(one, policy, due),
+            type=str(policy.type),
+            rotation=policy.rotate or 1,
+        )
+
+    return action, ALLOWED[BACKUP]
+
+
+def _called(one: Instance, policy: Policy, due: str) -> str:
+    """As in web1-daily-20260301T0200."""
+    ending = f"{policy.type}-{due[:16].replace('-', '').replace(':', '')}"
+    room = 62 - len(ending)
+    name = one.name if len(one.name) <= room else f"{one.name[: room - 9]}-{one.uuid[:8]}"
+    return f"{name}-{ending}"
+
+
+def _done(tx: Tx, policy: Policy, one: Instance, due: str) -> bool:
+    """Whether that was done to it since then, by whomever."""
+    if policy.do == BACKUP:
+        return backups.taken_since(tx, one.uuid, str(policy.type), due)
+    return bool(operations.count(tx, one.uuid, policy.do, due))
 
 
 def _carried_out(

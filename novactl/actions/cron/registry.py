@@ -47,12 +47,14 @@ TASKS = (
         every=DAY,
         jitter=HOUR,
         work="upkeep.caches",
+        older=7 * DAY,  # since a base file was last used; Nova's is one day
     ),
     Task(
         name="prune-records",
-        summary="remove operations, events and deleted instances older than 90 days",
+        summary="remove old operations, events and deleted instances",
         every=DAY,
         jitter=HOUR,
         work="upkeep.records",
+        older=90 * DAY,
     ),
 )

@@ -39,6 +39,8 @@ class Context:
     reach: "Looks"
     dry_run: bool
     go_on: Callable[[], bool]
+    older: int = 0
+    """Seconds: the task's."""
 
     @property
     def world(self) -> "World":
@@ -48,7 +50,8 @@ class Context:
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What is done from time to time: `every` so many seconds, and up to `jitter` more, by chance. `work`
-    names a module beside this one and its function: a run with nothing to do does not import it."""
+    names a module beside this one and its function: a run with nothing to do does not import it. `older`: one
+    that prunes takes away what is older than so many seconds."""
 
     name: str
     summary: str
@@ -56,6 +59,7 @@ class Task:
     jitter: int
     work: str
     enabled: bool = True
+    older: int = 0
 
     @property
     def horizon(self) -> float:
@@ -65,7 +69,8 @@ class Task:
     def do(self, context: Context) -> Report:
         """Its work."""
         module, _, function = self.work.partition(".")
-        done: Report = getattr(import_module(f"novactl.actions.cron.{module}"), function)(context)
+        work = getattr(import_module(f"novactl.actions.cron.{module}"), function)
+        done: Report = work(replace(context, older=self.older))
         return done
 
     def as_set(self, settings: Mapping[str, Mapping[str, object]]) -> "Task":
@@ -78,4 +83,5 @@ class Task:
             enabled=given.enabled,
             every=self.every if given.every is None else given.every,
             jitter=self.jitter if given.jitter is None else given.jitter,
+            older=self.older if given.older is None else given.older,
         )

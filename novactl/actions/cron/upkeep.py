@@ -1,10 +1,11 @@
 """Tasks that keep the fleet tidy: operations that nobody works on, caches, old records."""
 
-from novactl.actions import prune
+from novactl.actions import prune, share
 from novactl.actions.cron.task import Context, Report
 from novactl.db import operations
 from novactl.db.session import Tx
 from novactl.engine.operation import Operation
+from novactl.objects.duration import UNITS
 from novactl.objects.image import MIB
 
 
@@ -26,19 +27,26 @@ def leases(context: Context) -> Report:
 def caches(context: Context) -> Report:
     """Base files and blanks that no instance of a host uses, and what transfers left, are gone."""
     report, world = Report(), context.world
-    found = prune.caches(world, None, prune.CACHES_OLDER, remove=not context.dry_run, go_on=context.go_on)
+    found = prune.caches(world, None, context.older, remove=not context.dry_run, go_on=context.go_on)
     for one in found:
         if one.error is not None:
             report.note(one.host, f"nothing was pruned: {one.error.message}")
         gone = [file for file in one.files if file.state in ("removed", "unused")]
         report.changes += [f"{one.host}: {file.name}: {file.size_bytes // MIB} MiB" for file in gone]
+    for pruned in share.prune(context.operator, context.older, remove=not context.dry_run):
+        if pruned.error is not None:
+            report.note(str(pruned.place), f"nothing was pruned: {pruned.error.message}")
+        report.changes += [f"{pruned.place}: {name}" for name in pruned.files]
     report.partial = not context.go_on()
     return report
 
 
 def records(context: Context) -> Report:
     """Old operations, events and deleted instances are gone from the database."""
-    pruned = prune.records(context.world, prune.RECORDS_OLDER, dry_run=context.dry_run, go_on=context.go_on)
+    older = context.older
+    pruned = prune.records(context.world, older, dry_run=context.dry_run, go_on=context.go_on)
     counts = {name: getattr(pruned, name) for name in ("operations", "events", "instances")}
-    changes = [f"{count} {name} older than 90 days" for name, count in counts.items() if count]
+    changes = [
+        f"{count} {name} older than {older / UNITS['d']:g} days" for name, count in counts.items() if count
+    ]
     return Report(changes=changes, partial=not pruned.whole)

@@ -1,13 +1,15 @@
 """Steps on an instance's domain."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from novactl.actions import guest
 from novactl.actions.steps.registry import REGISTRY
+from novactl.db import hosts, instances
 from novactl.engine.step import Answer, Kind, Step
 from novactl.errors import Busy, HostFault, HostUnreachable, Interrupted
 from novactl.objects.states import PowerState
-from novactl.virt.domain import marked
+from novactl.virt.domain import Marks, marked
 
 OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE})
 ASK_AGAIN = 10.0  # seconds: a guest that is still booting ignores the first ACPI request (Nova: 10)
@@ -20,18 +22,39 @@ class DefineDomain(Step):
     """libvirt knows the domain; libvirt.xml holds a copy."""
 
     type: ClassVar[str] = "define-domain"
+    version: ClassVar[int] = 2
     uuid: str
-    xml: str
 
     def do(self, ctx: Any) -> dict[str, Any]:
+        """From the record, which nobody changes meanwhile; made now, for whoever claims keeps all others
+        waiting."""
         now = ctx.world.clock.now()
-        xml = marked(self.xml, epoch=ctx.epoch, launched_at=now)
-        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, xml)
+        ctx.world.hypervisor(self.host).define(self.uuid, ctx.epoch, self._xml(ctx, now))
         return {"launched_at": now}
+
+    def _xml(self, ctx: Any, now: str) -> str:
+        instance, host = ctx.world.db.read(
+            lambda tx: (instances.get(tx, self.uuid), hosts.get(tx, str(self.host)))
+        )
+        instance = replace(instance, launched_at=instance.launched_at or now)
+        marks = Marks(fleet=ctx.world.fleet, operation=ctx.operation_id, epoch=ctx.epoch, generation=1)
+        return guest.domain_xml(instance, host, marks, ctx.world.template("domain.xml"))
 
     def undo(self, ctx: Any) -> None:
         """No longer defined, if the domain carries this operation's mark."""
         ctx.world.hypervisor(self.host).undefine_if_made_by(self.uuid, ctx.epoch, ctx.operation_id)
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class DefineGiven(DefineDomain):
+    """libvirt knows the domain; libvirt.xml holds a copy."""
+
+    version: ClassVar[int] = 1  # all were so once: a boot of an older novactl goes on with it
+    xml: str
+
+    def _xml(self, ctx: Any, now: str) -> str:
+        return marked(self.xml, epoch=ctx.epoch, launched_at=now)
 
 
 @dataclass(frozen=True, kw_only=True)

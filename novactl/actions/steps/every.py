@@ -1,9 +1,11 @@
 """All kinds of steps: importing this fills the registry."""
 
 from novactl.actions.steps import (
+    backups,
     bridges,
     commands,
     copies,
+    distribution,
     domains,
     evacuations,
     files,
@@ -14,15 +16,21 @@ from novactl.actions.steps import (
     moves,
     playbooks,
     records,
+    rescues,
+    shelving,
     sizes,
+    snapshots,
+    stores,
     trust,
     twins,
 )
 
 __all__ = [
+    "backups",
     "bridges",
     "commands",
     "copies",
+    "distribution",
     "domains",
     "evacuations",
     "files",
@@ -33,7 +41,11 @@ __all__ = [
     "moves",
     "playbooks",
     "records",
+    "rescues",
+    "shelving",
     "sizes",
+    "snapshots",
+    "stores",
     "trust",
     "twins",
 ]

@@ -16,6 +16,7 @@ from novactl.engine.operation import ACTIVE
 from novactl.engine.step import RecordStep, Step
 from novactl.errors import HostFault, NotFound, Refused
 from novactl.objects.instance import Instance
+from novactl.objects.names import operation_of
 from novactl.objects.states import PowerState, vm_state_of
 
 
@@ -26,11 +27,13 @@ def _recorded(ctx: Any, uuid: str) -> Instance:
 
 def _spare(ctx: Any, host: str, uuid: str) -> None:
     """Raises HostFault unless what the host has of the instance is a left-over: the instance is deleted, or
-    it has its domain on the host of its record."""
+    it has its domain on the host of its record, or is on no host and the store has its image."""
     found = _recorded(ctx, uuid)
     if found.deleted_at is not None:
         return
-    home = found.host
+    home, image = found.host, found.shelved_image
+    if home is None and image is not None and all(map(ctx.world.store.has, image.sums)):
+        return
     if home is None or home == host or ctx.world.hypervisor(home).power_state(uuid) is PowerState.NOSTATE:
         raise HostFault(f"{host}: what it has of {found.name} may be all there is of it")
 
@@ -155,6 +158,24 @@ class EndJob(Step):
 
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
+class DropLeft(Step):
+    """Nothing is left of what an operation that has ended made of the disks, nor does QEMU write to it."""
+
+    type: ClassVar[str] = "drop-left"
+    uuid: str
+    of: str
+
+    def do(self, ctx: Any) -> None:
+        if ctx.world.db.read(lambda tx: _is_active(tx, self.of)):
+            raise HostFault(f"{self.host}: operation {self.of} works with them by now")
+        ctx.world.hypervisor(self.host).drop_files(self.uuid, ctx.epoch, self.of)
+
+    def undo(self, ctx: Any) -> None:
+        """Nothing: its operation has ended."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
 class EndKey(Step):
     """Nothing is left of the key between hosts of an operation that has ended."""
 
@@ -162,8 +183,9 @@ class EndKey(Step):
     of: str
 
     def do(self, ctx: Any) -> None:
-        if ctx.world.db.read(lambda tx: _is_active(tx, self.of)):
-            raise HostFault(f"{self.host}: operation {self.of} works with it by now")
+        op = operation_of(self.of)
+        if ctx.world.db.read(lambda tx: _is_active(tx, op)):
+            raise HostFault(f"{self.host}: operation {op} works with it by now")
         ctx.world.hypervisor(self.host).trust_end(self.of)
 
     def undo(self, ctx: Any) -> None:

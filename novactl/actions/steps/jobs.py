@@ -12,15 +12,15 @@ PATIENCE = 30.0  # seconds that a lost link is waited for
 STARTS = 3  # how often a job may die without a word: a host that boots again and again, or out of memory
 
 
-def carry_out(ctx: Any, host: Any, *words: str) -> str:
+def carry_out(ctx: Any, host: Any, *words: str, meanwhile: Callable[[], None] = lambda: None) -> str:
     """The function of host.sh was carried out on the host as the job of this step; one that another
     process started is gone on with. Returns the end of what it said. Raises what its exit status means
     (shell.failure), or HostFault when it always dies. Interrupted and a link that stays lost leave it
-    running: undo() ends it."""
+    running: undo() ends it, as does whoever has `meanwhile`, called now and then, raise something."""
     for n in range(STARTS):
         ctx.check()
         host.job_start(ctx.operation_id, ctx.record.n, *words)
-        seen = _ended(ctx, host)
+        seen = _ended(ctx, host, meanwhile)
         if seen.rc is not None:
             patiently(ctx, lambda: host.job_forget(ctx.operation_id, ctx.record.n))
             if not seen.rc:
@@ -48,13 +48,14 @@ def is_over(ctx: Any, host: Any) -> bool:
     return True
 
 
-def _ended(ctx: Any, host: Any) -> JobState:
+def _ended(ctx: Any, host: Any, meanwhile: Callable[[], None]) -> JobState:
     """The job when it runs no more."""
     told = ""
     while True:
         seen: JobState = patiently(ctx, lambda: host.job_wait(ctx.operation_id, ctx.record.n, SLICE))
         if seen.state != "running":
             return seen
+        meanwhile()
         if seen.progress not in ("", told):
             told = seen.progress
             ctx.observe(ctx.op, ctx.record, "progress", told)

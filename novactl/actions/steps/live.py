@@ -6,16 +6,16 @@ from typing import Any, ClassVar
 from novactl.actions import transports
 from novactl.actions.steps import jobs, trust
 from novactl.actions.steps.files import SEALED
-from novactl.actions.steps.moves import SOURCE
+from novactl.actions.steps.moves import POWER, SOURCE
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import hosts, instances, moves
 from novactl.engine.step import Answer, Kind, RecordStep, Step
 from novactl.errors import HostFault, HostRefused, Interrupted
 from novactl.objects.migration import MigrationStatus
 from novactl.virt.domain import marked
-from novactl.virt.drive import Drive
 from novactl.virt.files import disk_info
-from novactl.virt.live import Whereabouts, moved_xml, virsh_words
+from novactl.virt.live import Drive, Whereabouts, moved_xml, virsh_words
+from novactl.virt.survey import power_state
 
 ENDED = ("shutdown", "destroyed", "crashed")
 """Reasons of a guest that ended where it was: it has not gone away."""
@@ -78,7 +78,7 @@ class ReadyGuest(trust.BetweenHosts):
 
     def do(self, ctx: Any) -> dict[str, Any]:
         source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
-        _settled(ctx, self)
+        source.end_migration(self.uuid, ctx.epoch)
         target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
         persistent = marked(self.xml, epoch=ctx.epoch)
         paths = (source.instances_path, target.instances_path)
@@ -129,7 +129,7 @@ class MoveGuest(trust.BetweenHosts):
         way = "" if self.transport == transports.SSH else f", by {self.transport}"
         return f"the guest {how} on {self.target}{copied}{way}"
 
-    def do(self, ctx: Any) -> None:
+    def do(self, ctx: Any) -> dict[str, Any] | None:
         source = ctx.world.hypervisor(self.host)
         if source.job_wait(ctx.operation_id, ctx.record.n, 0).state == "none":
             trust.again(ctx)
@@ -158,6 +158,7 @@ class MoveGuest(trust.BetweenHosts):
         except Interrupted:
             jobs.end(ctx, source)
             raise
+        return None
 
     def _check_transport(self, ctx: Any) -> None:
         """Raises HostRefused for a certificate that was revoked, or a network that is trusted no more."""
@@ -178,6 +179,8 @@ class MoveGuest(trust.BetweenHosts):
         answer = decide(here, there)
         if answer is Answer.YES and there.state == "paused" and not self.paused:
             ctx.world.hypervisor(self.target).unpause(self.uuid, ctx.epoch)
+        elif answer is Answer.YES:
+            ctx.record.result = {POWER: power_state(self.target, there.state)}
         return answer
 
     def _left_behind(self, ctx: Any) -> Answer:
@@ -197,7 +200,7 @@ class DriveGuest(MoveGuest):
     def summary(self) -> str:
         return f"{super().summary()}, driven from here"
 
-    def do(self, ctx: Any) -> None:
+    def do(self, ctx: Any) -> dict[str, Any]:
         trust.again(ctx, ReadyGuest)
         self._check_transport(ctx)
         source, target = (ctx.world.hypervisor(name) for name in self.hosts)
@@ -233,6 +236,8 @@ class DriveGuest(MoveGuest):
         if self.happened(ctx) is not Answer.YES:
             raise HostFault(f"{self.target}: the guest has not come")
         source.forget_move(self.uuid, ctx.epoch)
+        result: dict[str, Any] = ctx.record.result
+        return result
 
 
 def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:

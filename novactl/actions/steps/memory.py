@@ -22,9 +22,10 @@ class SaveMemory(Step):
     def summary(self) -> str:
         return f"the guest's memory ({self.size_bytes // MIB} MiB at most) is on disk, and it is off"
 
-    def do(self, ctx: Any) -> None:
+    def do(self, ctx: Any) -> dict[str, Any] | None:
         host = ctx.world.hypervisor(self.host)
         jobs.carry_out(ctx, host, *host.save_words(self.uuid, ctx.epoch, self.size_bytes))
+        return None
 
     def undo(self, ctx: Any) -> None:
         """It runs on, from its memory, however far saving came."""

@@ -14,6 +14,8 @@ from novactl.objects.states import PowerState, VmState
 
 TARGET, SOURCE, HOME = "move-target", "move-source", "instance"
 """Roles of holds."""
+POWER = "power"
+"""In the result of the step that has moved a guest: how it was seen on its new host, when that was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ class _Arrives(RecordStep):
             host=self.host,
             flavor=dumps(migration.new_flavor.as_dict()),
             vm_state=VmState(self.vm_state),
-            power_state=PowerState(self.power_state),
+            power_state=PowerState(self._seen(ctx) or self.power_state),
             task_state=None,
             fault=None,
         )
@@ -123,6 +125,10 @@ class _Arrives(RecordStep):
             moves.turn(tx, self.migration, status, now)
         else:
             _settle(tx, migration, status, now)
+
+    def _seen(self, ctx: Any) -> str | None:
+        """It may have gone off, or on, meanwhile."""
+        return next((one.result[POWER] for one in ctx.op.records if POWER in one.result), None)
 
 
 @REGISTRY.add

@@ -1,0 +1,223 @@
+"""What is done with the files of backups: checked, made whole, exported, removed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from novactl.actions.steps.backups import remove_unneeded
+from novactl.actions.world import World
+from novactl.db import backups, catalogue
+from novactl.db.session import Tx
+from novactl.errors import NovactlError, Refused, UsageError
+from novactl.images.assemble import assemble
+from novactl.images.blocks import sha256_of
+from novactl.objects.backup import Backup, beyond, check_rotation, unneeded
+
+SUFFIXES = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
+"""Of a file that an export is made to: its format."""
+
+
+def checked(world: World, one: Backup) -> list[Backup]:
+    """The whole backup that it begins with, and each difference up to it, when every file of theirs is in the
+    store with its hash. Raises Refused."""
+    parts = world.db.read(lambda tx: backups.chain_of(tx, one))
+    for part in parts:
+        for file, stored in part.files.items():
+            sha256 = stored["sha256"]
+            if not world.store.has(sha256):
+                raise Refused(f"backup {one.name}: {file} of {part.name} is not in the image store")
+            if sha256_of(world.store.path(sha256)) != sha256:
+                raise Refused(
+                    f"backup {one.name}: {file} of {part.name} is damaged in the image store",
+                    hint="an older backup may be whole: novactl backup list",
+                )
+    return parts
+
+
+def _paths(world: World, parts: Sequence[Backup], file: str) -> list[Path]:
+    return [world.store.path(part.files[file]["sha256"]) for part in parts]
+
+
+def made_whole(world: World, store: Any, one: Backup) -> Backup:
+    """The backup with files that need no other; one that was a difference is whole from now on."""
+    parts = checked(world, one)
+    if len(parts) == 1:
+        return one
+    files = {}
+    for file in one.files:
+        with store.scratch() as path:
+            assemble(_paths(world, parts, file), path, "qcow2", one.files[file]["virtual_size_bytes"])
+            stored = store.add(path, declared="qcow2")
+        files[file] = {
+            "sha256": stored.sha256,
+            "size_bytes": stored.size_bytes,
+            "disk_format": stored.info.format,
+            "virtual_size_bytes": stored.info.virtual_size_bytes,
+        }
+    whole = replace(one, files=files, parent=None, reason="made whole when it was restored")
+
+    def keep(tx: Tx) -> None:
+        if one not in backups.everything(tx) or not all(store.has(sha256) for sha256 in whole.sums):
+            raise Refused(f"backup {one.name}: was changed by another command just now", hint="try again")
+        backups.make_whole(tx, whole)
+
+    def sweep(tx: Tx) -> None:
+        for sha256 in (one.sums | whole.sums) - catalogue.stored_files_in_use(tx):
+            store.delete(sha256)
+
+    try:
+        world.db.write(keep)
+    finally:  # not before it is committed: until then the difference is all there is
+        world.db.write(sweep)
+    remove_unneeded(world)
+    return whole
+
+
+# --- export ---
+
+
+def export(world: World, one: Backup, where: Path, disk_format: str | None) -> dict[str, Any]:
+    """Each disk as a file that needs no other, in a new directory with a manifest; or, where `where` ends as
+    the file of a disk does, its one disk there, with the manifest beside it. The manifest."""
+    if where.suffix in SUFFIXES:
+        if disk_format not in (None, SUFFIXES[where.suffix]):
+            raise UsageError(f"{where}: does not end as a {disk_format} file does")
+        return _export_file(world, one, where, SUFFIXES[where.suffix])
+    disk_format = disk_format or "qcow2"
+    if disk_format not in SUFFIXES.values():
+        raise UsageError(f"--format {disk_format!r} is not one of qcow2, raw")
+    if where.exists():
+        raise Refused(f"{where} exists already", hint="name a directory that does not")
+    parts = checked(world, one)
+    with _explained(where), tempfile.TemporaryDirectory(dir=where.absolute().parent) as made:
+        new = Path(made) / "new"
+        new.mkdir(0o700)  # as the store: it has all that was on the guest's disks
+        names = {file: f"{file}.{disk_format}" for file in one.files}
+        for file, name in names.items():
+            assemble(
+                _paths(world, parts, file), new / name, disk_format, one.files[file]["virtual_size_bytes"]
+            )
+        manifest = _manifest(one, new, names, disk_format)
+        _write(new / "manifest.json", manifest)
+        (new / "README").write_text(_readme(one, names, disk_format))
+        new.rename(where)
+    return manifest
+
+
+def _export_file(world: World, one: Backup, where: Path, disk_format: str) -> dict[str, Any]:
+    beside = where.with_name(f"{where.name}.json")
+    if len(one.files) > 1:
+        raise Refused(f"backup {one.name} has {len(one.files)} disks", hint="export it to a directory")
+    if where.exists() or beside.exists():
+        raise Refused(f"{where if where.exists() else beside} exists already", hint="name one that does not")
+    (file,) = one.files
+    parts = checked(world, one)
+    with _explained(where), tempfile.TemporaryDirectory(dir=where.absolute().parent) as made:
+        new = Path(made) / where.name
+        assemble(_paths(world, parts, file), new, disk_format, one.files[file]["virtual_size_bytes"])
+        new.chmod(0o600)
+        manifest = _manifest(one, Path(made), {file: where.name}, disk_format)
+        _write(Path(made) / beside.name, manifest)
+        for path in (where, beside):  # what appeared there meanwhile, a link too, is not written over
+            os.link(Path(made) / path.name, path)
+    return manifest
+
+
+@contextmanager
+def _explained(where: Path) -> Iterator[None]:
+    """Errors of the system as errors of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise NovactlError(f"{where}: cannot export to it: {error.strerror}") from error
+
+
+def _manifest(one: Backup, directory: Path, names: dict[str, str], disk_format: str) -> dict[str, Any]:
+    disks = [
+        {
+            "file": name,
+            "disk": file,
+            "format": disk_format,
+            "sha256": sha256_of(directory / name),
+            "size_bytes": (directory / name).stat().st_size,
+            "virtual_size_bytes": one.files[file]["virtual_size_bytes"],
+        }
+        for file, name in names.items()
+    ]
+    shown = {key: getattr(one, key) for key in ("id", "name", "type", "created_at", "quiesced", "instance")}
+    shown["instance"] = {key: value for key, value in one.instance.items() if key != "user_data"}
+    return {"backup": shown, "disks": disks}
+
+
+def _write(path: Path, manifest: dict[str, Any]) -> None:
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    path.chmod(0o600)
+
+
+def _readme(one: Backup, names: dict[str, str], disk_format: str) -> str:
+    lines = [
+        f"Backup {one.name} of instance {one.instance_name} ({one.instance_uuid}), {one.created_at}.",
+        "Each disk is one file that needs no other; manifest.json has their SHA-256. To restore one:",
+        "",
+    ]
+    lines += [f"    qemu-img convert -f {disk_format} -O raw {name} TARGET" for name in names.values()]
+    return "\n".join(lines) + "\n"
+
+
+# --- rotation, and removal by name ---
+
+
+def pruned(
+    world: World, project: str, uuid: str | None, rotation: int | None, *, dry_run: bool
+) -> list[dict[str, Any]]:
+    """Of each instance (of this one) so many backups of each type are kept, as many as its newest says when
+    `rotation` is None; {backup, instance, type, result} of each other one: removed, or kept because one that
+    is kept is a difference to it."""
+    if rotation is not None:
+        check_rotation(rotation)
+
+    def work(tx: Tx) -> list[dict[str, Any]]:
+        every = [one for one in backups.everything(tx, project=project) if uuid in (None, one.instance_uuid)]
+        out = {one.id for one in every if one.rotated_at is not None}
+        for key in {(one.instance_uuid, one.type) for one in every if one.rotated_at is None}:
+            some = [one for one in every if (one.instance_uuid, one.type) == key]
+            newest = [one for one in some if one.rotated_at is None][-1]
+            for one in beyond(some, rotation or newest.rotation):
+                backups.take_out(tx, one, world.clock.now())
+                out.add(one.id)
+        after = backups.everything(tx, project=project)
+        gone = {one.id for one in unneeded(after)}
+        return [
+            {
+                "backup": one.name,
+                "instance": one.instance_name,
+                "type": one.type,
+                "result": "removed" if one.id in gone else "kept",
+            }
+            for one in every
+            if one.id in out
+        ]
+
+    if dry_run:
+        return world.db.rehearse(work)
+    found = world.db.write(work)
+    remove_unneeded(world)
+    return found
+
+
+def delete(world: World, project: str, name: str) -> Backup:
+    """Listed no more; its files go when no other is a difference to it."""
+
+    def work(tx: Tx) -> Backup:
+        one = backups.find(tx, name, project)
+        backups.take_out(tx, one, world.clock.now())
+        return one
+
+    one = world.db.write(work)
+    remove_unneeded(world)
+    return one
