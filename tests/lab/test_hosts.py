@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,12 @@ def test_adding_what_cannot_be_added_leaves_nothing(fleet, novactl, other_key):
     no_traces(fleet, novactl)
 
 
+def lasting(host: dict[str, Any]) -> dict[str, Any]:
+    """All but what was measured anew: other tests take huge pages of the machine that all lab hosts are."""
+    cells = [{key: cell[key] for key in cell.keys() - {"memory_mib"}} for cell in host["numa_cells"]]
+    return {**host, "checked_at": None, "numa_cells": cells}
+
+
 def test_adding_again_changes_nothing(fleet, novactl, other_key):
     first = novactl.json(*add(fleet, "kvm1", "--zone", "east", "--label", "rack=7"))
     assert (first["state"], first["virt_type"], first["zone"]) == ("up", "qemu", "east")
@@ -117,7 +124,7 @@ def test_adding_again_changes_nothing(fleet, novactl, other_key):
     assert first["libvirt_version"] and first["qemu_version"]
     same = novactl(*add(fleet, "kvm1", "--zone", "east", "--label", "rack=7"), "-o", "json")
     assert same.code == 0 and "unchanged" in same.err
-    assert {**same.json, "checked_at": None} == {**first, "checked_at": None}
+    assert lasting(same.json) == lasting(first)
 
     address, other = fleet.host("kvm1").address, fleet.host("kvm2")
     again = ["host", "add", "kvm1", "--address"]
