@@ -51,18 +51,9 @@ nv_begin_backup() { # the moment of the copies; the guest's file systems are fro
         nv_out=$(nv_virsh "$nv_begin" 2>&1) || nv_die "$?" "$nv_out"
         return 0
     fi
-    nv_watch
-    trap nv_thaw EXIT
-    nv_marks="echo --err ::"
-    nv_out=$(nv_virsh "domfsfreeze $nv_uuid; $nv_marks; $nv_begin; $nv_marks; domfsthaw $nv_uuid" 2>&1) || true
-    nv_why=$(echo "${nv_out%%::*}" | tr '\n' ' ')
-    if [ -z "${nv_why% }" ] && [ ! -e "$nv_op.frozen" ]; then nv_why="they were thawed too early"; fi
-    case ${nv_out##*::} in *error:*) nv_thaw ;; esac
-    rm -f "$nv_op.frozen"
-    trap - EXIT
-    [ -z "${nv_why% }" ] || nv_die 1 "the guest's file systems were not frozen: $nv_why"
-    nv_out=${nv_out#*::}
-    case ${nv_out%%::*} in *error:*) nv_die 1 "$(echo "${nv_out%%::*}" | tr '\n' ' ')" ;; esac
+    nv_frozen "$nv_begin"
+    [ -z "$nv_why" ] || nv_die 1 "the guest's file systems were not frozen: $nv_why"
+    case $nv_said in *error:*) nv_die 1 "$(echo "$nv_said" | tr '\n' ' ')" ;; esac
 }
 
 nv_backup_ended() { # the copies are whole

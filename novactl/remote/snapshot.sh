@@ -119,39 +119,47 @@ nv_mirrored() { # file...: all of them are there and followed
 nv_cut() { # file...: the copies stand as they are now
     nv_ends=
     for nv_file in "$@"; do nv_ends="$nv_ends blockjob $nv_uuid $nv_where/$nv_file --abort;"; done
-    nv_frozen=- nv_why='' nv_sep="error: ::" # as virsh tells an error that is "::"
+    nv_ms=- nv_why=
     if [ "$nv_freeze" = not ]; then
         nv_said=$(nv_virsh "$nv_ends" 2>&1) || true
     else
-        nv_watch
-        trap nv_thaw EXIT
-        nv_began=$(date +%s%N)
-        nv_said=$(nv_virsh "domfsfreeze $nv_uuid; echo --err ::; $nv_ends echo --err ::; domfsthaw $nv_uuid" 2>&1) || true
-        nv_ended=$(date +%s%N)
-        nv_why=$(printf '%s' "${nv_said%%"$nv_sep"*}" | tr '\n' ' ' | tr -cd '[:print:]') # a guest's words
-        if [ -z "${nv_why% }" ] && [ ! -e "$nv_op.frozen" ]; then nv_why="it was thawed before its copies stood"; fi
-        if [ -z "${nv_why% }" ]; then nv_frozen=$(((nv_ended - nv_began) / 1000000)); fi
-        case ${nv_said##*"$nv_sep"} in *error:*) nv_thaw ;; esac
-        rm -f "$nv_op.frozen"
-        trap - EXIT
-        nv_said=${nv_said#*"$nv_sep"} nv_said=${nv_said%%"$nv_sep"*}
+        nv_frozen "${nv_ends%;}"
     fi
     case $nv_said in *error:*) nv_failed "cannot end the copying: $(echo "$nv_said" | tr '\n' ' ')" ;; esac
-    if [ "$nv_freeze,$nv_frozen" = must,- ]; then nv_die 1 "the guest's file systems were not frozen: $nv_why"; fi
-    printf '%s\n' "copied $nv_frozen ${nv_why#error: }" >"$nv_op.copied.new" || nv_failed "cannot write in the instance's directory"
+    if [ "$nv_freeze,$nv_ms" = must,- ]; then nv_die 1 "the guest's file systems were not frozen: $nv_why"; fi
+    printf '%s\n' "copied $nv_ms ${nv_why#error: }" >"$nv_op.copied.new" || nv_failed "cannot write in the instance's directory"
     sync "$nv_op.copied.new"
     mv "$nv_op.copied.new" "$nv_op.copied"
     cat "$nv_op.copied"
 }
 
-nv_thaw() { # what is frozen is thawed
+nv_frozen() { # virsh-commands: carried out while the guest's file systems are frozen; nv_said is what they said, nv_ms for how
+    # long, "-" when they were not: nv_why
+    nv_ms=- nv_sep="error: ::" # as virsh tells an error that is "::"
+    nv_watch
+    trap nv_thaw EXIT
+    nv_began=$(date +%s%N)
+    nv_said=$(nv_virsh "domfsfreeze $nv_uuid; echo --err ::; $1; echo --err ::; domfsthaw $nv_uuid" 2>&1) || true
+    nv_ended=$(date +%s%N)
+    nv_why=$(printf '%s' "${nv_said%%"$nv_sep"*}" | tr '\n' ' ' | tr -cd '[:print:]') # a guest's words
+    nv_why=${nv_why% }
+    if [ -z "$nv_why" ] && [ ! -e "$nv_op.frozen" ]; then nv_why="it was thawed before its copies stood"; fi
+    case ${nv_said##*"$nv_sep"} in *error:*) nv_thaw ;; *) rm -f "$nv_op.frozen" ;; esac
+    if [ -n "$nv_why" ]; then rm -f "$nv_op.frozen"; else nv_ms=$(((nv_ended - nv_began) / 1000000)); fi
+    trap - EXIT
+    nv_said=${nv_said#*"$nv_sep"} nv_said=${nv_said%%"$nv_sep"*}
+}
+
+nv_thaw() { # what is frozen is thawed. While that fails, nv_watch tries on: a freeze that somebody cut still goes on in libvirt
     [ -e "$nv_where/$nv_op.frozen" ] || return 0
-    nv_virsh domfsthaw "$nv_uuid" >/dev/null 2>&1 || true
+    if ! nv_virsh domfsthaw "$nv_uuid" >/dev/null 2>&1; then
+        case $(nv_domain_state "$nv_uuid") in none | "shut off" | crashed) ;; *) return 0 ;; esac
+    fi
     rm -f "$nv_where/$nv_op.frozen"
 }
 
 nv_watch() { # another process thaws the guest when this one is killed, or takes longer than 10 s; nobody ends it with a job
-    : >"$nv_op.frozen" || nv_failed "cannot write in the instance's directory"
+    : >"$nv_where/$nv_op.frozen" || nv_failed "cannot write in the instance's directory"
     # shellcheck disable=SC2016  # its own arguments
     setsid sh -c '
         n=0
@@ -161,7 +169,8 @@ nv_watch() { # another process thaws the guest when this one is killed, or takes
             if timeout 30 virsh -q -c qemu:///system domfsthaw "$3"; then rm -f "$1"; fi
             sleep 1
             n=$((n + 1))
-        done' watch "$nv_where/$nv_op.frozen" "$$" "$nv_uuid" </dev/null >/dev/null 2>&1 3>&- 5>&- 6>&- 7>&- 9>&- &
+        done
+        rm -f "$1"' watch "$nv_where/$nv_op.frozen" "$$" "$nv_uuid" </dev/null >/dev/null 2>&1 3>&- 5>&- 6>&- 7>&- 9>&- &
 }
 
 nv_extract() { # directory op file from raw|qcow2 yes|no(compressed): <op>.<file> is all of that disk by itself; a job
@@ -185,9 +194,11 @@ nv_extract() { # directory op file from raw|qcow2 yes|no(compressed): <op>.<file
     rm -f "$nv_made.delta"
 }
 
-nv_drop_files() { # directory uuid op: nothing of what the operation made there is left, nor does QEMU write to it
+nv_drop_files() { # directory uuid op: nothing of what the operation made there is left, nor does QEMU write to it;
+    # but for the sign of a guest that does not let itself be thawed, which who watches it removes
     nv_where=$1 nv_uuid=$2 nv_op=$3 nv_tries=0
     nv_thaw
+    if [ -e "$1/$3.frozen" ]; then nv_watch; fi # who watched may be gone
     set -- "$1/$3".*
     [ -e "$1" ] || return 0
     while
@@ -212,7 +223,9 @@ nv_drop_files() { # directory uuid op: nothing of what the operation made there 
         [ "$nv_tries" -le 60 ] || nv_die 77 "QEMU does not end the copying"
         sleep 0.5
     done
-    rm -f "$@"
+    for nv_file in "$@"; do
+        case $nv_file in *.frozen) ;; *) rm -f "$nv_file" ;; esac
+    done
     # a guest that could not write while our files filled the disk stands still until somebody says so
     case $(nv_virsh domstate --reason "$nv_uuid" 2>/dev/null || true) in
         "paused (I/O error)") nv_unpause "$nv_uuid" ;;

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -315,6 +316,26 @@ def test_a_copy_that_was_cut(host: Ground) -> None:
     host.hypervisor.drop_files(UUID, 1, OP)
     assert made_files(host) == []
     assert not (domain / "frozen").exists() and not (domain / "mirror.disk").exists()
+
+
+def test_a_guest_that_freezes_after_its_copies_were_given_up(host: Ground) -> None:
+    """libvirt goes on with a freeze whose virsh was killed, and lets nobody thaw meanwhile."""
+    assert host.local
+    host.guest()
+    host.hypervisor.start(UUID, 1)
+    domain = host.local.domains / UUID
+    for sign in ("agent", "frozen", "freezing"):
+        (domain / sign).touch()
+    for file in (f"{OP}.frozen", f"{OP}.disk.delta"):
+        (host.path / UUID / file).touch()
+    host.hypervisor.drop_files(UUID, 1, OP)
+    assert made_files(host) == [f"{OP}.frozen"] and (domain / "frozen").exists()
+    (domain / "freezing").unlink()
+    patience = time.monotonic() + 20
+    while made_files(host) and time.monotonic() < patience:
+        time.sleep(0.2)
+    assert made_files(host) == []
+    assert not (domain / "frozen").exists()
 
 
 def test_compressed_qcow2_of_a_disk_that_nobody_uses(host: Ground) -> None:
