@@ -1,5 +1,6 @@
 """backup create: the disks of an instance, whole or what changed in them, in the image store."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from novactl.actions.world import World
 from novactl.db import backups, instances
 from novactl.db.secrets import sealed
 from novactl.db.session import Tx
-from novactl.engine.operation import Plan
+from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
 from novactl.errors import Refused, UsageError
 from novactl.objects.backup import Backup, chain, check_request
@@ -146,8 +147,10 @@ class BackUp:
         steps = self._steps(world, tx, op_id, instance, found)
         request = {"backup": self.backup, "type": self.type, "rotation": self.rotation}
         made = plan_of(self.kind, instance, steps, epoch, status=instance.status, **request)
+        named = hashlib.sha256(f"{instance.project}/{self.backup}".encode()).hexdigest()
+        locks = made.locks | {Lock("backup", named, Mode.EXCLUSIVE)}  # nobody else makes one of its name
         what = f"incremental to {found.parent.name}" if found.parent else f"full: {found.reason}"
-        return replace(made, changes={"backup": [None, self.backup], "copies": [None, what]})
+        return replace(made, locks=locks, changes={"backup": [None, self.backup], "copies": [None, what]})
 
     def _steps(self, world: World, tx: Tx, op_id: str, instance: Instance, found: Found) -> Iterator[Step]:
         where: dict[str, Any] = {"host": instance.host, "uuid": instance.uuid}

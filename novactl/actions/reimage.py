@@ -95,8 +95,10 @@ class Reimage:
         files = [step.file for step in anew]
         runs = seen.vm_state is not VmState.STOPPED
         yield SetTask(uuid=uuid, task=TaskState.REBUILDING)
-        yield from guest.prepared_steps(tx, rebuilt)
+        *prepared, _ = guest.prepared_steps(tx, rebuilt)
+        yield from prepared
         yield power_off(instance, host, ran=seen.power not in OFF)
+        yield guest.other_drive(hosts.get(tx, host), rebuilt, instance)
         yield SetDisksAside(host=host, uuid=uuid, files=files)
         yield from anew
         yield from swapped(world, tx, op_id, rebuilt, instance, epoch, runs=runs)

@@ -210,13 +210,16 @@ def prune(operator: Operating, older: int, *, remove: bool) -> Iterator[Pruned]:
     world = operator.world
     for place in world.db.read(places):
         try:
-            there = world.hypervisor(place.host).store_files(place.where)
+            store = world.hypervisor(place.host)
+            there = store.store_files(place.where)
             used = world.db.read(catalogue.stored_files_in_use)
             old = tuple(sorted(name for name, age in there.items() if name not in used and age >= older))
             if remove and old:
                 (outcome,) = operator.run([Unshare(place=place, files=old)])
                 if outcome.error is not None:
                     raise outcome.error
+                left = store.store_files(place.where)  # an image may have come to need one meanwhile
+                old = tuple(name for name in old if name not in left)
             yield Pruned(place, old, removed=remove and bool(old))
         except NovactlError as error:
             yield Pruned(place, error=error)

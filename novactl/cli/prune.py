@@ -6,10 +6,11 @@ import typer
 
 from novactl.cli import render, verbs
 from novactl.cli.options import DryRun
-from novactl.errors import PartlyDone, UsageError
+from novactl.errors import NovactlError, PartlyDone, UsageError
 
 if TYPE_CHECKING:
     from novactl.actions.prune import HostPruned
+    from novactl.actions.share import Pruned
 
 COLUMNS = ("host", "file", "size_bytes", "last_used", "removed", "reason")
 
@@ -32,17 +33,17 @@ def prune(
     novactl image prune --all --older-than 30d --dry-run
     """
     from novactl.actions import prune as actions
+    from novactl.actions import share
     from novactl.objects.duration import parse_duration
 
     if everything == bool(on):
         raise UsageError("give hosts with --on, or --all", hint="novactl host list shows what exists")
     seconds = parse_duration(older_than, "--older-than")
     found = actions.caches(ctx.obj.cloud.world, None if everything else on, seconds, remove=not dry_run)
-    rows = [row for one in found for row in _rows(one)]
-    if everything:
-        rows += _shared(ctx.obj, seconds, remove=not dry_run)
+    shared = list(share.prune(ctx.obj.cloud.operator, seconds, remove=not dry_run)) if everything else []
+    rows = [row for one in found for row in _rows(one)] + [row for one in shared for row in _shared(one)]
     render.listing(ctx.obj, rows, COLUMNS)
-    _raise_failed(found)
+    _raise_failed([(one.host, one.error) for one in found] + [(str(one.place), one.error) for one in shared])
 
 
 def _rows(one: "HostPruned") -> list[dict[str, Any]]:
@@ -66,29 +67,22 @@ def _rows(one: "HostPruned") -> list[dict[str, Any]]:
     ]
 
 
-def _shared(session: Any, seconds: int, *, remove: bool) -> list[dict[str, Any]]:
+def _shared(one: "Pruned") -> list[dict[str, Any]]:
     """What no image needs of what operators share. A place that does not answer is a row."""
-    from novactl.actions import share
-
-    rows = []
-    for one in share.prune(session.cloud.operator, seconds, remove=remove):
-        row = dict.fromkeys(COLUMNS) | {"host": str(one.place), "removed": one.removed}
-        if one.error is not None:
-            rows.append({**row, "reason": one.error.message})
-        rows += [{**row, "file": file, "reason": "no image needs it"} for file in one.files]
-    return rows
+    row = dict.fromkeys(COLUMNS) | {"host": str(one.place), "removed": one.removed}
+    if one.error is not None:
+        return [{**row, "reason": one.error.message}]
+    return [{**row, "file": file, "reason": "no image needs it"} for file in one.files]
 
 
-def _raise_failed(found: list["HostPruned"]) -> None:
-    """Hosts that all failed alike give that code, some of several 3."""
-    failed = [one for one in found if one.error is not None]
-    for one in failed:
-        assert one.error
-        verbs.tell_error(one.host, one.error)
+def _raise_failed(looked: list[tuple[str, NovactlError | None]]) -> None:
+    """Hosts and shared stores that all failed alike give that code, some of several 3."""
+    failed = [(name, error) for name, error in looked if error is not None]
+    for name, error in failed:
+        verbs.tell_error(name, error)
     if not failed:
         return
-    first = failed[0].error
-    assert first
-    if len(failed) == len(found) and len({one.error.code for one in failed if one.error}) == 1:
-        raise type(first)(f"{len(failed)} of {len(found)} hosts: nothing was pruned", hint=first.hint)
-    raise PartlyDone(f"{len(failed)} of {len(found)} hosts: nothing was pruned")
+    told, (_, first) = f"{len(failed)} of {len(looked)} places: nothing was pruned", failed[0]
+    if len(failed) == len(looked) and len({error.code for _, error in failed}) == 1:
+        raise type(first)(told, hint=first.hint)
+    raise PartlyDone(told)

@@ -22,8 +22,8 @@ def _columns(one: Backup) -> Row:
 
 
 def refuse_taken(tx: Tx, project: str, name: str) -> None:
-    """Raises Refused when a backup of the project is called so."""
-    if any(one.name == name for one in everything(tx, project=project)):
+    """Raises Refused when a backup of the project that is listed is called so."""
+    if any(one.name == name and one.rotated_at is None for one in everything(tx, project=project)):
         raise Refused(f"backup {name} exists already", hint=f"novactl backup show {name}")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from novactl.cli.prune import _raise_failed
+from novactl.errors import HostUnreachable, PartlyDone
 from tests.support.command import Command
 from tests.support.web import Web, redirects, serving
 from tests.unit.hostile_images import MIB, qcow2, raw
@@ -37,6 +39,15 @@ def test_url_becomes_an_image(novactl: Command, web: Web) -> None:
     assert (made["sha256"], made["size_bytes"]) == (SHA256, len(CONTENT))
     assert made["locations"] == [f"file:{novactl.config / 'images' / SHA256}"]
     assert files(novactl) == [SHA256]
+
+
+def test_what_could_not_be_pruned_is_no_success() -> None:
+    """Of a store that operators share as of a host."""
+    silent = HostUnreachable("kvm2 does not answer")
+    with pytest.raises(PartlyDone, match="1 of 2"):
+        _raise_failed([("kvm1", None), ("host:kvm2:/images", silent)])
+    with pytest.raises(HostUnreachable):
+        _raise_failed([("kvm2", silent), ("host:kvm2:/images", silent)])
 
 
 def test_a_killed_command_is_continued_by_the_same_command(novactl: Command, web: Web) -> None:

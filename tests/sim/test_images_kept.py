@@ -11,9 +11,10 @@ from uuid import uuid4
 
 import pytest
 
-from novactl.actions import backup_files, store_files
+from novactl.actions import backup_files, share, store_files
 from novactl.actions.share import Share
 from novactl.actions.steps import distribution
+from novactl.actions.steps.files import SEALED
 from novactl.actions.steps.images import note_raw_sum
 from novactl.db import (
     adopted,
@@ -181,6 +182,24 @@ def test_a_record_lies_beside_each_backup(fleet: SimFleet) -> None:
     assert fleet.store.records("backups") == {}
 
 
+def test_a_name_is_of_one_backup(fleet: SimFleet) -> None:
+    """While it is made, too; what rotation has taken out has none, though another is a difference to it."""
+    run(fleet, boot(), boot(name="web2"))
+    errors: list[Any] = []
+
+    def another() -> None:
+        errors.append(fleet.run(back_up("first", name="web2")).error)
+
+    outcome = fleet.run(back_up("first"), failpoints=Meanwhile("pull-file", another))
+    assert outcome.error is None and errors[0].code == 6 and "backup is held by backup" in errors[0].message
+    run(fleet, *(back_up(name) for name in ("second", "third")))
+    out = next(one for one in fleet.db.read(backups.everything) if one.rotated_at)
+    run(fleet, back_up(out.name, name="web2"))
+    assert fleet.db.read(lambda tx: backups.find(tx, out.name, "default")).instance_name == "web2"
+    again = fleet.run(back_up(out.name)).error
+    assert again is not None and again.code == 5 and "exists already" in again.message
+
+
 def test_one_that_is_restored_has_its_user_data(fleet: SimFleet) -> None:
     run(fleet, boot(user_data=b"#!/bin/sh\n"), back_up("first"), delete(), Restoring(here=False))
     one = only(fleet)
@@ -237,6 +256,28 @@ def test_a_rebuild_gives_another_key_and_other_user_data(fleet: SimFleet) -> Non
     assert replace(only(fleet), version=0, epoch=0) == replace(now, version=0, epoch=0)
     assert fleet.run(rebuild(key="nobody")).code == 4
     assert fleet.run(rebuild(user_data=bytes(1 << 20))).code == 5
+
+
+@pytest.mark.parametrize("user_data", [None, b"#old"])
+def test_an_undone_rebuild_leaves_no_login(fleet: SimFleet, user_data: bytes | None) -> None:
+    """The guest that is started again finds the drive that it had."""
+    with_key(fleet)
+    run(fleet, boot(user_data=user_data))
+    host = fleet.hosts[str(only(fleet).host)]
+    files, seen = host.directories[only(fleet).uuid].files, list[Any]()
+
+    class Starts:
+        def reach(self, point: str, record: Any) -> None:
+            if (point, record.name) == ("before-undo", "power-off"):
+                seen.append(kept())
+
+    def kept() -> list[Any]:
+        return [files[file] for file in ("disk.config", "disk.info", SEALED) if files.get(file)]
+
+    was = kept()
+    fleet.faults.append(Fault("define", "fails"))
+    assert fleet.run(rebuild(key="me", user_data=b"#new"), failpoints=Starts()).code == 1
+    assert kept() == was and seen == [was] and settled(fleet) == []
 
 
 def secrets_of(fleet: SimFleet) -> list[str]:
@@ -326,6 +367,21 @@ def test_what_a_crash_left_in_the_store_is_found(fleet: SimFleet) -> None:
     fleet.store.put_record(uuid, newer)
     assert left(fleet, remove=True) == {f"images/{image.sha256}"}
     assert not fleet.store.has(image.sha256) and left(fleet) == set()
+
+
+def test_what_has_become_needed_is_not_told_as_removed(fleet: SimFleet) -> None:
+    """Of where operators share images; one that does not answer is told."""
+    share_images(fleet)
+    fill(fleet)
+    with fleet.process("pruner") as process, pytest.MonkeyPatch.context() as monkeypatch:
+        seen: list[set[str]] = [set()]  # none was needed when it was looked at
+        real = catalogue.stored_files_in_use
+        monkeypatch.setattr(catalogue, "stored_files_in_use", lambda tx: seen.pop() if seen else real(tx))
+        (pruned,) = share.prune(process.operator, 0, remove=True)
+        assert pruned.removed and pruned.files == ("ab" * 32,)
+        fleet.hosts["kvm3"].up = False
+        (pruned,) = share.prune(process.operator, 0, remove=True)
+        assert pruned.error is not None and not pruned.removed
 
 
 def test_a_record_of_a_backup_whose_files_are_gone_is_found(fleet: SimFleet) -> None:
