@@ -102,7 +102,8 @@ class Cloud:
     def store(self) -> Any:
         from novactl.images.store import LocalStore
 
-        return LocalStore(Path(os.environ.get("NOVACTL_IMAGES") or self.settings.config / "images"))
+        root = Path(os.environ.get("NOVACTL_IMAGES") or self.settings.config / "images")
+        return LocalStore(root, lambda: self.db.fleet())
 
     @cached_property
     def secrets(self) -> Any:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novactl.errors import Busy, ImageRefused, NovactlError, UsageError
-from novactl.images.blocks import InOrder, explained, sha256_of_fd, sync_directory, write_at
+from novactl.images.blocks import InOrder, explained, sha256_of_fd, write_at
 from novactl.images.inspector import ImageInfo, inspect_fd
+from novactl.images.users import Users
 
 _KEY = re.compile(r"[0-9a-z][0-9a-z.-]{0,99}")
 
@@ -33,8 +34,8 @@ class Incoming:
     SHA-256 under which it has come before (finish). A full disk ends it: then nothing is kept.
     """
 
-    def __init__(self, root: Path, path: Path, fd: int) -> None:
-        self._root, self._path, self._fd = root, path, fd
+    def __init__(self, users: Users, path: Path, fd: int) -> None:
+        self._users, self._path, self._fd = users, path, fd
         self._state = path.with_suffix(".json")
         self.have, self.note, self.stored = self._remembered()
         self._end = self.have
@@ -98,8 +99,7 @@ class Incoming:
             if noted:
                 self.stored = sha256
                 self._remember(0)
-            self._path.replace(self._root / sha256)
-            sync_directory(self._root)
+            self._users.place(self._path, sha256)
         if not noted:
             self.discard()
         return StoredImage(sha256, size, info)
@@ -117,7 +117,7 @@ class Incoming:
     @contextmanager
     def _or_nothing(self) -> Iterator[None]:
         try:
-            with explained(self.note.get("name", self._path.stem), self._root):
+            with explained(self.note.get("name", self._path.stem), self._path.parent.parent):
                 yield
         except NovactlError:
             self.discard()

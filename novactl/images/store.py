@@ -15,6 +15,7 @@ from novactl.images.blocks import blocks, explained, sha256_of, sync_directory, 
 from novactl.images.imagefile import opened
 from novactl.images.incoming import Incoming, StoredImage, in_use, open_part
 from novactl.images.inspector import inspect_fd
+from novactl.images.users import Users
 from novactl.objects.names import UUID, check_pattern
 
 STALE_SECONDS = 86400.0  # an incoming file not written for this long belongs to nobody
@@ -29,8 +30,10 @@ class LocalStore:
     A file is there under its hash whole and synced, or not at all: copies grow in `.incoming`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, fleet: Callable[[], str] = str) -> None:
+        """`fleet`: whose files ours are (users.Users)."""
         self._root = root
+        self._users = Users(root, fleet)
         self._incoming = root / ".incoming"
 
     def add(
@@ -75,8 +78,8 @@ class LocalStore:
         return shutil.disk_usage(there).free
 
     def delete(self, sha256: str) -> None:
-        """The file is not in the store."""
-        (self._root / _valid(sha256)).unlink(missing_ok=True)
+        """The file is not in the store, unless another fleet needs it."""
+        self._users.drop(_valid(sha256))
 
     def put_record(self, uuid: str, content: bytes, kind: str = "shelved") -> None:
         """What is known of something that only its files here are left of: of an instance that is on no host,
@@ -126,7 +129,7 @@ class LocalStore:
             self._prepare()
             path, fd = open_part(self._incoming, key)
         try:
-            yield Incoming(self._root, path, fd)
+            yield Incoming(self._users, path, fd)
         finally:
             os.close(fd)
 
@@ -153,8 +156,7 @@ class LocalStore:
                 yield copy, sha256, size
                 os.fchmod(copy, 0o400)
                 os.fsync(copy)
-                Path(name).replace(self._root / sha256)
-                sync_directory(self._root)
+                self._users.place(Path(name), sha256)
             finally:
                 os.close(copy)
                 Path(name).unlink(missing_ok=True)

@@ -28,7 +28,8 @@ def web() -> Iterator[Web]:
 
 def files(novactl: Command) -> list[str]:
     root = novactl.config / "images"
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] != ".users")
 
 
 def test_url_becomes_an_image(novactl: Command, web: Web) -> None:

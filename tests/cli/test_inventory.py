@@ -444,7 +444,7 @@ def test_images_by_content(novactl: Command, write: Write, tmp_path: Path) -> No
     novactl.ok("inventory", "apply")
     third = novactl.json("image", "show", "a")
     assert third["id"] != first["id"] and third["sha256"] == row["fields"]["sha256"][1]
-    stored = {path.name for path in (novactl.config / "images").iterdir()} - {".incoming"}
+    stored = {path.name for path in (novactl.config / "images").iterdir()} - {".incoming", ".users"}
     assert stored == {third["sha256"], third["kernel_sha256"]}  # what nobody needs is gone
     write({"images": {}})
     novactl.ok("inventory", "apply", "--prune", "--yes")

@@ -23,7 +23,8 @@ def images(grounds: Grounds) -> dict[str, Any]:
 
 
 def stored(grounds: Grounds) -> set[str]:
-    return {path.name for path in (grounds.novactl.config / "images").rglob("*") if path.is_file()}
+    found = (path for path in (grounds.novactl.config / "images").rglob("*") if path.is_file())
+    return {path.name for path in found if path.parent.name != ".users"}
 
 
 def worries(grounds: Grounds) -> list[Any]:

@@ -432,3 +432,19 @@ def test_sweep_leaves_what_is_being_received(store: LocalStore, source: Path) ->
         os.utime(store._root / ".incoming" / "slow.part", (1, 1))
         store.add(source, declared=None)
         assert files(store) == [".incoming/slow.part", SHA256]
+
+
+def test_what_another_fleet_needs_stays(tmp_path: Path) -> None:
+    """Two databases, one directory of images: who deletes an image takes no file of the other's."""
+    ours, theirs = (LocalStore(tmp_path / "images", lambda fleet=fleet: fleet) for fleet in ("a", "b"))
+    source = tmp_path / "source.raw"
+    source.write_bytes(raw(b"x" * 4096))
+    sum_ = ours.add(source, declared="raw").sha256
+    with theirs.incoming("key") as coming:
+        coming.write_at(0, source.read_bytes())
+        assert coming.finish(source.stat().st_size, declared="raw").sha256 == sum_
+    for store in (ours, ours, theirs):
+        assert theirs.has(sum_)
+        store.delete(sum_)
+    assert not theirs.has(sum_)
+    assert not (tmp_path / "images" / ".users").exists()
