@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from novactl.db.session import Tx
 from novactl.errors import NovactlError, Refused, UsageError
 from novactl.images.assemble import assemble
 from novactl.images.blocks import sha256_of
+from novactl.images.incoming import StoredImage
 from novactl.objects.backup import Backup, beyond, check_rotation, unneeded
+from novactl.objects.image import MIB
 
+MARGIN = 64 * MIB  # what stays free: the journal is there, perhaps
 SUFFIXES = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
 """Of a file that an export is made to: its format."""
 
@@ -48,34 +51,64 @@ def made_whole(world: World, store: Any, one: Backup) -> Backup:
     parts = checked(world, one)
     if len(parts) == 1:
         return one
-    files = {}
-    for file in one.files:
-        with store.scratch() as path:
-            assemble(_paths(world, parts, file), path, "qcow2", one.files[file]["virtual_size_bytes"])
-            stored = store.add(path, declared="qcow2")
-        files[file] = {
-            "sha256": stored.sha256,
-            "size_bytes": stored.size_bytes,
-            "disk_format": stored.info.format,
-            "virtual_size_bytes": stored.info.virtual_size_bytes,
-        }
-    whole = replace(one, files=files, parent=None, reason="made whole when it was restored")
+    _refuse_full(store, one, parts)
+    with ExitStack() as scratch:
+        made = {}
+        for file in one.files:
+            made[file] = scratch.enter_context(store.scratch())
+            assemble(_paths(world, parts, file), made[file], "qcow2", one.files[file]["virtual_size_bytes"])
+        return _keep_whole(world, store, one, made)
 
-    def keep(tx: Tx) -> None:
-        if one not in backups.everything(tx) or not all(store.has(sha256) for sha256 in whole.sums):
-            raise Refused(f"backup {one.name}: was changed by another command just now", hint="try again")
-        backups.make_whole(tx, whole)
+
+def _refuse_full(store: Any, one: Backup, parts: Sequence[Backup]) -> None:
+    """Raises Refused when there is no room for a file as large as all that it is made of."""
+    needed = sum(stored["size_bytes"] for part in parts for stored in part.files.values())
+    if (room := store.room() - MARGIN) < needed:
+        raise Refused(
+            f"backup {one.name}: its disks may take {-(-needed // MIB)} MiB in the store,"
+            f" {max(0, room // MIB)} MiB are free",
+            hint="free some space there",
+        )
+
+
+def _keep_whole(world: World, store: Any, one: Backup, made: dict[str, Path]) -> Backup:
+    """These files, all of them, are the backup's from now on; else none of them stays."""
+    taken: dict[str, StoredImage] = {}
 
     def sweep(tx: Tx) -> None:
-        for sha256 in (one.sums | whole.sums) - catalogue.stored_files_in_use(tx):
+        ours = one.sums | {stored.sha256 for stored in taken.values()}
+        for sha256 in ours - catalogue.stored_files_in_use(tx):
             store.delete(sha256)
 
     try:
+        for file, path in made.items():
+            taken[file] = store.take(path, declared="qcow2")
+        whole = replace(
+            one,
+            files={file: _recorded(stored) for file, stored in taken.items()},
+            parent=None,
+            reason="made whole when it was restored",
+        )
+
+        def keep(tx: Tx) -> None:
+            if one not in backups.everything(tx) or not all(store.has(sha256) for sha256 in whole.sums):
+                raise Refused(f"backup {one.name}: was changed by another command just now", hint="try again")
+            backups.make_whole(tx, whole)
+
         world.db.write(keep)
     finally:  # not before it is committed: until then the difference is all there is
         world.db.write(sweep)
     remove_unneeded(world)
     return whole
+
+
+def _recorded(stored: StoredImage) -> dict[str, Any]:
+    return {
+        "sha256": stored.sha256,
+        "size_bytes": stored.size_bytes,
+        "disk_format": stored.info.format,
+        "virtual_size_bytes": stored.info.virtual_size_bytes,
+    }
 
 
 # --- export ---

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from novactl.errors import ImageRefused, NotFound, UsageError
-from novactl.images.blocks import blocks, explained, sha256_of, sync_directory, write_at
+from novactl.images.blocks import blocks, explained, sha256_of, sha256_of_fd, sync_directory, write_at
 from novactl.images.imagefile import opened
 from novactl.images.incoming import Incoming, StoredImage, in_use, open_part
 from novactl.images.inspector import inspect_fd
@@ -55,6 +55,17 @@ class LocalStore:
                 why = f"SHA-256 is {sha256}, not {expected}"
                 raise ImageRefused(f"{source}: {why}", hint="copy it again, or correct the expected sum")
             info = inspect_fd(copy, str(source), declared)
+        return StoredImage(sha256, size, info)
+
+    def take(self, made: Path, *, declared: str) -> StoredImage:
+        """A file of scratch() that we made ourselves, in a format that is known, is in the store: nothing is
+        copied. Raises as `add`."""
+        with opened(made) as fd, explained(made, self._root):
+            info = inspect_fd(fd, str(made), declared, pinned=True)
+            sha256, size = sha256_of_fd(fd), os.fstat(fd).st_size
+            os.fchmod(fd, 0o400)
+            os.fsync(fd)
+            self._users.place(made, sha256)
         return StoredImage(sha256, size, info)
 
     def add_blob(self, source: Path) -> tuple[str, int]:

@@ -28,7 +28,7 @@ from novactl.db import (
     settings,
 )
 from novactl.engine.operation import StepState
-from novactl.errors import OperationFailed, OperationIncomplete, Refused
+from novactl.errors import NovactlError, OperationFailed, OperationIncomplete, Refused
 from novactl.objects.image import GIB
 from novactl.objects.instance import Instance
 from novactl.objects.states import PowerState
@@ -60,6 +60,7 @@ from tests.sim.test_evacuate import deaths
 from tests.support import fleet as records
 from tests.support.sim import Fault, SimFleet, SimHost, settled
 from tests.support.toys import Died
+from tests.unit.hostile_images import qcow2
 
 
 @pytest.fixture
@@ -180,6 +181,40 @@ def test_a_record_lies_beside_each_backup(fleet: SimFleet) -> None:
     assert list(fleet.store.records("backups")) == [kept.id]
     forget(fleet, "second")
     assert fleet.store.records("backups") == {}
+
+
+@pytest.mark.parametrize("how", ["assembled", "refused", "taken"])
+def test_a_difference_is_made_whole_or_nothing_is_left(
+    fleet: SimFleet, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    run(fleet, boot(flavor="disks"), back_up("first"), back_up("second"))
+    before = {path.name for path in (fleet.directory / "images").iterdir()}
+    made: list[Path] = []
+
+    def assemble(parts: Any, path: Path, *_: Any) -> None:
+        made.append(path)
+        if how == "assembled" and len(made) == 2:
+            raise NovactlError("no space left")
+        path.write_bytes(b"no qcow2" if how == "refused" and len(made) == 2 else qcow2(size=len(made) << 20))
+
+    monkeypatch.setattr(backup_files, "assemble", assemble)
+    with fleet.process("restorer") as process:
+        second = fleet.db.read(backups.everything)[-1]
+        if how != "taken":
+            with pytest.raises(NovactlError):
+                backup_files.made_whole(process.world, fleet.store, second)
+            assert {path.name for path in (fleet.directory / "images").iterdir()} == before
+        else:
+            whole = backup_files.made_whole(process.world, fleet.store, second)
+            assert all(fleet.store.has(sum_) for sum_ in whole.sums) and whole.parent is None
+            assert not whole.sums & second.sums and not any(map(fleet.store.has, second.sums))
+        assert len(made) == 2 and not any(path.exists() for path in made)
+        monkeypatch.setattr(fleet.store, "room", lambda: backup_files.MARGIN)
+        first = fleet.db.read(backups.everything)[0]
+        if how != "taken":
+            with pytest.raises(Refused, match="MiB are free"):
+                backup_files.made_whole(process.world, fleet.store, second)
+        assert first.name == "first" and len(made) == 2
 
 
 def test_a_name_is_of_one_backup(fleet: SimFleet) -> None:
