@@ -52,7 +52,7 @@ def made_whole(world: World, store: Any, one: Backup) -> Backup:
     for file in one.files:
         with store.scratch() as path:
             assemble(_paths(world, parts, file), path, "qcow2", one.files[file]["virtual_size_bytes"])
-            stored = store.add(path, declared="qcow2")
+            stored = store.add(path, declared="qcow2", pinned=True)
         files[file] = {
             "sha256": stored.sha256,
             "size_bytes": stored.size_bytes,

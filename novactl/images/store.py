@@ -39,19 +39,21 @@ class LocalStore:
         *,
         declared: str | None,
         expected_sha256: str | None = None,
+        pinned: bool = False,
         progress: Progress | None = None,
     ) -> StoredImage:
         """Copy `source` in and say what it is, or raise and leave nothing.
 
-        The copy is inspected, not `source`, which may change: ImageRefused for what it must not be, or for
-        another hash than expected; NovactlError when there is no room. Twice the same bytes are stored once.
+        The copy is inspected (`pinned`: see there), not `source`, which may change: ImageRefused for what it
+        must not be, or for another hash than expected; NovactlError when there is no room. Twice the same
+        bytes are stored once.
         """
         expected = _valid(expected_sha256.lower()) if expected_sha256 else None
         with self._copied(source, progress) as (copy, sha256, size):
             if expected not in (None, sha256):
                 why = f"SHA-256 is {sha256}, not {expected}"
                 raise ImageRefused(f"{source}: {why}", hint="copy it again, or correct the expected sum")
-            info = inspect_fd(copy, str(source), declared)
+            info = inspect_fd(copy, str(source), declared, pinned=pinned)
         return StoredImage(sha256, size, info)
 
     def add_blob(self, source: Path) -> tuple[str, int]:
