@@ -18,9 +18,8 @@ from novactl.images.assemble import assemble
 from novactl.images.blocks import sha256_of
 from novactl.images.incoming import StoredImage
 from novactl.objects.backup import Backup, beyond, check_rotation, unneeded
-from novactl.objects.image import MIB
+from novactl.objects.image import MARGIN, MIB
 
-MARGIN = 64 * MIB  # what stays free: the journal is there, perhaps
 SUFFIXES = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
 """Of a file that an export is made to: its format."""
 

@@ -21,14 +21,12 @@ from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
 from novactl.errors import Refused, UsageError
 from novactl.objects.backup import Backup, chain, check_request
-from novactl.objects.image import MIB
+from novactl.objects.image import MARGIN, MIB
 from novactl.objects.instance import Instance
 from novactl.objects.moments import before
 from novactl.objects.states import PowerState, TaskState
 from novactl.virt.domain import devices_of, record
 from novactl.virt.snapshots import SnapshotLook
-
-MARGIN = 64 * MIB  # what stays free: a guest whose disk is full stands still
 
 
 @dataclass(frozen=True, kw_only=True)

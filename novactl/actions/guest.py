@@ -40,8 +40,10 @@ def base_steps(instance: Instance, host: str) -> list[Step]:
     return steps
 
 
-def image_steps(image: Image, host: str, flavor: Flavor | None = None) -> list[FetchBase]:
-    """Its disk, kernel and initrd, and what it has for the disk.local of such a flavor."""
+def image_steps(
+    image: Image, host: str, flavor: Flavor | None = None, *, any_flavor: bool = False
+) -> list[FetchBase]:
+    """Its disk, kernel and initrd, and what it has for the disk.local of such a flavor, or of any."""
     sizes = (image.size_bytes, image.virtual_size_bytes)
     wanted = [(f"image {image.name}", image.sha256, base_format(image.disk_format), *sizes)]
     wanted += [
@@ -52,7 +54,7 @@ def image_steps(image: Image, host: str, flavor: Flavor | None = None) -> list[F
         )
         if sha256
     ]
-    if flavor and (local := local_disk(image, flavor)):
+    if (flavor or any_flavor) and (local := local_disk(image, flavor)):
         wanted.append((f"disk.local of image {image.name}", *local))
     return [
         FetchBase(
@@ -67,11 +69,11 @@ def image_steps(image: Image, host: str, flavor: Flavor | None = None) -> list[F
     ]
 
 
-def local_disk(image: Image, flavor: Flavor) -> tuple[str, str, int, int] | None:
+def local_disk(image: Image, flavor: Flavor | None) -> tuple[str, str, int, int] | None:
     """(SHA-256, format, bytes, bytes for the guest) of what the image has for disk.local, when the flavor's
-    is large enough for it."""
+    (None: any) is large enough for it."""
     found = image.disks.get("disk.local")
-    if found is None or flavor.ephemeral_gib * GIB < found["virtual_size_bytes"]:
+    if found is None or (flavor and flavor.ephemeral_gib * GIB < found["virtual_size_bytes"]):
         return None
     return found["sha256"], found["disk_format"], found["size_bytes"], found["virtual_size_bytes"]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from novactl.actions import guest, moving, transports
 from novactl.actions.acting import Seen
-from novactl.actions.steps.files import SPARE_BYTES, CreateDisk
+from novactl.actions.steps.files import CreateDisk
 from novactl.actions.steps.images import FetchBase
 from novactl.actions.world import World
 from novactl.db import hosts
 from novactl.errors import NovactlError
 from novactl.objects.host import Host
-from novactl.objects.image import MIB
+from novactl.objects.image import MARGIN, MIB
 from novactl.remote.fanout import fan_out
 from novactl.virt import live
 from novactl.virt.live import DiskSize, LiveFacts
@@ -190,7 +190,7 @@ class _Look:
             yield Item(
                 "memory", name, FAIL if free < wanted else OK, f"{free} MiB available, {wanted} needed"
             )
-        needed = SPARE_BYTES + sum(size.allocated_bytes for size in sizes.values()) + self._to_fetch()
+        needed = MARGIN + sum(size.allocated_bytes for size in sizes.values()) + self._to_fetch()
         short = seen.disk_free < needed
         words = f"{seen.disk_free // MIB} MiB free, {needed // MIB} needed"
         yield Item("space", name, FAIL if short else OK, words)

@@ -35,13 +35,13 @@ class Push:
         """chain() has looked at all hosts at once."""
 
     def plan(self, world: World, tx: Tx, op_id: str, facts: None) -> Plan | None:
-        image = catalogue.image(tx, self.image)
+        image = _made(tx, self.image)
         host = hosts.get(tx, self.target)
         if host.state == "fenced":
             raise Refused(f"host {host.name} is fenced", hint="audit --heal cleans it once it is back")
         steps: list[Step] = [
             self._chained(step) if self.before else step
-            for step in guest.image_steps(image, self.target)
+            for step in guest.image_steps(image, self.target, any_flavor=True)
             if step.sha256 not in self.there
         ]
         if not steps:
@@ -76,17 +76,17 @@ class Push:
 def chain(world: World, name: str, names: Sequence[str] | None) -> list[Push]:
     """A push to each of the hosts (None: to all that are up), in the order in which it goes from one to the
     next: neighbours are in the same zone. The first one gets it from the store; when that has it not, from
-    where it is shared, or from hosts that have it. Raises NotFound."""
+    where it is shared, or from hosts that have it. Raises NotFound, Refused for one that is not made yet."""
 
     def chosen(tx: Tx) -> tuple[Image, list[Host]]:
-        image = catalogue.image(tx, name)
+        image = _made(tx, name)
         if names is not None:
             return image, [hosts.get(tx, one) for one in dict.fromkeys(names)]
         everything = [host for host in hosts.everything(tx) if host.state == "up"]
         return image, sorted(everything, key=lambda host: (host.zone or "", host.name))
 
     image, found = world.db.read(chosen)
-    wanted = frozenset(step.sha256 for step in guest.image_steps(image, ""))
+    wanted = frozenset(step.sha256 for step in guest.image_steps(image, "", any_flavor=True))
     there = holders.look(world, wanted, [host.name for host in found])
     have = [host for host, files in there.items() if files == wanted]
     behind = [] if _stored(world, wanted) else [*have, *_sharing(world, wanted)][-NEAREST:]
@@ -96,6 +96,13 @@ def chain(world: World, name: str, names: Sequence[str] | None) -> list[Push]:
         if host not in have:
             behind = [*behind, host][-NEAREST:]
     return pushes
+
+
+def _made(tx: Tx, name: str) -> Image:
+    image = catalogue.image(tx, name)
+    if image.status != "active":
+        raise Refused(f"image {image.name} is {image.status}")
+    return image
 
 
 def _sharing(world: World, files: frozenset[str]) -> list[str]:

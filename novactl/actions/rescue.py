@@ -7,7 +7,6 @@ from typing import Any
 from novactl.actions import acting, guest
 from novactl.actions.acting import Seen, still
 from novactl.actions.move_parts import power_off
-from novactl.actions.snapshot import MARGIN
 from novactl.actions.steps.copies import DefineThere
 from novactl.actions.steps.domains import OFF, StartDomain
 from novactl.actions.steps.records import SetTask
@@ -19,7 +18,7 @@ from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
 from novactl.errors import Refused
 from novactl.objects.extra_specs import firmware
-from novactl.objects.image import MIB, Image
+from novactl.objects.image import MARGIN, MIB, Image
 from novactl.objects.instance import Instance
 from novactl.objects.states import PowerState, TaskState
 from novactl.virt.domain import check_properties

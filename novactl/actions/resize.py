@@ -18,7 +18,7 @@ from novactl.actions.steps.copies import (
     PlaceNvram,
 )
 from novactl.actions.steps.domains import StartDomain
-from novactl.actions.steps.files import SPARE_BYTES, MakeDirectory
+from novactl.actions.steps.files import MakeDirectory
 from novactl.actions.steps.moves import SOURCE, ReleaseHold
 from novactl.actions.steps.records import SetTask
 from novactl.actions.steps.trust import EndTrust, OpenTrust
@@ -32,7 +32,7 @@ from novactl.engine.step import Step
 from novactl.errors import HostUnreachable, NoValidHost, Refused, UsageError
 from novactl.objects.extra_specs import firmware
 from novactl.objects.flavor import Flavor
-from novactl.objects.image import MIB
+from novactl.objects.image import MARGIN, MIB
 from novactl.objects.instance import Instance
 from novactl.objects.migration import MigrationKind, Storage
 from novactl.objects.states import TaskState
@@ -175,7 +175,7 @@ def _look(world: World, moved: Instance, name: str, sizes: dict[str, tuple[int, 
         raise Refused(f"{moved.name}: {name} has a domain with its uuid", hint="novactl audit shows it")
     if moving.shared(world, str(moved.host), name):
         return Storage.SHARED
-    needed = SPARE_BYTES + sum(takes for _, takes in sizes.values())
+    needed = MARGIN + sum(takes for _, takes in sizes.values())
     if look.disk_free < needed:
         raise Refused(
             f"{moved.name}: {name} has {look.disk_free // MIB} MiB free on {there.instances_path}, its disks"

@@ -7,7 +7,7 @@ from typing import Any
 from novactl.actions import acting, guest
 from novactl.actions.acting import Seen, still
 from novactl.actions.move_parts import power_off
-from novactl.actions.snapshot import MARGIN, derived
+from novactl.actions.snapshot import derived
 from novactl.actions.steps.domains import DefineAnew, DropDomain, RemoveDomain
 from novactl.actions.steps.files import RemoveFiles
 from novactl.actions.steps.images import PullFile
@@ -20,7 +20,7 @@ from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
 from novactl.errors import Refused
-from novactl.objects.image import MIB, Image
+from novactl.objects.image import MARGIN, MIB, Image
 from novactl.objects.instance import Instance
 from novactl.objects.states import PowerState, TaskState, VmState
 

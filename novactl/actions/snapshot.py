@@ -25,14 +25,13 @@ from novactl.db.session import Tx
 from novactl.engine.operation import Lock, Mode, Plan
 from novactl.engine.step import Step
 from novactl.errors import Refused, UsageError
-from novactl.objects.image import MIB, Image
+from novactl.objects.image import MARGIN, MIB, Image
 from novactl.objects.instance import Instance
 from novactl.objects.names import check_name
 from novactl.objects.states import PowerState, TaskState, VmState
 from novactl.virt.snapshots import Freeze, SnapshotLook
 
 FORMATS = ("raw", "qcow2")
-MARGIN = 64 * MIB  # what stays free: a guest whose disk is full stands still
 APPLIED = frozenset({QueueImage.type})
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from novactl.errors import NovactlError
+from novactl.errors import NovactlError, Refused
 from novactl.images.imagefile import opened
+from novactl.objects.image import MARGIN
 
 BLOCK = 1 << 20  # bytes copied and hashed at once
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -101,6 +102,19 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def need_room(fd: int, size: int, source: object, root: Path) -> None:
+    """Raises Refused when so many bytes more leave less than MARGIN where the open file is: the database may
+    be there too."""
+    found = os.fstatvfs(fd)
+    room = found.f_bavail * found.f_frsize - MARGIN
+    if size > room:
+        why = f"{-(-size >> 20)} MiB are to come, {max(0, room) >> 20} MiB are free"
+        raise Refused(f"{root}: no room for {source}: {why}", hint=_MORE_ROOM.format(root))
+
+
+_MORE_ROOM = "free space under {}, or keep images elsewhere"
+
+
 @contextmanager
 def explained(source: object, root: Path) -> Iterator[None]:
     """Errors of the system as errors of ours."""
@@ -108,6 +122,5 @@ def explained(source: object, root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
-            hint = f"free space under {root}, or keep images elsewhere"
-            raise NovactlError(f"{root}: no room for {source}", hint=hint) from error
+            raise NovactlError(f"{root}: no room for {source}", hint=_MORE_ROOM.format(root)) from error
         raise NovactlError(f"{root}: cannot store {source}: {error.strerror}") from error

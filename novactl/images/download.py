@@ -175,6 +175,7 @@ def _accepted(wanted: Download, target: Target, answer: http.client.HTTPResponse
         coming.restart({**note, "size": str(total)})
     if total > wanted.max_size:
         _too_large(wanted, total)
+    coming.need_room(max(0, total - coming.have))
     if not total and not answer.chunked and not wanted.certain:
         hint = "give its --sha256, or fetch the file and use --file"
         raise ImageRefused(f"{target.shown}: the server does not say where the file ends", hint=hint)
@@ -219,10 +220,14 @@ def _body(
     progress: Progress,
 ) -> int:
     at, keep = coming.have, _may_go_on(wanted, coming)
+    sure = at  # up to there it was looked whether there is room
     try:
         for data in _pieces(answer, connection, wanted.stall):
             if at + len(data) > wanted.max_size:
                 _too_large(wanted, at + len(data))
+            if at + len(data) > sure:
+                sure = max(at + len(data), min(at + STANDS, total or at + STANDS))
+                coming.need_room(sure - at)
             coming.write_at(at, data)
             at += len(data)
             progress(at, total)

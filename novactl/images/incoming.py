@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novactl.errors import Busy, ImageRefused, NovactlError, UsageError
-from novactl.images.blocks import InOrder, explained, sha256_of_fd, write_at
+from novactl.images.blocks import InOrder, explained, need_room, sha256_of_fd, write_at
 from novactl.images.inspector import ImageInfo, inspect_fd
 from novactl.images.users import Users
 
@@ -51,6 +51,10 @@ class Incoming:
         if self._sum is not None and not self._sum.add(offset, data):
             self._sum = None
         self._end = max(self._end, offset + len(data))
+
+    def need_room(self, size: int) -> None:
+        """Raises Refused when there is no room for so many bytes more."""
+        need_room(self._fd, size, self.note.get("name", self._path.stem), self._root)
 
     def stands_at(self, offset: int) -> None:
         """All before `offset` has come, and is there after any death."""

@@ -39,10 +39,11 @@ def inspect(path: Path, declared: str | None = None) -> ImageInfo:
 
 def inspect_fd(fd: int, name: str, declared: str | None = None, *, pinned: bool = False) -> ImageInfo:
     """As `inspect`, for an open file; `name` is what messages call it. `pinned`: it was declared by what made
-    the file. A guest may write into its disk what looks like another format: these bytes are raw."""
+    the file. A guest may write into its disk what looks like another format: raw bytes are all its own, and
+    so may be the last ones of a file with a header, of which the first cluster is not."""
     image = ImageFile(fd, name)
     try:
-        kind = declared if pinned and declared == "raw" else _agreed(image, declared)
+        kind = declared if pinned and declared == "raw" else _agreed(image, declared, ends=not pinned)
         size = _READERS[kind](image)
     except OSError as error:
         raise ImageRefused(f"{name}: cannot be read: {error.strerror}") from error
@@ -73,11 +74,11 @@ _PARTITIONED = {"gpt", "mbr"}
 _DESCRIPTOR_FILE = re.compile(rb"# Disk DescriptorFile|(?:#[^\n]*\n| *\r?\n)*version=[123]\r?\n")
 
 
-def _agreed(image: ImageFile, declared: str | None) -> str:
-    """The format that both the operator and the bytes name, or raise."""
+def _agreed(image: ImageFile, declared: str | None, *, ends: bool) -> str:
+    """The format that both the operator and the bytes name, or raise. `ends`: its end counts too."""
     if declared is not None and declared not in FORMATS:
         image.refuse(f"format {declared} is not supported", f"one of {', '.join(FORMATS)}")
-    found = _magics(image)
+    found = _magics(image, ends=ends)
     if unsupported := found - set(FORMATS) - _PARTITIONED:
         _refuse_unsupported(image, min(unsupported))
     kinds = found & {"qcow2", "vmdk", "iso"}
@@ -94,9 +95,9 @@ def _agreed(image: ImageFile, declared: str | None) -> str:
     return held
 
 
-def _magics(image: ImageFile) -> set[str]:
-    """Every format whose magic stands in the file."""
-    head, tail = image.peek(0, 32774), image.peek(max(0, image.size - 512), 512)
+def _magics(image: ImageFile, *, ends: bool) -> set[str]:
+    """Every format whose magic stands in the file; without `ends`, before its last bytes."""
+    head, tail = image.peek(0, 32774), image.peek(max(0, image.size - 512), 512) if ends else b""
     found = {kind for kind, at, magic in _MAGICS if at >= 0 and head.startswith(magic, at)}
     found |= {kind for kind, at, magic in _MAGICS if at < 0 and tail[at:].startswith(magic)}
     if _DESCRIPTOR_FILE.match(head[:4096]):

@@ -11,7 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from novactl.errors import ImageRefused, NotFound, UsageError
-from novactl.images.blocks import blocks, explained, sha256_of, sha256_of_fd, sync_directory, write_at
+from novactl.images.blocks import (
+    blocks,
+    explained,
+    need_room,
+    sha256_of,
+    sha256_of_fd,
+    sync_directory,
+    write_at,
+)
 from novactl.images.imagefile import opened
 from novactl.images.incoming import Incoming, StoredImage, in_use, open_part
 from novactl.images.inspector import inspect_fd
@@ -47,7 +55,7 @@ class LocalStore:
         """Copy `source` in and say what it is, or raise and leave nothing.
 
         The copy is inspected, not `source`, which may change: ImageRefused for what it must not be, or for
-        another hash than expected; NovactlError when there is no room. Twice the same bytes are stored once.
+        another hash than expected; Refused when there is no room. Twice the same bytes are stored once.
         """
         expected = _valid(expected_sha256.lower()) if expected_sha256 else None
         with self._copied(source, progress) as (copy, sha256, size):
@@ -163,6 +171,7 @@ class LocalStore:
             self._prepare()
             copy, name = tempfile.mkstemp(dir=self._incoming)
             try:
+                need_room(copy, _data(fd), source, self._root)
                 sha256, size = _copy(fd, copy, source, progress or _silent)
                 yield copy, sha256, size
                 os.fchmod(copy, 0o400)
@@ -183,6 +192,12 @@ class LocalStore:
             with suppress(FileNotFoundError):  # another process removed or finished it
                 if time.time() - left.stat().st_mtime > STALE_SECONDS and not in_use(left):
                     left.unlink()
+
+
+def _data(fd: int) -> int:
+    """Bytes that a copy of the file takes."""
+    status = os.fstat(fd)
+    return min(status.st_size, status.st_blocks * 512)
 
 
 def _copy(source: int, copy: int, path: Path, progress: Progress) -> tuple[str, int]:

@@ -32,9 +32,9 @@ def extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, int]]
         position = end
 
 
-def header(offset: int, length: int) -> bytes:
-    """What stands before each extent."""
-    return f"{offset} {length} ".encode().ljust(HEADER - 1) + b"\n"
+def header(offset: int, length: int, *left: int) -> bytes:
+    """What stands before each extent; `left`: the bytes that come from there on, of which a host has room."""
+    return f"{' '.join(map(str, (offset, length, *left)))} ".encode().ljust(HEADER - 1) + b"\n"
 
 
 def feed(
@@ -47,8 +47,11 @@ def feed(
             return  # it is there already, or the host says on stderr what is wrong
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            for offset, length in extents(file.fileno(), size, start):
-                write(header(offset, length))
+            pieces = list(extents(file.fileno(), size, start))
+            left = sum(length for _, length in pieces)
+            for offset, length in pieces:
+                write(header(offset, length, left))
+                left -= length
                 for at in range(offset, offset + length, BLOCK):
                     write(os.pread(file.fileno(), min(BLOCK, offset + length - at), at))
                 progress(offset + length, size)

@@ -9,6 +9,7 @@ from novactl.objects.image import base_format
 from novactl.objects.names import check_name
 
 TYPES = ("daily", "weekly")
+MOST_KEPT = 1_000_000  # of a type: a database's integer holds it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ def check_rotation(rotation: int) -> None:
         raise UsageError(
             f"--rotate {rotation}: at least 1 backup is kept", hint="novactl backup delete removes one"
         )
+    if rotation > MOST_KEPT:
+        raise UsageError(f"--rotate {rotation}: at most {MOST_KEPT} backups are kept")
 
 
 def chain(one: Backup, by_id: Mapping[str, Backup]) -> list[Backup]:

@@ -7,7 +7,7 @@ FORMATS = ("raw", "qcow2", "vmdk", "iso")
 """What a file of an image can be."""
 GIB = 1 << 30
 MIB = 1 << 20
-
+MARGIN = 64 * MIB  # what stays free where disks and images are: a guest whose disk is full stands still
 
 CONVERTED = ("qcow2", "vmdk")
 """Of these hosts make a RAW base file; of all else it is the file itself."""

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from novactl.errors import UsageError
 from novactl.objects import names
-from novactl.objects.backup import TYPES
+from novactl.objects.backup import MOST_KEPT, TYPES
 from novactl.objects.place import Place
 from novactl.objects.trusted import check_trusted
 
@@ -87,6 +87,8 @@ def _check_backup(policy: Policy, what: str) -> None:
         raise UsageError(f"{what}: type {policy.type!r} is not one of {', '.join(TYPES)}")
     if policy.rotate is not None and policy.rotate < 1:
         raise UsageError(f"{what}: rotate {policy.rotate}: at least 1 backup is kept")
+    if policy.rotate is not None and policy.rotate > MOST_KEPT:
+        raise UsageError(f"{what}: rotate {policy.rotate}: at most {MOST_KEPT} backups are kept")
 
 
 def _check_times(policy: Policy, what: str) -> None:

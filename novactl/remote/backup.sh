@@ -34,7 +34,7 @@ nv_choose() { # nv_xml is what will be copied, nv_how its name; there is room fo
         if nv_out=$(nv_recall "$nv_uuid" "$nv_parent_xml" 2>&1); then
             nv_xml=$nv_part_xml nv_how=incremental
             nv_bytes=$(nv_virsh checkpoint-dumpxml "$nv_uuid" "$(nv_checkpoint_name "$nv_parent_xml")" --no-domain --size |
-                sed -n "s/.* size='\([0-9]*\)'.*/\1/p" | awk '{sum += $1} END {print sum + 67108864}')
+                sed -n "s/.* size='\([0-9]*\)'.*/\1/p" | awk -v sum="$nv_margin" '{sum += $1} END {printf "%.0f\n", sum}')
         else
             nv_how="full the disks do not tell what changed: $(echo "${nv_out#error: }" | head -n 1)"
             nv_virsh checkpoint-delete "$nv_uuid" "$(nv_checkpoint_name "$nv_parent_xml")" --metadata >/dev/null 2>&1 || true

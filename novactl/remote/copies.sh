@@ -101,9 +101,9 @@ nv_sparse_sums() { # file: its length, then "index SHA-256" of each piece of 16 
     nv_size=$(stat -c %s "$1") && nv_list=$(nv_extents "$1") || return
     nv_list=$(echo "$nv_list" | awk -v size="$nv_size" 'BEGIN {piece = 16777216; next_one = 0} {
         n = int($1 / piece)
-        for (n = n < next_one ? next_one : n; n * piece < $1 + $2; n++) print n
+        for (n = n < next_one ? next_one : n; n * piece < $1 + $2; n++) printf "%.0f\n", n
         next_one = n
-    } END {if (size % piece && next_one * piece <= size) print int(size / piece)}')
+    } END {if (size % piece && next_one * piece <= size) printf "%.0f\n", int(size / piece)}')
     echo "$nv_size"
     for nv_n in $nv_list; do
         nv_hex=$(nv_sum_of dd if="$1" bs=1048576 skip="$((nv_n * 16))" count=16 status=none) || return

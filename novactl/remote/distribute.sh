@@ -62,6 +62,7 @@ nv_within_seconds=120
 nv_base_take() { # path-without-ending size from seconds [unhashed]: stdin as nv_base_pieces has it. What comes in one go is
     # hashed as it comes
     nv_no_link "$1.part" "$1.pieces"
+    nv_where=${1%/*}
     ( umask 077; : >>"$1.part"; : >>"$1.pieces" )
     # what one that was cut has written past where it stands is in no sum: holes that are left out must be holes
     truncate -s "$3" "$1.part" || nv_failed "cannot write the base file"
@@ -87,21 +88,25 @@ nv_base_taken() { # path-without-ending: the sum of what came; as it came, unles
     fi
 }
 
-nv_base_pieces() { # path-without-ending size seconds: stdin has "offset length" in 64 bytes, each with its bytes; prints
-    # "offset length" of what is written. Each read has its time: a link that was cut leaves no receiver behind that holds the
-    # lock. .pieces tells the same to those who get it from here; what is written at once grows with the link's speed, since
-    # whoever waits behind a slow one should not wait long, and each time costs processes
+nv_base_pieces() { # path-without-ending size seconds: stdin has "offset length [bytes to come]" in 64 bytes, each with its
+    # bytes; prints "offset length" of what is written. Nothing is kept of what there is no room for. Each read has its time: a
+    # link that was cut leaves no receiver behind that holds the lock. .pieces tells the same to those who get it from here; what
+    # is written at once grows with the link's speed, since whoever waits behind a slow one should not wait long, and each time
+    # costs processes
     nv_part=$1.part nv_end=0 nv_most=524288
     while nv_line=$(timeout "$3" dd bs=64 count=1 iflag=fullblock status=none) && [ -n "$nv_line" ]; do
         nv_off=${nv_line%% *} nv_len=${nv_line#* }
-        nv_len=${nv_len%% *}
-        nv_digits "$nv_off" "$nv_len"
+        nv_rest=${nv_len#* } nv_len=${nv_len%% *}
+        nv_rest=${nv_rest%% *}
+        nv_digits "$nv_off" "$nv_len" "${nv_rest:=$nv_len}"
         if [ "$nv_len" -eq 0 ]; then
             { truncate -s "$2" "$nv_part" && nv_base_stands_at "$1.pos" "$2" && echo "$2 0" >>"$1.pieces"; } ||
                 nv_failed "cannot finish the base file"
             return 0
         fi
         nv_in_turn "$nv_end" "$nv_off" "$nv_len" "$2"
+        [ "$nv_rest" -ge "$nv_len" ] || nv_rest=$nv_len
+        nv_need_room "$nv_rest" "what is to come" "$nv_part" "$1.pos" "$1.pieces" "$1.sum.new"
         while [ "$nv_len" -gt 0 ]; do
             nv_progress "$((nv_off * 100 / $2)) %"
             nv_n=$((nv_len < nv_most ? nv_len : nv_most))
@@ -155,7 +160,10 @@ nv_base_pull() { # op base-directory name size source-format version virtual-siz
         nv_base_pull_once "$@" || nv_rc=$?
         [ "$nv_rc" -ne 0 ] || break
         nv_tries=$((nv_tries + 1))
-        case $nv_rc in 4 | 76) nv_tries=2 ;; esac # it would be no other
+        case $nv_rc in
+            28) exit 28 ;; # it has been told
+            4 | 76) nv_tries=2 ;; # it would be no other
+        esac
         if [ "$nv_tries" -ge 2 ]; then
             [ -s "$2/.$3.pieces" ] || rm -f "$2/.$3.part" "$2/.$3.pieces" "$2/.$3.sum.new" # it has nothing to give on
             nv_die "$nv_rc" "the other host: $(cat "$nv_job/said")"

@@ -53,6 +53,17 @@ nv_space() { # file-or-directory: free bytes there
     echo "$(($(stat -f -c '%a * %S' "$1")))"
 }
 
+nv_margin=67108864 # bytes that stay free: a guest whose disk is full stands still
+
+nv_need_room() { # bytes what [file...]: dies, and keeps none of these files, unless so much leaves the margin free on $nv_where
+    nv_left=$(($(nv_space "$nv_where") - nv_margin)) nv_bytes=$1 nv_what=$2
+    [ "$nv_left" -lt "$nv_bytes" ] || return 0
+    shift 2
+    rm -f "$@"
+    nv_die 28 "no space left on $nv_where: $nv_what takes $(((nv_bytes + 1048575) >> 20)) MiB," \
+        "$((nv_left > 0 ? nv_left >> 20 : 0)) MiB are free"
+}
+
 nv_failed() { # message: a full disk is told apart, whatever tool met it
     nv_left=$(nv_space "$nv_where")
     if [ -n "${nv_full-}" ]; then rm -f "$nv_full"; fi
@@ -395,6 +406,7 @@ nv_base_finish() { # base-directory name source-format(raw|qcow2|vmdk|file) vers
     fi
     if [ "$3" = qcow2 ] || [ "$3" = vmdk ]; then
         nv_base_alone "$nv_part" "$3"
+        nv_base_fits "$1/.$2" "$3" "$5"
         nv_progress "converting"
         nv_image_tool qemu-img convert -q -f "$3" -O raw "$nv_part" "$nv_raw" || {
             nv_full=$nv_raw # what fills the disk goes when it has been seen that it is full
@@ -418,6 +430,18 @@ nv_base_alone() { # file format: dies when its header names another file, which 
     # not by echo, which makes two lines of a name with \n in some shells
     nv_named=$(printf '%s\n' "$nv_out" | sed -n 's/^.*"\([a-z]*-\)*\(filename\|file\)": "\(.*\)".*$/\3/p' | grep -vxF "$1" || true)
     [ -z "$nv_named" ] || nv_die 76 "the image names another file: $nv_named"
+}
+
+nv_base_fits() { # path-without-ending format virtual-size: dies, and keeps nothing of it, unless there is room for what will be made
+    # of it. A few MiB may say a hundred GiB: all clusters of the disk can be the same one of the file
+    nv_whole=$(nv_measured -f "$2" "$1.part") || nv_die 1 "qemu-img cannot measure the image"
+    nv_empty=$(nv_measured --size "$3") || nv_die 1 "qemu-img cannot measure a disk of $3 bytes"
+    nv_need_room "$((nv_whole - nv_empty))" "the image as raw" "$1.part" "$1.pos" "$1.pieces" "$1.sum"
+}
+
+nv_measured() { # words: the bytes of a qcow2 of it, the data and what stands beside it. As raw it says how long, not how full
+    nv_out=$(nv_image_tool qemu-img measure --output=json -O qcow2 "$@") || return
+    printf '%s\n' "$nv_out" | sed -n 's/^ *"required": \([0-9]*\),*$/\1/p' | grep .
 }
 
 nv_base_publish() { # base-directory name source-format version: $nv_raw, whose bytes hash to $nv_sum, is the base file

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from novactl.actions import backup_files, share, store_files
+from novactl.actions.push import Push, chain
 from novactl.actions.share import Share
 from novactl.actions.steps import distribution
 from novactl.actions.steps.files import SEALED
@@ -250,6 +251,36 @@ def test_one_whose_user_data_nobody_can_open_is_restored_without(fleet: SimFleet
     run(fleet, Restoring(here=False))
     assert only(fleet).user_data is None
     assert any("has no user-data: the secret was sealed with another key" in one for one in fleet.told)
+
+
+# --- pushes ---
+
+
+def pushes(fleet: SimFleet, image: str) -> list[Push]:
+    """`image push --to kvm2`."""
+    with fleet.process("pushes") as process:
+        return chain(process.world, image, ["kvm2"])
+
+
+def test_a_push_brings_what_an_image_has_for_disk_local(fleet: SimFleet) -> None:
+    run(fleet, boot(flavor="disks"), snapshot())
+    run(fleet, *pushes(fleet, "taken"))
+    sums = fleet.db.read(lambda tx: catalogue.image(tx, "taken")).sums
+    assert len(sums) == 2 and sums <= set(fleet.hosts["kvm2"].bases)
+    (again,) = pushes(fleet, "taken")
+    assert fleet.run(again).result == "unchanged"
+
+
+def test_what_is_not_made_yet_is_not_pushed(fleet: SimFleet) -> None:
+    def add(tx: Any) -> None:
+        direct = catalogue.image(tx, "direct")
+        catalogue.add_image(tx, replace(direct, id="coming", name="coming", sha256="", status="saving"))
+
+    fleet.db.write(add)
+    with pytest.raises(Refused, match=r"^image coming is saving$"):
+        pushes(fleet, "coming")
+    outcome = fleet.run(push("coming"))
+    assert outcome.code == 5 and "image coming is saving" in str(outcome.error)
 
 
 # --- rebuild and rescue ---

@@ -1225,7 +1225,7 @@ class _Receiver:
             self._expect -= len(data)
             self.hypervisor._half("base_receive")
             return
-        offset, length = map(int, data.split())
+        offset, length, *_ = map(int, data.split())
         if length == 0:
             self.part += bytes(self.size - len(self.part))
             self.finished = True

@@ -54,6 +54,7 @@ def test_the_newest_are_kept() -> None:
     [
         ("b", "daily", 0, "--rotate 0: at least 1 backup is kept"),
         ("b", "daily", -3, "--rotate -3: at least 1 backup is kept"),
+        ("b", "daily", 10**20, f"--rotate {10**20}: at most 1000000 backups are kept"),
         ("b", "hourly", 1, "--type 'hourly' is not one of daily, weekly"),
         ("../b", "daily", 1, "backup name '../b' is not acceptable"),
     ],

@@ -194,6 +194,20 @@ def test_the_shell_library_evaluates_no_text() -> None:
     assert [line for line in lines if banned.search(line)] == []
 
 
+def test_awk_prints_what_it_calculated_in_full() -> None:
+    """By printf "%.0f": print gives six digits of what mawk has not as an int; its %d stops at 2^31."""
+    banned = re.compile(r"\bprint\b[^;}|>\n]*[-+*/%]|\bprint int\b|\bprintf? [^;}]*%[0-9]*[di]")
+    assert banned.search("{sum += $1} END {print sum + 67108864}")
+    assert not banned.search('printf "%.0f %.0f\\n", at, n') and not banned.search("{print $3, $4}")
+    found = {
+        path.name: lines
+        for path in (ROOT / "remote").glob("*.sh")
+        for program in re.findall(r"\bawk [^']*'([^']*)'", path.read_text())
+        if (lines := [line for line in program.splitlines() if banned.search(line)])
+    }
+    assert found == {}
+
+
 def sizes() -> Iterator[tuple[str, int, int]]:
     """(what, its lines, how many it may have). A function's lines are those of its body: the long
     signature of a command is the list of its options."""

@@ -5,18 +5,20 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from novactl.errors import ImageRefused, NotFound, NovactlError, Refused, UsageError
-from novactl.images import addresses
+from novactl.images import addresses, blocks
 from novactl.images import download as downloads
 from novactl.images.addresses import is_public, target_of
 from novactl.images.download import Download, download
 from novactl.images.store import LocalStore
+from novactl.objects.image import MARGIN
 from tests.support.web import Web, redirects, says, serving
 from tests.unit.hostile_images import MIB, raw
 
@@ -192,6 +194,63 @@ def test_size_limit_by_what_is_said_and_by_what_comes(store: LocalStore, web: We
     web.answer = endless
     with pytest.raises(ImageRefused, match="over 2097152"):
         fetch(store, web.url, max_size=2 * MIB)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Gives the disk so many bytes beside the margin, of which what is written takes its part."""
+
+    def has(size: int) -> None:
+        def look(fd: int) -> Any:
+            return SimpleNamespace(f_bavail=MARGIN + size - os.fstat(fd).st_blocks * 512, f_frsize=1)
+
+        monkeypatch.setattr(blocks.os, "fstatvfs", look)
+
+    return has
+
+
+def test_room_by_what_is_said(store: LocalStore, web: Web, room: Callable[[int], None]) -> None:
+    """Of what is still to come, before any of it does."""
+    room(3 * MIB)
+    with pytest.raises(Refused, match=r"no room for .*: 4 MiB are to come, 3 MiB are free") as caught:
+        fetch(store, web.url)
+    assert caught.value.code == 5 and kept(store) == 0
+    web.cut = [2 * MIB] + [0] * downloads.TRIES
+    room(4 * MIB)
+    with pytest.raises(NovactlError, match="2 MiB came"):
+        fetch(store, web.url)
+    web.cut = []
+    assert fetch(store, web.url).sha256 == SHA256
+
+
+def test_room_by_what_comes(store: LocalStore, web: Web, room: Callable[[int], None]) -> None:
+    sent = []
+
+    def endless(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(200):
+            handler.wfile.write(b"%x\r\n" % MIB + b"x" * MIB + b"\r\n")
+            sent.append(MIB)
+
+    web.answer = endless
+    room(40 * MIB)
+    with pytest.raises(Refused, match=r"no room for .*: 16 MiB are to come, [0-9] MiB are free"):
+        fetch(store, web.url, max_size=1 << 30)
+    assert 32 * MIB <= sum(sent) < 100 * MIB
+
+
+def test_room_of_a_file(store: LocalStore, tmp_path: Path, room: Callable[[int], None]) -> None:
+    """Holes take none."""
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    room(2 * MIB)
+    with pytest.raises(Refused, match=r"no room for .*source: 4 MiB are to come, 2 MiB are free"):
+        store.add(source, declared="raw")
+    assert not store.has(SHA256) and not list((tmp_path / "images" / ".incoming").iterdir())
+    with source.open("wb") as file:
+        file.write(CONTENT[:MIB])
+        file.truncate(64 * MIB)
+    assert store.add(source, declared="raw").size_bytes == 64 * MIB
 
 
 @pytest.mark.parametrize("said", [5 * MIB, 3 * MIB])

@@ -19,6 +19,7 @@ from novactl.images import qcow2 as qcow2_module
 from novactl.images import vmdk as vmdk_module
 from novactl.images.inspector import inspect, inspect_fd
 from novactl.images.qcow2 import _all_lie_below
+from novactl.images.store import LocalStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hostile_images as hostile
@@ -285,6 +286,40 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.write(os.urandom(1024) + b"compressible " * 200)
         file.truncate(5 * MIB + 1536)
     return path
+
+
+@needs_qemu
+@pytest.mark.parametrize("words", [(), ("-c",)], ids=["plain", "compressed"])
+@pytest.mark.parametrize("magic", [b"conectix", b"koly"])
+def test_what_a_guest_wrote_does_not_make_its_own_disk_another_format(
+    magic: bytes, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """In the last bytes of what was made of its disk; from elsewhere such a file stays refused."""
+    raw, image = tmp_path / "raw", tmp_path / "image"
+    raw.write_bytes(os.urandom(MIB - 512) + magic + bytes(512 - len(magic)))
+    qemu_img("convert", *words, "-f", "raw", "-O", "qcow2", raw, image)
+    if words:  # what is packed does not end with it
+        image.write_bytes(image.read_bytes() + magic + bytes(512 - len(magic)))
+    with image.open("rb") as file:
+        with pytest.raises(ImageRefused, match=r"format (vhd|dmg) is not supported"):
+            inspect_fd(file.fileno(), "image", "qcow2")
+        assert inspect_fd(file.fileno(), "image", "qcow2", pinned=True).virtual_size_bytes == MIB
+        with pytest.raises(ImageRefused, match="holds qcow2, not vmdk"):
+            inspect_fd(file.fileno(), "image", "vmdk", pinned=True)
+    stored = LocalStore(tmp_path / "store").add(image, declared="qcow2", pinned=True)  # as made_whole() does
+    assert stored.info.format == "qcow2"
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CORPUS if case.declared in ("qcow2", "vmdk")], ids=lambda case: case.name
+)
+def test_a_hostile_image_is_refused_when_its_format_is_pinned_too(
+    case: hostile.Hostile, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(case.make())
+    with path.open("rb") as file, pytest.raises(ImageRefused):
+        inspect_fd(file.fileno(), "image", case.declared, pinned=True)
 
 
 @needs_qemu

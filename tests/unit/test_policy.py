@@ -98,6 +98,7 @@ def test_a_policy_comes_back(data: dict[str, Any]) -> None:
         ({**BACKUP, "type": "hourly"}, "policy saved: type 'hourly' is not one of daily, weekly"),
         ({**BACKUP, "rotate": None}, "policy saved: rotate is missing"),
         ({**BACKUP, "rotate": 0}, "policy saved: rotate 0: at least 1 backup is kept"),
+        ({**BACKUP, "rotate": 10**20}, f"policy saved: rotate {10**20}: at most 1000000 backups are kept"),
         ({**BACKUP, "at": None}, "policy saved: at is missing"),
         ({**KEEP, "rotate": 3}, "policy keep: rotate goes with backup alone"),
     ],

@@ -1,11 +1,14 @@
 """What a host does for backups, held by the simulation and by host.sh in a real shell alike; the words for
 libvirt."""
 
+import subprocess
+from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
 import pytest
 
 from novactl.errors import HostFault
+from novactl.remote.shell import library
 from novactl.virt.backups import Checkpoint, Disk, backup_xml, checkpoint_xml
 from tests.virt.ground import BASE, OPERATION, UUID, Ground
 
@@ -53,3 +56,18 @@ def test_what_libvirt_is_told() -> None:
     assert noted.findtext("name") == "novactl-1" and noted.findtext("creationTime") == "1795945662"
     found = [(disk.get("name"), disk.get("bitmap")) for disk in noted.findall("disks/disk")]
     assert found == [("vda", "novactl-1"), ("vdb", "novactl-1")]
+
+
+@pytest.mark.parametrize("name", ["mawk", "awk"])
+def test_the_room_for_what_changed_is_a_whole_number(tmp_path: Path, name: str) -> None:
+    """Above 2^31 too, where mawk prints what it calculated as 3.06711e+09."""
+    script = f"""{library()}
+        awk() {{ command {name} "$@"; }}
+        nv_recall() {{ true; }}
+        nv_virsh() {{ echo "<disk name='vda' size='3000000000'/>"; }}
+        nv_space() {{ echo 9000000000; }}
+        nv_where=/ nv_uuid={UUID} nv_full_xml=full nv_part_xml=part nv_parent_xml= nv_bytes=1
+        nv_choose && echo "$nv_how $nv_bytes"
+    """
+    chosen = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (chosen.returncode, chosen.stdout) == (0, "incremental 3067108864\n"), chosen.stderr

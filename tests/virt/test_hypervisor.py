@@ -7,10 +7,14 @@ import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
+import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,9 @@ import pytest
 
 from novactl.errors import Busy, Fenced, HostFault, HostRefused, HostUnreachable, UsageError
 from novactl.images.transfer import EXTENT, feed, header
+from novactl.objects.image import MARGIN
 from novactl.objects.states import PowerState
+from novactl.remote.shell import library
 from novactl.virt.backups import Checkpoint
 from novactl.virt.files import disk_info, raw_sum_of
 from novactl.virt.hypervisor import Hypervisor
@@ -832,12 +838,18 @@ def test_facts(host: Ground) -> None:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Ground]:
-    """A host whose disk has 3 MiB, in a mount namespace of its own."""
+    with small(tmp_path, 3) as (ground, _):
+        yield ground
+
+
+@contextmanager
+def small(tmp_path: Path, mib: int) -> Iterator[tuple[Ground, Path]]:
+    """A host with a disk of that size, in a mount namespace of its own; where its disk is seen from here."""
     (tmp_path / "real").mkdir()
     state = tmp_path / "real" / "state"
     state.mkdir()
     flags = ["--mount"] if os.getuid() == 0 else ["--map-root-user", "--mount"]
-    script = 'mount -t tmpfs -o size=3m novactl-test "$1" && echo ready && exec sleep 600'
+    script = f'mount -t tmpfs -o size={mib}m novactl-test "$1" && echo ready && exec sleep 600'
     keeper = subprocess.Popen(
         ["unshare", *flags, "sh", "-c", script, "sh", str(state)],
         stdout=subprocess.PIPE,
@@ -848,7 +860,7 @@ def full(tmp_path: Path) -> Iterator[Ground]:
     enter = ["nsenter", "--mount", *(["--user", "--preserve-credentials"] if os.getuid() else [])]
     try:
         made = real(tmp_path, prefix=(*enter, f"--target={keeper.pid}", "--"))
-        yield made
+        yield made, Path(f"/proc/{keeper.pid}/root{state}")
         assert made.local
         made.local.close()
     finally:
@@ -881,6 +893,101 @@ def test_a_full_disk_is_told_with_a_hint(full: Ground, tmp_path: Path) -> None:
 def test_a_mount_of_a_test_is_not_seen_outside(full: Ground) -> None:
     assert "novactl-test" not in Path("/proc/self/mounts").read_text()
     assert full.hypervisor.look(UUID, []).disk_free > 0
+
+
+def bomb(path: Path, clusters: int) -> None:
+    """A qcow2 whose disk is so many clusters of 64 KiB, all of them one and the same compressed one."""
+    cluster, tables = 1 << 16, -(-clusters // 8192)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+    data = packer.compress(b"novactl " * (cluster // 8)) + packer.flush()
+    at = (4 + tables) * cluster
+    entry = struct.pack(">Q", 1 << 62 | (len(data) - 1) // 512 << 54 | at)
+    header = struct.pack(
+        ">IIQIIQIIQQIIQ",
+        *(0x514649FB, 2, 0, 0, 16, clusters * cluster, 0, tables, 3 * cluster, cluster, 1, 0, 0),
+    )
+    parts = {
+        0: header,
+        cluster: struct.pack(">Q", 2 * cluster),
+        2 * cluster: struct.pack(">H", 1) * (5 + tables),
+        3 * cluster: b"".join(struct.pack(">Q", 1 << 63 | (4 + n) * cluster) for n in range(tables)),
+        4 * cluster: entry * clusters,
+        at: data.ljust(-(-len(data) // 512) * 512, b"\0"),
+    }
+    with path.open("wb") as file:
+        for offset, part in parts.items():
+            file.seek(offset)
+            file.write(part)
+
+
+def dense(path: Path, size: int) -> None:
+    path.write_bytes(os.urandom(size))
+
+
+@contextmanager
+def least_free(disk: Path) -> Iterator[list[int]]:
+    """The fewest bytes that were free there meanwhile."""
+    seen, over = [1 << 40], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.002):
+            found = os.statvfs(disk)
+            seen[0] = min(seen[0], found.f_bavail * found.f_frsize)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "size"),
+    [("qcow2", bomb, 1 << 30), ("qcow2", bomb, 40 << 20), ("raw", dense, 40 << 20)],
+)
+def test_no_image_takes_the_room_that_guests_need(
+    tmp_path: Path, kind: str, make: Callable[[Path, int], None], size: int
+) -> None:
+    """However small its file is. Nothing is kept of it, and what was there stays."""
+    image = tmp_path / "image"
+    make(image, size // (1 << 16) if make is bomb else size)
+    name, length = hashlib.sha256(image.read_bytes()).hexdigest(), image.stat().st_size
+    with small(tmp_path, 100) as (ground, disk), least_free(disk) as least:
+        host = ground.hypervisor
+        ground.base()
+        for _ in range(2):
+            with pytest.raises(HostFault, match=NO_SPACE) as caught:
+                host.base_receive(name, length, 0, feed(image, 0, quiet))
+                host.base_finish(name, kind, size)
+            assert caught.value.hint == "free some space there, or choose another host"
+        assert least[0] >= MARGIN
+        assert host.base_state(BASE) == (True, 0) and host.base_state(name) == (False, 0)
+        left = {
+            path.name
+            for path in (disk / "instances" / "_base").iterdir()
+            if not path.name.startswith((".lock", ".storage"))
+        }
+        assert left == {BASE, f"{BASE}.json"}
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_holes_of_an_image_need_no_room(tmp_path: Path, kind: str) -> None:
+    image, raw = tmp_path / "image", tmp_path / "raw"
+    with raw.open("wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.truncate(256 << 20)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, str(raw), str(image)], check=True)
+    name, length = hashlib.sha256(image.read_bytes()).hexdigest(), image.stat().st_size
+    with small(tmp_path, 100) as (ground, _):
+        ground.hypervisor.base_receive(name, length, 0, feed(image, 0, quiet))
+        ground.hypervisor.base_finish(name, kind, 256 << 20)
+        assert ground.hypervisor.base_state(name) == (True, 0)
+
+
+def test_the_margin_is_the_same_on_hosts() -> None:
+    assert f"\nnv_margin={MARGIN} #" in library()
 
 
 def test_disk_info() -> None:

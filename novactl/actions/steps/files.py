@@ -9,9 +9,9 @@ from novactl.db import secrets
 from novactl.db.session import dumps
 from novactl.engine.step import Kind, Step
 from novactl.errors import HostFault
+from novactl.objects.image import MARGIN
 from novactl.virt.files import disk_info
 
-SPARE_BYTES = 32 << 20
 SEALED = "user-data.sealed"  # {id, owner, sealed}: a row of the secrets
 
 
@@ -43,7 +43,7 @@ class CheckHost(Step):
                 f"{self.host}: {seen.memory_available_mib} MiB of memory available, {self.memory_mib} wanted"
             )
         cached, _ = host.base_state(self.base)
-        needed = SPARE_BYTES + (0 if cached else self.fetch_bytes)
+        needed = MARGIN + (0 if cached else self.fetch_bytes)
         if seen.disk_free < needed:
             raise HostFault(
                 f"{self.host}: {seen.disk_free >> 20} MiB free on {host.instances_path},"
