@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from novactl.actions import acting, guest, moving, resize_here, resize_live
+from novactl.actions import acting, blanks, guest, moving, resize_here, resize_live
 from novactl.actions.acting import Seen, still
 from novactl.actions.boot import ATTEMPTS
 from novactl.actions.move_parts import Way, disks, power_off, recorded
@@ -175,6 +175,7 @@ def _look(world: World, moved: Instance, name: str, sizes: dict[str, tuple[int, 
         raise Refused(f"{moved.name}: {name} has a domain with its uuid", hint="novactl audit shows it")
     if moving.shared(world, str(moved.host), name):
         return Storage.SHARED
+    blanks.check(world, moved, sizes, name)
     needed = SPARE_BYTES + sum(takes for _, takes in sizes.values())
     if look.disk_free < needed:
         raise Refused(
@@ -235,6 +236,7 @@ def _steps(
     yield from guest.bridge_steps(tx, moved, move.target)
     yield from _bases(instance, moved, target)
     if copied:
+        yield from blanks.steps(instance, files, target)
         yield MakeDirectory(host=target, uuid=uuid)
     yield power_off(instance, source, ran=found.runs)
     xml = acting.domain_xml(world, tx, op_id, instance, move.epoch)

@@ -607,6 +607,9 @@ SCENARIOS: dict[str, Scenario] = {
     "set-rescued": Scenario(lambda: describe(tags=["new"]), (boot, rescue), ends="RESCUE"),
     "migrate": Scenario(migrate, (boot,), ends="VERIFY_RESIZE", undone="ACTIVE"),
     "migrate-stopped": Scenario(migrate, (boot, stop), ends="VERIFY_RESIZE", undone="SHUTOFF"),
+    "migrate-ephemeral": Scenario(
+        migrate, (lambda: boot(flavor="disks"), stop), ends="VERIFY_RESIZE", undone="SHUTOFF"
+    ),
     "migrate-confirm": Scenario(
         lambda: migrate(confirm=True), (lambda: boot(image="uefi"),), ends="ACTIVE", undone="ACTIVE"
     ),

@@ -158,6 +158,7 @@ class SimHost:
     bases: dict[str, int] = field(default_factory=dict)  # name: size
     sums: dict[str, str] = field(default_factory=dict)  # of those that were converted
     parts: dict[str, bytearray] = field(default_factory=dict)
+    makes_blanks: str = "mke2fs 1.47"
     rotten: set[str] = field(default_factory=set)  # base files whose bytes have changed
     unmarked: set[str] = field(default_factory=set)  # those without their sum, which a fetch replaces
     stored: dict[tuple[str, str], float] = field(default_factory=dict)  # (where, file): when it came
@@ -840,6 +841,12 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
             self._half("base_blank")
             self.host.bases.setdefault(name, size)
             self.host.touched[name] = self.clock.monotonic()
+
+    def blank_sum(self, name: str) -> str:
+        check_base(name)
+        with self._call("blank_sum"):
+            self._ours()
+            return f"{self.host.makes_blanks} {name}" if name in self.host.bases else ""
 
     def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]:
         host, known = self.host, set(keep)
