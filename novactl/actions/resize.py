@@ -226,7 +226,8 @@ def _steps(
     instance, moved, uuid = move.instance, move.moved, move.instance.uuid
     source, target, copied = move.source.name, move.target.name, found.storage is Storage.COPIED
     ends = {"host": source, "target": target}
-    files = [*found.sizes, *(["nvram"] if firmware(instance.image) == "uefi" else [])] if copied else []
+    uefi = firmware(instance.image) == "uefi"
+    files = [*found.sizes, *(["nvram"] if uefi else [])] if copied else []
     yield SetTask(uuid=uuid, task=TaskState.RESIZING)
     copies = sum(takes for _, takes in found.sizes.values()) if copied else 0
     yield guest.check_step(moved, move.target, copied_bytes=copies)
@@ -240,11 +241,11 @@ def _steps(
         yield MakeDirectory(host=target, uuid=uuid)
     yield power_off(instance, source, ran=found.runs)
     xml = acting.domain_xml(world, tx, op_id, instance, move.epoch)
-    yield LeaveHost(host=source, uuid=uuid, xml=xml, aside=copied)
+    yield LeaveHost(host=source, uuid=uuid, xml=xml, aside=copied, nvram=uefi and not copied)
     for file in files:
         size = found.sizes[file][0] if file in found.sizes else NVRAM_BYTES
         yield CopyDisk(uuid=uuid, file=file, size_bytes=size, **ends)
-    if "nvram" in files:
+    if uefi:
         yield PlaceNvram(host=target, uuid=uuid)
     yield from disks(instance, moved, target, anew=copied)
     yield guest.config_drive_step(moved, move.target)

@@ -656,6 +656,9 @@ SCENARIOS: dict[str, Scenario] = {
         lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
     ),
     "migrate-shared": Scenario(migrate, (boot,), share, ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "migrate-shared-uefi": Scenario(
+        migrate, (lambda: boot(image="uefi"),), share, ends="VERIFY_RESIZE", undone="ACTIVE"
+    ),
     "resize-shared-revert": Scenario(revert, (boot,), grow_shared, ends="ACTIVE", undone="VERIFY_RESIZE"),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),

@@ -118,6 +118,7 @@ ACTS: dict[str, Callable[[Any, int], object]] = {
     "set_aside": lambda h, e: h.set_aside(UUID, e),
     "bring_back": lambda h, e: h.bring_back(UUID, e),
     "clean_up": lambda h, e: h.clean_up(UUID, e, "aside"),
+    "copy_nvram": lambda h, e: h.copy_nvram(UUID, e),
     "place_nvram": lambda h, e: h.place_nvram(UUID, e),
     "grow": lambda h, e: h.grow(UUID, e, "disk", 1 << 20),
     "remake": lambda h, e: h.remake(UUID, e, "disk.swap", None, 0),
