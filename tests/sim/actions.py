@@ -659,6 +659,15 @@ SCENARIOS: dict[str, Scenario] = {
     "migrate-shared-uefi": Scenario(
         migrate, (lambda: boot(image="uefi"),), share, ends="VERIFY_RESIZE", undone="ACTIVE"
     ),
+    "resize-shared-fails": Scenario(
+        lambda: resize(host="kvm2"),
+        (lambda: boot(host="kvm1"),),
+        share,
+        faults=(Fault("start", "fails", host="kvm2", times=99),),
+        ends="ACTIVE",
+        undone="ACTIVE",
+        fails=True,
+    ),
     "resize-shared-revert": Scenario(revert, (boot,), grow_shared, ends="ACTIVE", undone="VERIFY_RESIZE"),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),
