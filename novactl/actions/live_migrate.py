@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from novactl.actions import acting, guest, moving, preflight, transports
+from novactl.actions import acting, blanks, guest, moving, preflight, transports
 from novactl.actions.acting import Seen, still
 from novactl.actions.preflight import Report
 from novactl.actions.steps.files import CreateDisk, MakeDirectory
@@ -207,6 +207,7 @@ def _prepared(move: moving.Move, found: Found) -> Iterator[Step]:
     if found.report.shared:
         return
     yield from guest.base_steps(instance, target.name)
+    yield from blanks.steps(move.instance, found.report.disks, target.name)
     yield MakeDirectory(host=target.name, uuid=uuid)
     for file, size in found.report.disks.items():
         base = size.base.rpartition("/")[2]

@@ -8,7 +8,7 @@ from typing import Any
 from novactl.actions import guest, moving, transports
 from novactl.actions.acting import Seen
 from novactl.actions.steps.files import CreateDisk
-from novactl.actions.steps.images import FetchBase
+from novactl.actions.steps.images import FetchBase, unlike
 from novactl.actions.world import World
 from novactl.db import hosts
 from novactl.errors import NovactlError
@@ -17,6 +17,7 @@ from novactl.objects.image import MARGIN, MIB
 from novactl.remote.fanout import fan_out
 from novactl.virt import live
 from novactl.virt.live import DiskSize, LiveFacts
+from novactl.virt.survey import BLANK
 
 DEADLINE = 60.0  # seconds for what a host is asked of its programs
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -159,6 +160,9 @@ class _Look:
             if base not in bases:
                 words = f"stands on {size.base or 'nothing'}, and not on what its record says"
                 yield Item(what, self.source.name, FAIL, words)
+                continue
+            if BLANK.fullmatch(base) and (why := unlike(self.here, self.there, base)):
+                yield Item(what, self.target.name, FAIL, why)
                 continue
             copied = f"{size.allocated_bytes // MIB} of {size.virtual_bytes // MIB} MiB"
             words = f"{copied} are copied, over the same base"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from novactl.actions import acting, guest, moving, resize_here, resize_live
+from novactl.actions import acting, blanks, guest, moving, resize_here, resize_live
 from novactl.actions.acting import Seen, still
 from novactl.actions.boot import ATTEMPTS
 from novactl.actions.move_parts import Way, disks, power_off, recorded
@@ -175,6 +175,7 @@ def _look(world: World, moved: Instance, name: str, sizes: dict[str, tuple[int, 
         raise Refused(f"{moved.name}: {name} has a domain with its uuid", hint="novactl audit shows it")
     if moving.shared(world, str(moved.host), name):
         return Storage.SHARED
+    blanks.check(world, moved, sizes, name)
     needed = MARGIN + sum(takes for _, takes in sizes.values())
     if look.disk_free < needed:
         raise Refused(
@@ -225,7 +226,8 @@ def _steps(
     instance, moved, uuid = move.instance, move.moved, move.instance.uuid
     source, target, copied = move.source.name, move.target.name, found.storage is Storage.COPIED
     ends = {"host": source, "target": target}
-    files = [*found.sizes, *(["nvram"] if firmware(instance.image) == "uefi" else [])] if copied else []
+    uefi = firmware(instance.image) == "uefi"
+    files = [*found.sizes, *(["nvram"] if uefi else [])] if copied else []
     yield SetTask(uuid=uuid, task=TaskState.RESIZING)
     copies = sum(takes for _, takes in found.sizes.values()) if copied else 0
     yield guest.check_step(moved, move.target, copied_bytes=copies)
@@ -235,14 +237,15 @@ def _steps(
     yield from guest.bridge_steps(tx, moved, move.target)
     yield from _bases(instance, moved, target)
     if copied:
+        yield from blanks.steps(instance, files, target)
         yield MakeDirectory(host=target, uuid=uuid)
     yield power_off(instance, source, ran=found.runs)
     xml = acting.domain_xml(world, tx, op_id, instance, move.epoch)
-    yield LeaveHost(host=source, uuid=uuid, xml=xml, aside=copied)
+    yield LeaveHost(host=source, uuid=uuid, xml=xml, aside=copied, nvram=uefi and not copied)
     for file in files:
         size = found.sizes[file][0] if file in found.sizes else NVRAM_BYTES
         yield CopyDisk(uuid=uuid, file=file, size_bytes=size, **ends)
-    if "nvram" in files:
+    if uefi:
         yield PlaceNvram(host=target, uuid=uuid)
     yield from disks(instance, moved, target, anew=copied)
     yield guest.config_drive_step(moved, move.target)

@@ -221,16 +221,24 @@ def hold_cells(tx: Tx, host: str, instance_uuid: str, numa: Mapping[str, Any] | 
     )
 
 
-def change_hold(tx: Tx, host: str, instance_uuid: str, amounts: Resources, role: str = "instance") -> bool:
+def change_hold(
+    tx: Tx,
+    host: str,
+    instance_uuid: str,
+    amounts: Resources,
+    role: str = "instance",
+    *,
+    forced: bool = False,
+) -> bool:
     """The hold has these amounts from now on, or False and stays as it is. Only what grows needs room: a
-    change that lowers an overcommit is always allowed."""
+    change that lowers an overcommit is always allowed. `forced`: it is there, whether or not there is."""
     key = {"uuid": instance_uuid, "host": host, "role": role}
     where = "instance_uuid = :uuid AND host = :host AND role = :role"
     held = tx.one(f"SELECT * FROM holds WHERE {where}", **key)
     if held is None:
         return False
     more = {size: n - held[size] for size, n in vars(amounts).items()}
-    if not tx.run(_growth(more), host=host, **more):
+    if not tx.run(_count(more) if forced else _growth(more), host=host, **more):
         return False
     sets = ", ".join(f"{size} = :{size}" for size in ROOM)
     tx.run(f"UPDATE holds SET {sets} WHERE {where}", **key, **vars(amounts))
@@ -252,9 +260,13 @@ def _growth(amounts: Mapping[str, int], *conditions: str) -> str:
     """The statement that counts these amounts of :host, unless one that grows has no room or a condition does
     not hold."""
     tests = [f"{size}_used + :{size} <= {ROOM[size]}" for size, amount in amounts.items() if amount > 0]
-    sets = ", ".join(f"{size}_used = {size}_used + :{size}" for size in ROOM)
-    where = " AND ".join(["name = :host", *conditions, *tests])
-    return f"UPDATE hosts SET {sets}, version = version + 1 WHERE {where}"
+    return " AND ".join([_count(amounts), *conditions, *tests])
+
+
+def _count(amounts: Mapping[str, int]) -> str:
+    """The statement that counts these amounts of :host."""
+    sets = ", ".join(f"{size}_used = {size}_used + :{size}" for size in amounts)
+    return f"UPDATE hosts SET {sets}, version = version + 1 WHERE name = :host"
 
 
 def release(tx: Tx, host: str, instance_uuid: str, role: str = "instance") -> None:

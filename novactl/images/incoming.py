@@ -54,7 +54,7 @@ class Incoming:
 
     def need_room(self, size: int) -> None:
         """Raises Refused when there is no room for so many bytes more."""
-        need_room(self._fd, size, self.note.get("name", self._path.stem), self._root)
+        need_room(self._fd, size, self.note.get("name", self._path.stem), self._path.parent.parent)
 
     def stands_at(self, offset: int) -> None:
         """All before `offset` has come, and is there after any death."""

@@ -119,9 +119,10 @@ def operation_of(key: str) -> str:
 
 
 def ephemeral_base(gib: int) -> str:
-    """The base file of an empty ext4 disk; the name says all that decides its content."""
-    return f"ephemeral_{gib}_ext4"
+    """The base file of an empty ext4 disk; the name says all that decides its content. Without its ending it
+    is one of before, which each host has made another way."""
+    return f"ephemeral_{gib}_ext4_v2"
 
 
 def swap_base(mib: int) -> str:
-    return f"swap_{mib}"
+    return f"swap_{mib}_v2"

@@ -19,12 +19,17 @@ nv_set_aside() { # directory uuid nvram: no longer defined, its directory (with 
     nv_leave_domain "$2"
     [ -d "$1" ] || [ ! -d "$1_resize" ] || return 0
     [ ! -e "$1_resize" ] || nv_die 76 "$1_resize is there already"
-    if [ -e "$3" ]; then
-        cp "$3" "$1/.nvram.new" || nv_failed "cannot copy its NVRAM"
-        mv "$1/.nvram.new" "$1/nvram"
-    fi
+    nv_copy_nvram "$1" "$3"
     mv -T "$1" "$1_resize"
     sync "$nv_where"
+}
+
+nv_copy_nvram() { # directory nvram: a copy is with its files. install follows no link that is in its way
+    nv_where=$1
+    [ -e "$2" ] || return 0
+    install -T -m 0600 "$2" "$1/.nvram.new" || nv_failed "cannot copy its NVRAM"
+    sync "$1/.nvram.new" || nv_failed "cannot copy its NVRAM"
+    mv -T "$1/.nvram.new" "$1/nvram"
 }
 
 nv_bring_back() { # directory: <directory>_resize is the instance's directory again
@@ -48,8 +53,13 @@ nv_remove_all() { # directory: of the instance, and what a move has set aside
     nv_remove_directory "$1_resize"
 }
 
-nv_place_nvram() { # directory nvram: the copy that came is the domain's
-    if [ -e "$1/nvram" ]; then install -D -m 0600 "$1/nvram" "$2"; fi
+nv_place_nvram() { # directory nvram: the copy with its files is the domain's, and no copy any more
+    nv_where=${2%/*}
+    nv_no_link "$1/nvram"
+    [ -e "$1/nvram" ] || return 0
+    install -D -m 0600 "$1/nvram" "$2" || nv_failed "cannot write its NVRAM"
+    sync "$2" || nv_failed "cannot write its NVRAM"
+    rm -f "$1/nvram"
 }
 
 nv_grow() { # directory file bytes: a qcow2 disk has at least this size; it never shrinks

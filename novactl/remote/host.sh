@@ -458,7 +458,8 @@ nv_base_publish() { # base-directory name source-format version: $nv_raw, whose 
     sync "$1"
 }
 
-nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that overlays start from
+nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that overlays start from. A copied overlay comes to
+    # stand on another host's, so all of its bytes are of its name, whatever that host's mke2fs.conf says
     nv_where=$1
     nv_base_lock "$1" "$2"
     if [ -e "$1/$2" ]; then
@@ -469,12 +470,27 @@ nv_base_blank() { # base-directory name size-bytes ext4|swap: an empty disk that
     rm -f "$nv_raw"
     truncate -s "$3" "$nv_raw" || nv_failed "cannot make $2"
     case $4 in
-        ext4) mkfs.ext4 -q -F -L ephemeral0 -E lazy_itable_init=1,lazy_journal_init=1 "$nv_raw" || nv_failed "cannot make $2" ;;
-        swap) mkswap -q "$nv_raw" || nv_failed "cannot make $2" ;;
+        ext4) nv_blank_ext4 "$nv_raw" "$(nv_blank_uuid "$2")" || nv_failed "cannot make $2" ;;
+        swap) mkswap -q -U "$(nv_blank_uuid "$2")" "$nv_raw" || nv_failed "cannot make $2" ;;
     esac
     chmod 0644 "$nv_raw"
     sync "$nv_raw"
     mv "$nv_raw" "$1/$2"
+}
+
+nv_blank_uuid() { # name
+    printf %s "$1" | sha256sum | sed 's/^\(.\{8\}\)\(.\{4\}\)\(.\{4\}\)\(.\{4\}\)\(.\{12\}\).*/\1-\2-\3-\4-\5/'
+}
+
+nv_blank_ext4() { # file uuid: the features that mke2fs 1.46 and 1.47 both give, and guests of years know
+    nv_features=has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file
+    E2FSPROGS_FAKE_TIME=1 MKE2FS_CONFIG=/nonexistent mkfs.ext4 -q -F -L ephemeral0 -U "$2" -b 4096 -I 256 \
+        -O "none,$nv_features,dir_nlink,extra_isize,metadata_csum" \
+        -E "hash_seed=$2,lazy_itable_init=1,lazy_journal_init=1" "$1"
+}
+
+nv_blank_sum() { # base-directory name: what tells it from another host's; nothing when there is none
+    [ ! -e "$1/$2" ] || nv_digest sparse "$1/$2" || nv_die 1 "cannot read $2"
 }
 
 nv_remove_part() { # base-directory name: what a transfer left, unless one is under way

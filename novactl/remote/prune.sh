@@ -31,12 +31,14 @@ $nv_name"
 }
 
 nv_is_base() { # name: of a base file of ours
-    case $1 in
+    nv_plain=$1
+    case $1 in ephemeral_* | swap_*) nv_plain=${1%_v2} ;; esac
+    case $nv_plain in
         ephemeral_*[!0-9]*_ext4 | ephemeral__ext4 | swap_*[!0-9]* | swap_) return 1 ;;
         ephemeral_*_ext4 | swap_*) return 0 ;;
         *[!0-9a-f]*) return 1 ;;
     esac
-    [ ${#1} -eq 64 ]
+    [ ${#nv_plain} -eq 64 ]
 }
 
 nv_prune_named() { # mark instances-path: what files beside _base name. An overlay has it in its first cluster.
@@ -45,7 +47,7 @@ nv_prune_named() { # mark instances-path: what files beside _base name. An overl
         find -L "$2" -path "$2/_base" -prune -o -type f -exec head -q -c 65536 {} + ||
             printf '\n%s.failed\n' "$1"
         printf '\n%s.end\n' "$1"
-    } | tr '\000' '\n' | grep -aoE "[0-9a-f]{64}|ephemeral_[0-9]+_ext4|swap_[0-9]+|$1\\.(failed|end)" | sort -u
+    } | tr '\000' '\n' | grep -aoE "[0-9a-f]{64}|(ephemeral_[0-9]+_ext4|swap_[0-9]+)(_v2)?|$1\\.(failed|end)" | sort -u
 }
 
 nv_prune_base() { # what becomes of $nv_path

@@ -28,8 +28,13 @@ class Copies(Calls):
         words = ("nv_clean_up", self.directory(uuid), uuid, self.nvram(uuid), left)
         self._fenced(uuid, epoch, *words)
 
+    def copy_nvram(self, uuid: str, epoch: int) -> None:
+        """A copy of its NVRAM is with its files."""
+        self._fenced(uuid, epoch, "nv_copy_nvram", self.directory(uuid), self.nvram(uuid))
+
     def place_nvram(self, uuid: str, epoch: int) -> None:
-        """The NVRAM that came with its files is its domain's; none came: libvirt makes it."""
+        """The copy that is with its files is its domain's NVRAM, and is gone; none is there: libvirt makes
+        it."""
         self._fenced(uuid, epoch, "nv_place_nvram", self.directory(uuid), self.nvram(uuid))
 
     def grow(self, uuid: str, epoch: int, file: str, size: int) -> None:

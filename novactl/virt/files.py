@@ -100,6 +100,10 @@ class BaseFiles(Calls):
         """An empty base file of `size` bytes, ext4 or swap."""
         self.shell.call("nv_base_blank", self.base_path, name, str(size), kind)
 
+    def blank_sum(self, name: str) -> str:
+        """What tells an empty base file from another host's of the same name; "" when there is none."""
+        return self._ours("nv_blank_sum", self.base_path, check_base(name)).strip()
+
 
 class InstanceFiles(Calls):
     """What lies in an instance's directory."""

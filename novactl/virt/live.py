@@ -225,7 +225,8 @@ def fixed_devices(migratable: str, directory: str, base: str) -> list[str]:
     for disk in devices.iter("disk"):
         source, target = disk.find("source"), disk.find("target")
         path = "" if source is None else source.get("file") or source.get("dev") or ""
-        ours = not path or path.startswith((f"{directory}/", f"{base}/"))
+        inside = path.startswith((f"{directory}/", f"{base}/")) and ".." not in path.split("/")
+        ours = not path or inside
         if not ours and disk.get("type") != "network":
             name = "?" if target is None else target.get("dev", "?")
             found.append(f"{disk.get('device', 'disk')} {name} ({path}), which only this host has")

@@ -25,7 +25,7 @@ POWER_STATES = {
 }
 """libvirt's words (virsh domstate) as Nova's power states; "none" is ours for no domain at all."""
 
-BLANK = re.compile(r"ephemeral_[0-9]+_ext4|swap_[0-9]+")
+BLANK = re.compile(r"(?:ephemeral_[0-9]+_ext4|swap_[0-9]+)(?:_v2)?")
 PART = re.compile(rf"\.({SHA256.pattern}|{BLANK.pattern})\.(part|pos|pos\.new|raw|json)")
 JOB = re.compile(r"(op-[0-9a-f]+)\.([0-9]+)")
 

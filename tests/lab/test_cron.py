@@ -58,7 +58,7 @@ def test_unused_base_files_go_and_used_ones_stay(grounds: Grounds, name):
     novactl.ok("boot", gone, *TINY, "--swap", "64", "--host", "kvm2")
     novactl.ok("delete", gone, "--yes")
     image = novactl.json("image", "show", "tiny")
-    disk, others = image["sha256"], {image["kernel_sha256"], image["initrd_sha256"], "swap_64"}
+    disk, others = image["sha256"], {image["kernel_sha256"], image["initrd_sha256"], "swap_64_v2"}
     stranger = f"cd {INSTANCES} && mkdir stranger && qemu-img create -q -f qcow2 -F raw"
     sh(grounds, "kvm2", f"{stranger} -b ../_base/{disk} stranger/disk >/dev/null")
     try:

@@ -607,6 +607,9 @@ SCENARIOS: dict[str, Scenario] = {
     "set-rescued": Scenario(lambda: describe(tags=["new"]), (boot, rescue), ends="RESCUE"),
     "migrate": Scenario(migrate, (boot,), ends="VERIFY_RESIZE", undone="ACTIVE"),
     "migrate-stopped": Scenario(migrate, (boot, stop), ends="VERIFY_RESIZE", undone="SHUTOFF"),
+    "migrate-ephemeral": Scenario(
+        migrate, (lambda: boot(flavor="disks"), stop), ends="VERIFY_RESIZE", undone="SHUTOFF"
+    ),
     "migrate-confirm": Scenario(
         lambda: migrate(confirm=True), (lambda: boot(image="uefi"),), ends="ACTIVE", undone="ACTIVE"
     ),
@@ -653,6 +656,18 @@ SCENARIOS: dict[str, Scenario] = {
         lambda: resize("disks", confirm=True), (boot,), ends="ACTIVE", undone="ACTIVE"
     ),
     "migrate-shared": Scenario(migrate, (boot,), share, ends="VERIFY_RESIZE", undone="ACTIVE"),
+    "migrate-shared-uefi": Scenario(
+        migrate, (lambda: boot(image="uefi"),), share, ends="VERIFY_RESIZE", undone="ACTIVE"
+    ),
+    "resize-shared-fails": Scenario(
+        lambda: resize(host="kvm2"),
+        (lambda: boot(host="kvm1"),),
+        share,
+        faults=(Fault("start", "fails", host="kvm2", times=99),),
+        ends="ACTIVE",
+        undone="ACTIVE",
+        fails=True,
+    ),
     "resize-shared-revert": Scenario(revert, (boot,), grow_shared, ends="ACTIVE", undone="VERIFY_RESIZE"),
     "resize-confirm": Scenario(confirm, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE", dies=2),
     "resize-revert": Scenario(revert, (boot, resize), ends="ACTIVE", undone="VERIFY_RESIZE"),

@@ -158,6 +158,8 @@ class SimHost:
     bases: dict[str, int] = field(default_factory=dict)  # name: size
     sums: dict[str, str] = field(default_factory=dict)  # of those that were converted
     parts: dict[str, bytearray] = field(default_factory=dict)
+    nvram: dict[str, bytes] = field(default_factory=dict)
+    makes_blanks: str = "mke2fs 1.47"
     rotten: set[str] = field(default_factory=set)  # base files whose bytes have changed
     unmarked: set[str] = field(default_factory=set)  # those without their sum, which a fetch replaces
     stored: dict[tuple[str, str], float] = field(default_factory=dict)  # (where, file): when it came
@@ -841,6 +843,12 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
             self.host.bases.setdefault(name, size)
             self.host.touched[name] = self.clock.monotonic()
 
+    def blank_sum(self, name: str) -> str:
+        check_base(name)
+        with self._call("blank_sum"):
+            self._ours()
+            return f"{self.host.makes_blanks} {name}" if name in self.host.bases else ""
+
     def prune(self, keep: Iterable[str], seconds: int, *, remove: bool) -> list[Pruned]:
         host, known = self.host, set(keep)
         for name in known:
@@ -984,6 +992,8 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
             self._half("start")
             if domain.state in OFF and not domain.saved:
                 domain.has = started(domain.xml)
+            if 'firmware="efi"' in domain.xml:  # libvirt makes new ones only where there are none
+                self.host.nvram.setdefault(uuid, f"born on {self.name}".encode())
             domain.state, domain.saved = PowerState.RUNNING, False
 
     def pause(self, uuid: str, epoch: int) -> None:
@@ -1113,7 +1123,7 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
                 if uuid in self.host.aside:
                     self._die(76, f"{self.directory(uuid)}_resize is there already")
                 aside = self.host.aside[uuid] = self.host.directories.pop(uuid)
-                aside.files["nvram"] = b"variables"
+                aside.files["nvram"] = self.host.nvram.get(uuid, b"variables")
 
     def bring_back(self, uuid: str, epoch: int) -> None:
         with self._fenced("bring_back", uuid, epoch):
@@ -1129,14 +1139,24 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
             if uuid in self.host.domains:
                 self._die(1, "its domain is still defined here")
             self._half("clean_up")
+            self.host.nvram.pop(uuid, None)
             if left == "directory":
                 self._remove(uuid, "clean_up")
             elif left == "aside":
                 self.host.aside.pop(uuid, None)
 
+    def copy_nvram(self, uuid: str, epoch: int) -> None:
+        with self._fenced("copy_nvram", uuid, epoch):
+            self._half("copy_nvram")
+            if uuid in self.host.nvram:
+                self._files(uuid)["nvram"] = self.host.nvram[uuid]
+
     def place_nvram(self, uuid: str, epoch: int) -> None:
         with self._fenced("place_nvram", uuid, epoch):
-            self._files(uuid)
+            if "nvram" in self._files(uuid):
+                self.host.nvram[uuid] = self._files(uuid)["nvram"]
+                self._half("place_nvram")
+                del self._files(uuid)["nvram"]
 
     def grow(self, uuid: str, epoch: int, file: str, size: int) -> None:
         with self._fenced("grow", uuid, epoch):

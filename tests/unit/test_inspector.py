@@ -306,7 +306,7 @@ def test_what_a_guest_wrote_does_not_make_its_own_disk_another_format(
         assert inspect_fd(file.fileno(), "image", "qcow2", pinned=True).virtual_size_bytes == MIB
         with pytest.raises(ImageRefused, match="holds qcow2, not vmdk"):
             inspect_fd(file.fileno(), "image", "vmdk", pinned=True)
-    stored = LocalStore(tmp_path / "store").add(image, declared="qcow2", pinned=True)  # as made_whole() does
+    stored = LocalStore(tmp_path / "store").take(image, declared="qcow2")
     assert stored.info.format == "qcow2"
 
 

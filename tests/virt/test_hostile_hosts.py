@@ -188,6 +188,32 @@ def test_a_disk_of_ours_is_read(shell: str, tmp_path: Path) -> None:
     assert (instance / f"{OP}.disk").read_bytes().startswith(b"base")
 
 
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_firmware_variables_go_through_storage_that_hosts_share(
+    shell: str, tmp_path: Path, kind: str
+) -> None:
+    """No link that another host's root has made there is followed."""
+    instance, secret = tmp_path / "uuid", tmp_path / "secrets" / "secret"
+    instance.mkdir()
+    secret.parent.mkdir()
+    secret.write_bytes(b"root's")
+    (tmp_path / "source").write_bytes(b"variables")
+    copy = ("nv_copy_nvram", str(instance), str(tmp_path / "source"))
+    place = ("nv_place_nvram", str(instance), str(tmp_path / "vars" / "target"))
+    for link in (".nvram.new", "nvram"):
+        (instance / link).symlink_to(secret if kind == "file" else secret.parent)
+    refused = told(shell, tmp_path, *place)
+    assert refused.returncode == 76 and b"is a link" in refused.stderr
+    for words in (copy, copy, place, place):  # each twice, as after a death
+        done = told(shell, tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "vars" / "target").read_bytes() == (tmp_path / "source").read_bytes() == b"variables"
+    assert secret.read_bytes() == b"root's" and list(secret.parent.iterdir()) == [secret]
+    assert list(instance.iterdir()) == []
+    assert told(shell, tmp_path, copy[0], str(instance), str(tmp_path / "none")).returncode == 0
+    assert list(instance.iterdir()) == []
+
+
 def test_disks_that_another_operation_keeps_aside(shell: str, tmp_path: Path) -> None:
     """Which one is the guest's is for an audit: neither evacuated beside nor replaced once more."""
     instance = tmp_path / "instances" / "uuid"

@@ -124,6 +124,7 @@ ACTS: dict[str, Callable[[Any, int], object]] = {
     "set_aside": lambda h, e: h.set_aside(UUID, e),
     "bring_back": lambda h, e: h.bring_back(UUID, e),
     "clean_up": lambda h, e: h.clean_up(UUID, e, "aside"),
+    "copy_nvram": lambda h, e: h.copy_nvram(UUID, e),
     "place_nvram": lambda h, e: h.place_nvram(UUID, e),
     "grow": lambda h, e: h.grow(UUID, e, "disk", 1 << 20),
     "remake": lambda h, e: h.remake(UUID, e, "disk.swap", None, 0),
@@ -499,6 +500,8 @@ def test_blank_base_files(ground: Ground) -> None:
         ground.hypervisor.base_blank(name, size, kind)
         ground.hypervisor.make_directory(UUID, 1, OPERATION)
         ground.hypervisor.overlay(UUID, 1, f"disk.{kind}", name, size)
+        assert ground.hypervisor.blank_sum(name)
+    assert ground.hypervisor.blank_sum("swap_32") == ""
     assert {"disk.ext4", "disk.swap"} <= set(ground.files())
 
 
@@ -660,6 +663,36 @@ def test_blank_disks_are_what_they_are_called(host: Ground) -> None:
     assert (len(ext4), ext4[1080:1082]) == (32 << 20, b"\x53\xef")
     assert b"ephemeral0" in ext4[1024:2048]
     assert (len(swap), swap[4086:4096]) == (1 << 20, b"SWAPSPACE2")
+
+
+BLANKS = [("ephemeral_1_ext4_v2", 1 << 30, "ext4"), ("swap_64_v2", 1 << 20, "swap")]
+
+
+@pytest.mark.parametrize(("name", "size", "kind"), BLANKS, ids=["ext4", "swap"])
+def test_blank_disks_are_alike_on_all_hosts(tmp_path: Path, name: str, size: int, kind: str) -> None:
+    """Whenever they are made."""
+    made = []
+    for host in (real(tmp_path / "a"), real(tmp_path / "b")):
+        host.hypervisor.base_blank(name, size, kind)
+        made.append((host.hypervisor.blank_sum(name), (host.path / "_base" / name).read_bytes()))
+        time.sleep(1.1)
+    assert made[0] == made[1]
+
+
+def test_an_overlay_fits_the_blank_disk_of_another_host(tmp_path: Path) -> None:
+    """The cluster with the superblock, which a guest wrote, comes to stand between those of the other."""
+    hosts = [real(tmp_path / name) for name in "ab"]
+    for host in hosts:
+        host.hypervisor.base_blank("ephemeral_1_ext4_v2", 1 << 30, "ext4")
+        host.hypervisor.make_directory(UUID, 1, OPERATION)
+    hosts[0].hypervisor.overlay(UUID, 1, "disk.local", "ephemeral_1_ext4_v2", 1 << 30)
+    disk, there = (host.path / UUID / "disk.local" for host in hosts)
+    head, plain = tmp_path / "head", tmp_path / "plain"
+    head.write_bytes((hosts[0].path / "_base/ephemeral_1_ext4_v2").read_bytes()[:4096])
+    subprocess.run(["qemu-io", "-c", f"write -q -s {head} 0 4096", disk], check=True)
+    shutil.copy(disk, there)
+    subprocess.run(["qemu-img", "convert", "-O", "raw", there, plain], check=True)
+    subprocess.run(["e2fsck", "-fn", plain], check=True)
 
 
 def test_two_senders_of_one_base_file(host: Ground, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from novactl.errors import HostFault, HostRefused, UsageError
 from novactl.images.transfer import feed, header
-from tests.virt.ground import BASE, CONTENT, UUID, Ground, quiet, real, source
+from tests.virt.ground import BASE, CONTENT, OPERATION, UUID, Ground, quiet, real, source
 
 DAY = 86400
 OLD = 8 * DAY
@@ -49,6 +49,19 @@ def test_what_the_database_or_an_overlay_needs_stays(ground: Ground) -> None:
         BASE: "used-here",
         "swap_64": "young",
     }  # its time counts from its last use
+
+
+def test_blank_base_files_of_before_and_of_now(ground: Ground) -> None:
+    """An overlay needs the one that it names, and not the other."""
+    names = ["swap_2", "swap_2_v2", "ephemeral_1_ext4", "ephemeral_1_ext4_v2"]
+    for name in names:
+        ground.hypervisor.base_blank(name, 1 << 20, "swap")
+    ground.hypervisor.make_directory(UUID, 1, OPERATION)
+    ground.hypervisor.overlay(UUID, 1, "disk.local", "ephemeral_1_ext4_v2", 1 << 20)
+    ground.hypervisor.overlay(UUID, 1, "disk.swap", "swap_2", 1 << 20)
+    ground.age(OLD)
+    found = states(ground)
+    assert found == dict(zip(names, ["used-here", "removed", "removed", "used-here"], strict=True))
 
 
 def test_used_a_moment_ago_it_stays(ground: Ground) -> None:
@@ -208,7 +221,17 @@ def real_with_path(directory: Path, tools: Path) -> Ground:
 
 
 def test_names_that_are_not_ours_stay(here: Ground) -> None:
-    foreign = ["note.txt", "swap_x", "ephemeral_1_ext4.bak", "ABCDEF", "a" * 63, "g" * 64]
+    foreign = [
+        "note.txt",
+        "swap_x",
+        "swap_v2",
+        "ephemeral_1_ext4.bak",
+        "ephemeral_1_v2_ext4",
+        f"{BASE}_v2",
+        "ABCDEF",
+        "a" * 63,
+        "g" * 64,
+    ]
     for name in foreign:
         (here.path / "_base" / name).write_bytes(b"x")
     here.age(OLD)

@@ -327,8 +327,9 @@ def test_an_answer_that_is_none(answer: bytes) -> None:
 def test_base_files() -> None:
     sha, other, half = ("a" * 64, "b" * 64, "c" * 64)
     names = [sha, f"{sha}.json", other, f".lock.{sha}", f".{half}.part", f".{half}.pos", ".swap_64.raw"]
-    found: Any = survey.base_files([*names, "ephemeral_1_ext4", "swap_64", "lost+found", ".x.part"])
-    assert found == ((sha, "ephemeral_1_ext4", "swap_64"), (half, "swap_64"))
+    blank = ["ephemeral_1_ext4", "ephemeral_1_ext4_v2", "swap_64", "swap_64_v2"]
+    found: Any = survey.base_files([*names, *blank, "lost+found", ".x.part", "swap_v2"])
+    assert found == ((sha, *blank), (half, "swap_64"))
 
 
 def test_a_reboot_ends_a_simulated_job() -> None:

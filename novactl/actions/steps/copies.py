@@ -50,12 +50,14 @@ class PowerOff(Step):
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
 class LeaveHost(Step):
-    """The instance's domain is not defined there; `aside`: its directory has another name."""
+    """The instance's domain is not defined there; `aside`: its directory has another name. `nvram`: a copy of
+    its firmware's variables is with its files, which the target shares."""
 
     type: ClassVar[str] = "leave-host"
     uuid: str
     xml: str
     aside: bool
+    nvram: bool = False
 
     def summary(self) -> str:
         kept = "; its files are kept aside" if self.aside else ""
@@ -67,12 +69,16 @@ class LeaveHost(Step):
             host.set_aside(self.uuid, ctx.epoch)
         else:
             host.leave_domain(self.uuid, ctx.epoch)
+        if self.nvram:
+            host.copy_nvram(self.uuid, ctx.epoch)
 
     def undo(self, ctx: Any) -> None:
         """All is as it was, and the guest off."""
         host = ctx.world.hypervisor(self.host)
         if self.aside:
             host.bring_back(self.uuid, ctx.epoch)
+        if self.nvram:
+            host.place_nvram(self.uuid, ctx.epoch)
         host.define(self.uuid, ctx.epoch, marked(self.xml, epoch=ctx.epoch))
 
 
@@ -187,7 +193,7 @@ class MakeSwap(Step):
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
 class PlaceNvram(Step):
-    """The variables of its firmware, which came with its files, are its domain's."""
+    """The variables of its firmware, which are with its files, are its domain's."""
 
     type: ClassVar[str] = "place-nvram"
     uuid: str

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from novactl.actions.steps import jobs
+from novactl.actions.steps import jobs, trust
 from novactl.actions.steps.registry import REGISTRY
 from novactl.db import catalogue, instances
 from novactl.engine.operation import StepState
 from novactl.engine.step import Kind, Step
-from novactl.errors import Busy, HostFault, HostUnreachable
+from novactl.errors import Busy, HostFault, HostRefused, HostUnreachable
 from novactl.images.transfer import feed, take
 from novactl.objects.image import CONVERTED, GIB, MIB, base_format
 from novactl.virt.files import raw_sum_of
@@ -105,6 +105,37 @@ class MakeBlank(Step):
 
     def undo(self, ctx: Any) -> None:
         """Nothing: it is shared."""
+
+
+@REGISTRY.add
+@dataclass(frozen=True, kw_only=True)
+class SameBlank(trust.BetweenHosts):
+    """An empty base file has the same bytes on both hosts, as what was written over it needs."""
+
+    type: ClassVar[str] = "same-blank"
+    name: str
+
+    def summary(self) -> str:
+        return f"base file {self.name} of {self.target} is that of {self.host}"
+
+    def do(self, ctx: Any) -> None:
+        source, target = (ctx.world.hypervisor(name) for name in self.hosts)
+        if why := unlike(source, target, self.name):
+            raise HostRefused(f"{self.target}: {why}")
+
+    def undo(self, ctx: Any) -> None:
+        """Nothing: it was looked at."""
+
+
+def unlike(source: Any, target: Any, name: str) -> str | None:
+    """Why what stands on the source's empty base file cannot stand on the target's, unless that has none
+    yet: checksums of a file system are of its identity."""
+    ours, theirs = source.blank_sum(name), target.blank_sum(name)
+    if not ours:
+        return f"{source.name} has no base file {name}"
+    if theirs not in ("", ours):
+        return f"its base file {name} is not that of {source.name}: their e2fsprogs differ"
+    return None
 
 
 @REGISTRY.add

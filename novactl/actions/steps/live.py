@@ -14,7 +14,7 @@ from novactl.errors import HostFault, HostRefused, Interrupted
 from novactl.objects.migration import MigrationStatus
 from novactl.virt.domain import marked
 from novactl.virt.files import disk_info
-from novactl.virt.live import Drive, Whereabouts, moved_xml, virsh_words
+from novactl.virt.live import Drive, Whereabouts, fixed_devices, moved_xml, virsh_words
 from novactl.virt.survey import power_state
 
 ENDED = ("shutdown", "destroyed", "crashed")
@@ -80,12 +80,17 @@ class ReadyGuest(trust.BetweenHosts):
         source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
         source.end_migration(self.uuid, ctx.epoch)
         target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
-        persistent = marked(self.xml, epoch=ctx.epoch)
-        paths = (source.instances_path, target.instances_path)
-        live = moved_xml(source.migratable_xml(self.uuid), persistent, paths)
+        live, persistent = self.texts(ctx)
         source.put(self.uuid, ctx.epoch, "migrate.xml", "0600", live.encode())
         source.put(self.uuid, ctx.epoch, "migrate-persistent.xml", "0600", persistent.encode())
         return {"epoch": ctx.epoch}
+
+    def texts(self, ctx: Any) -> tuple[str, str]:
+        """The running domain as the other host is to run it, and the one that it is to keep."""
+        source, target = ctx.world.hypervisor(self.host), ctx.world.hypervisor(self.target)
+        persistent = marked(self.xml, epoch=ctx.epoch)
+        paths = (source.instances_path, target.instances_path)
+        return moved_xml(source.migratable_xml(self.uuid), persistent, paths), persistent
 
     def undo(self, ctx: Any) -> None:
         """The guest is where it was, as it was, and nothing of it on the other host. It may have ended by
@@ -204,10 +209,7 @@ class DriveGuest(MoveGuest):
         trust.again(ctx, ReadyGuest)
         self._check_transport(ctx)
         source, target = (ctx.world.hypervisor(name) for name in self.hosts)
-        live, persistent = (
-            source.instance_file(self.uuid, file).decode()
-            for file in ("migrate.xml", "migrate-persistent.xml")
-        )
+        live, persistent = self._texts(ctx)
         move = Drive(
             uuid=self.uuid,
             xml=live,
@@ -238,6 +240,16 @@ class DriveGuest(MoveGuest):
         source.forget_move(self.uuid, ctx.epoch)
         result: dict[str, Any] = ctx.record.result
         return result
+
+    def _texts(self, ctx: Any) -> tuple[str, str]:
+        """Made here, never read back: root on the source is not to choose what the target's libvirt defines.
+        Raises HostRefused for what preflight refuses."""
+        (ready,) = (record.step for record in ctx.op.records if isinstance(record.step, ReadyGuest))
+        live, persistent = ready.texts(ctx)
+        target = ctx.world.hypervisor(self.target)
+        if found := fixed_devices(live, target.directory(self.uuid), target.base_path):
+            raise HostRefused(f"{self.host}: its guest cannot move: {', '.join(found)}")
+        return live, persistent
 
 
 def _settled(ctx: Any, step: ReadyGuest | MoveGuest) -> tuple[Whereabouts, Whereabouts]:

@@ -9,7 +9,7 @@ from novactl.db.session import dumps
 from novactl.engine.operation import TOUCHED, StepState
 from novactl.engine.step import Kind, RecordStep
 from novactl.objects.host import Resources
-from novactl.objects.migration import OPEN, Migration, MigrationStatus, most
+from novactl.objects.migration import OPEN, Migration, MigrationStatus, Storage, most
 from novactl.objects.states import PowerState, VmState
 
 TARGET, SOURCE, HOME = "move-target", "move-source", "instance"
@@ -44,13 +44,22 @@ class ClaimTarget(_Claims):
     type: ClassVar[str] = "claim-target"
 
     def revert(self, tx: Any, ctx: Any) -> None:
-        instance = instances.get(tx, self.uuid)
+        """A disk that grew where both hosts have it stays so, and record and hold say it: it is there, with
+        or without room."""
+        instance, migration = instances.get(tx, self.uuid), moves.get(tx, self.migration)
         if instance.deleted_at is not None:
             return
         assert self.host
         hosts.release(tx, self.host, self.uuid, TARGET)
         projects.give_back(tx, instance.project, **self.more)
         moves.turn(tx, self.migration, MigrationStatus.FAILED, ctx.world.clock.now())
+        if migration is None or migration.storage is not Storage.SHARED or not _grew(ctx):
+            return
+        instances.update(tx, self.uuid, flavor=dumps(migration.with_its_disk().as_dict()))
+        instances.note_copy(tx, self.uuid, behind=True)  # the domain was brought back as it was
+        needed = instances.get(tx, self.uuid).resources
+        amounts = most(needed, hosts.hold_of(tx, migration.source, self.uuid) or needed)
+        hosts.change_hold(tx, migration.source, self.uuid, amounts, forced=True)
 
 
 @REGISTRY.add
@@ -67,13 +76,17 @@ class ClaimHere(_Claims):
         instance, migration = instances.get(tx, self.uuid), moves.get(tx, self.migration)
         if instance.deleted_at is not None or migration is None:
             return
-        grew = any(r.name == "grow-disk" and r.state in TOUCHED | {StepState.UNDONE} for r in ctx.op.records)
-        flavor = migration.with_its_disk() if grew else migration.old_flavor
+        flavor = migration.with_its_disk() if _grew(ctx) else migration.old_flavor
         instances.update(tx, self.uuid, flavor=dumps(flavor.as_dict()))
         _settle(tx, migration, MigrationStatus.FAILED, ctx.world.clock.now())
         if self.held and self.host:
             needed = instances.get(tx, self.uuid).resources
             hosts.change_hold(tx, self.host, self.uuid, most(needed, Resources(**self.held)))
+
+
+def _grew(ctx: Any) -> bool:
+    """Whether a disk may have, whatever else was undone."""
+    return any(r.name == "grow-disk" and r.state in TOUCHED | {StepState.UNDONE} for r in ctx.op.records)
 
 
 def _settle(tx: Any, migration: Migration, status: MigrationStatus, now: str) -> None:
