@@ -615,6 +615,12 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
                 domains={uuid: Power(domain.state, domain.saved) for uuid, domain in host.domains.items()},
             )
 
+    def answers(self) -> bool:
+        """Also when every call of it fails."""
+        self.life.check()
+        self.host.calls.append("answers")
+        return self.host.up
+
     def hang_up(self) -> None:
         """There is no connection."""
 
