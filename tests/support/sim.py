@@ -199,6 +199,7 @@ class SimHost:
         """The host was switched off and on again."""
         self.up = True
         self.boots += 1
+        self.sockets.clear()  # they are in /run
         for job in self.jobs.values():
             job.dead = job.rc is None
         for uuid, domain in list(self.domains.items()):
