@@ -97,10 +97,12 @@ class Busy(NovactlError):
 
 
 class HostUnreachable(NovactlError):
-    """A host does not answer, or authentication or its host key was refused."""
+    """A host does not answer, or authentication or its host key was refused. `silent`: no connection to it
+    was taken, nor refused."""
 
     code = 7
     retryable = True
+    silent = False
 
 
 class HostUntrusted(HostUnreachable):

@@ -49,8 +49,8 @@ class Leaving:
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A move that is one of several: `of` is the kind of the whole, `host` the one it is about, `parallel`
-    how many go at a time, in their order. `source`: the host that it must still be on when its turn comes;
-    `lock`: what there is one of at a time."""
+    how many go at a time, in their order. `source`: the host that it must still be on when its turn comes,
+    else it stays where it is; `lock`: what there is one of at a time."""
 
     move: LiveMigrate | Migrate
     of: str
@@ -72,12 +72,24 @@ class Part:
         return self.move.project
 
     def check(self, world: World) -> Any:
-        return self.move.check(world)
+        """None for one that is elsewhere: what would be in the way of its move does not matter."""
+        return None if world.db.read(self._elsewhere) else self.move.check(world)
 
     def plan(self, world: World, tx: Tx, op_id: str, found: Any) -> Plan | None:
-        if self.source is not None and (now := instances.get(tx, self.move.name)).host != self.source:
+        """Nothing is to be done for one that has left by itself. Raises Refused where more depends on it."""
+        now = self._elsewhere(tx)
+        if now is not None and self.of == "rebalance":
             raise Refused(f"{now.name}: is on {now.host}, not on {self.source} any more")
+        if now is not None or found is None:
+            return None
         return self.move.plan(world, tx, op_id, found)
+
+    def _elsewhere(self, tx: Tx) -> Instance | None:
+        """It, when it is not on its source any more."""
+        if self.source is None:
+            return None
+        now = instances.get(tx, self.move.name)
+        return None if now.host == self.source else now
 
     def parent_of(self, others: Sequence["Part"]) -> Plan:
         """The operation that all moves are children of; a host is drained once at a time."""
@@ -176,6 +188,7 @@ def leave(
             of="drain",
             host=host,
             parallel=parallel,
+            source=one.instance.host,
         )
         for one in found
         if one.blocker is None
@@ -217,6 +230,7 @@ def come_back(
                 of="undrain",
                 host=host,
                 parallel=parallel,
+                source=one.host,
             ),
         )
         for one in gone

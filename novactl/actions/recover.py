@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from novactl.actions import batches, fencing, plans, restored, second_copies
+from novactl.actions import batches, fencing, last_copy, plans, restored, second_copies
 from novactl.actions.outcome import Outcome, left_or_ended
 from novactl.actions.world import World
 from novactl.db import hosts, instances, moves, operations
@@ -25,6 +25,7 @@ from novactl.errors import (
     Refused,
 )
 from novactl.objects.instance import Instance
+from novactl.objects.migration import Migration
 from novactl.virt.hypervisor import Greeting
 
 OPEN = frozenset({StepState.STARTED, StepState.FAILED, StepState.STUCK})
@@ -162,7 +163,8 @@ def give_up(operator: Operating, instance: Instance) -> Operation | None:
     """What was left half way of an instance whose host is fenced makes way for its evacuation.
 
     It is undone, or finished past its point of no return, but for what is on fenced hosts: they take nothing
-    until an audit has cleaned them. One that can be neither is abandoned when it is about such hosts alone.
+    until an audit has cleaned them. One that would remove all that is left of the instance makes way too: its
+    move waits to be reverted. One that can be neither is abandoned when it is about such hosts alone.
     Returns it when it has brought the instance to another host. Raises Busy while its owner lives, and when
     it has to stay."""
     op = _left_of(operator, instance)
@@ -172,7 +174,11 @@ def give_up(operator: Operating, instance: Instance) -> Operation | None:
     try:
         op = _ended_without(operator, op, gone)
     except OperationIncomplete as error:
-        _abandon(operator, op.id, instance, gone, error.message)
+        move = last_copy.found(operator.world, instance, gone)
+        if move is None:
+            _abandon(operator, op.id, instance, gone, error.message)
+        else:
+            _wait(operator, op.id, move, error.message)
         return None
     now = operator.world.db.read(lambda tx: instances.get(tx, instance.uuid))
     return op if now.host != instance.host else None
@@ -185,6 +191,9 @@ def gives_up(operator: Operating, action: plans.Named, instance: Instance) -> di
     if op is None:
         return None
     first = {"operation": op.id, "kind": op.kind, "course": "finish" if op.past_pivot else "undo"}
+    gone = operator.world.db.read(hosts.fenced) | {str(instance.host)}
+    if last_copy.found(operator.world, instance, frozenset(gone)) is not None:
+        return {**plans.nothing(action), "first": {**first, "course": "wait"}}
     steps = plans.remaining(op, back=not op.past_pivot)
     return {**plans.nothing(action), "first": first, "steps": steps}
 
@@ -206,6 +215,18 @@ def _ended_without(operator: Operating, op: Operation, gone: frozenset[str]) -> 
         with contextlib.suppress(Refused):
             return take_over(operator, op.id, back=True, gone=gone)
     return take_over(operator, op.id, back=False, gone=gone)
+
+
+def _wait(operator: Operating, op_id: str, move: Migration, why: str) -> None:
+    """The move waits to be reverted, and nobody works on it."""
+    op = operator.journal.load(op_id)
+    last_copy.tidy(operator.world, move, op.id, op.epoch)
+
+    def work(tx: Tx) -> None:
+        last_copy.wait(tx, move, operator.world.clock.now())
+        operator.journal.abandon(tx, op, f"{why}: the move waits to be reverted")
+
+    operator.world.db.write(work)
 
 
 def _abandon(operator: Operating, op_id: str, instance: Instance, gone: frozenset[str], why: str) -> None:

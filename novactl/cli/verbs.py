@@ -52,6 +52,14 @@ def dry_run(
     return plans
 
 
+ENDS = {
+    "finish": "is finished",
+    "undo": "is undone",
+    "wait": "stands where all that is left of it is, to be reverted",
+}
+"""How an operation that was left makes way, by its course (docs/cli.md)."""
+
+
 def show_plans(session: Any, plans: Sequence[dict[str, Any]], *, many: bool) -> None:
     """Print plans; several as a list."""
     if session.output != "table":
@@ -65,9 +73,9 @@ def show_plans(session: Any, plans: Sequence[dict[str, Any]], *, many: bool) -> 
         others = f" (else {', '.join(plan['alternates'][:3])})" if plan["alternates"] else ""
         session.tell(f"{plan['kind']} {plan['target']}{where}{others}:")
         if first := plan.get("first"):
-            ends = "finished" if first["course"] == "finish" else "undone"
+            ends = ENDS[first["course"]]
             session.tell(
-                f"first {first['kind']} ({first['operation']}), which was left half way, is {ends},"
+                f"first {first['kind']} ({first['operation']}), which was left half way, {ends},"
                 " as far as it is not on fenced hosts; the rest is planned then"
             )
         if plan.get("preflight"):

@@ -56,12 +56,24 @@ def connect(host: str, files: SshFiles, sock: socket.socket | None = None) -> An
         raise HostUntrusted(
             f"{host}: it accepts none of your keys", hint="novactl host add … --identity FILE names the key"
         ) from error
+    except _Silence as error:
+        silent = unreachable(host, error.cause)
+        silent.silent = True
+        raise silent from error
     except (OSError, EOFError, paramiko.SSHException) as error:
         if "no authentication methods" in str(error).lower():
             raise HostUntrusted(
                 f"{host}: you have no key for it", hint="novactl host add … --identity FILE names the key"
             ) from error
         raise unreachable(host, error) from error
+
+
+class _Silence(Exception):
+    """Nothing takes a connection there, and nothing refuses one."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 def unreachable(host: str, error: Exception) -> HostUnreachable:
@@ -79,11 +91,9 @@ def _open(paramiko: Any, config: Any, keys: Iterable[str], host: str, socks: lis
     try:
         if "proxyjump" in said:
             client.novactl_jump = _open(paramiko, config, keys, said["proxyjump"], [])
-            way_in = client.novactl_jump.get_transport().open_channel(
-                "direct-tcpip", (address, port), ("", 0), timeout=CONNECT_TIMEOUT
-            )
+            way_in = _through(paramiko, client.novactl_jump, address, port)
         else:
-            way_in = _socket(socks.pop() if socks else _plain_socket(address, port))
+            way_in = _socket(socks.pop() if socks else _knocked(address, port))
         client.connect(
             address,
             port=port,
@@ -102,6 +112,24 @@ def _open(paramiko: Any, config: Any, keys: Iterable[str], host: str, socks: lis
         raise
     client.get_transport().set_keepalive(KEEPALIVE)
     return client
+
+
+def _through(paramiko: Any, jump: Any, address: str, port: int) -> Any:
+    try:
+        return jump.get_transport().open_channel(
+            "direct-tcpip", (address, port), ("", 0), timeout=CONNECT_TIMEOUT
+        )
+    except paramiko.SSHException as error:  # which does not say whether it was refused
+        raise _Silence(error) from error
+
+
+def _knocked(address: str, port: int) -> socket.socket:
+    try:
+        return _plain_socket(address, port)
+    except ConnectionRefusedError:
+        raise  # by somebody who is there
+    except OSError as error:
+        raise _Silence(error) from error
 
 
 def _transport(*words: Any, **options: Any) -> Any:

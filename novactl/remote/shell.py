@@ -302,6 +302,15 @@ class HostShell:
         finally:
             self._use(-1)
 
+    def answers(self) -> bool:
+        """Whether anything there speaks to us, be it only to refuse. By a connection of its own: an older one
+        says nothing of now, and what does not answer over it may live."""
+        try:
+            self._connect().close()
+        except HostUnreachable as error:
+            return not error.silent
+        return True
+
     def hang_up(self) -> None:
         """Let the connection go, unless something uses it; the next call opens another."""
         with self._lock:

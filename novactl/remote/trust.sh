@@ -107,7 +107,10 @@ nv_change_keys() { # op line: the operation's line is this one; none when it is 
     exec 8>"$nv_state/.authorized_keys.lock"
     flock -w 30 8 || nv_die 77 "another command changes root's authorized_keys"
     nv_where=${nv_keys%/*} nv_full=$nv_keys.novactl
-    ( umask 077; grep -v " novactl $1\$" "$nv_keys" >"$nv_full" ) || [ -e "$nv_full" ]
+    nv_rc=0
+    ( umask 077; grep -v " novactl $1\$" "$nv_keys" >"$nv_full" ) || nv_rc=$?
+    # 1: no line is left; 2: not all of them got there
+    { [ "$nv_rc" -le 1 ] && [ -e "$nv_full" ]; } || nv_failed "cannot write $nv_keys"
     [ -z "$2" ] || printf '%s\n' "$2" >>"$nv_full" || nv_failed "cannot write $nv_keys"
     chmod --reference "$nv_keys" "$nv_full"
     chown --reference "$nv_keys" "$nv_full"

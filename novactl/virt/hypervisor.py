@@ -204,6 +204,10 @@ class Hypervisor(
         self.copy_seen = seen.copy
         return seen
 
+    def answers(self) -> bool:
+        """Whether anything there speaks to us, be it only to refuse; its libvirt need not."""
+        return self.shell.answers()
+
     def hang_up(self) -> None:
         """Let the connection go, unless something uses it; the next call opens another."""
         self.shell.hang_up()

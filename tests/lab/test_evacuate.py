@@ -1,5 +1,6 @@
 """A host that dies: its instances run elsewhere, and it can start nothing twice when it is on again."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ import pytest
 
 from novactl import lab
 from novactl.lab import guests
+from novactl.lab.host import LabHost
+from novactl.lab.processes import in_namespace_of
 from tests.lab.conftest import Grounds
 from tests.lab.support import console_until, refused
 from tests.support import dying
@@ -75,6 +78,36 @@ def test_typed_name(grounds: Grounds, name: Callable[[], str]) -> None:
     grounds.novactl.ok("delete", off, "--yes")
     returned(grounds, made["uuid"])
     assert grounds.state(now[web]["host"], made["uuid"]) == "running"
+
+
+@contextlib.contextmanager
+def without_libvirt(host: LabHost, how: str) -> Iterator[None]:
+    assert host.pid
+    there = in_namespace_of(host.pid, "libvirtd")
+    if how == "killed":
+        host.kill_libvirtd()
+    for pid in there if how == "hangs" else ():
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in there if how == "hangs" else ():
+            os.kill(pid, signal.SIGCONT)
+        host.start_libvirtd()
+
+
+@pytest.mark.parametrize("how", ["killed", "hangs"])
+def test_a_host_without_libvirt_answers(grounds: Grounds, name: Callable[[], str], how: str) -> None:
+    """Its guests run on: whoever types its name is wrong."""
+    novactl, web, first = grounds.novactl, name(), grounds.host("kvm1")
+    uuid = novactl.json("boot", web, *TINY)["uuid"]
+    words = ["evacuate", web, "--i-have-verified-host-is-down", "kvm1", "--yes"]
+    with without_libvirt(first, how):
+        refused(novactl, *words, code=5, says="host kvm1 answers: it is not down")
+        refused(novactl, "host", *words[:1], "kvm1", *words[2:], code=5, says="host kvm1 answers")
+    assert novactl.json("host", "show", "kvm1")["state"] != "fenced"
+    assert novactl.json("show", web)["host"] == "kvm1" and grounds.state("kvm1", uuid) == "running"
+    assert grounds.domains("kvm2") == grounds.domains("kvm3") == []
 
 
 def test_fence_command(grounds: Grounds, name: Callable[[], str], fence: Path) -> None:

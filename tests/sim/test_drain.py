@@ -90,6 +90,36 @@ def test_who_was_moved_on_does_not_come_back(fleet: SimFleet) -> None:
     assert {one.name for one, _ in back} == {"runs", "paused"}
 
 
+def test_who_was_moved_away_before_its_turn_stays_there(fleet: SimFleet) -> None:
+    """That it has left is what was wanted."""
+    with fleet.process() as process:
+        world = process.operator.world
+        parts = drain.leave(HOST, drain.look(world, HOST, "auto"), 1)
+        drain.close(world, HOST)
+        assert fleet.run(migrate("off", host="kvm3", confirm=True), name="b").code == 0
+        known = {one.name: one.uuid for one in fleet.db.read(instances.everything)}
+        outcomes = {one.target: one.result for one in process.operator.run(parts)}
+    assert outcomes == {known["runs"]: "done", known["paused"]: "done", known["off"]: "unchanged"}
+    assert where(fleet)["off"] == ("kvm3", "SHUTOFF") and emptied(fleet)
+    assert settled(fleet) == []
+
+
+def test_who_is_moved_on_while_others_come_back_stays_there(fleet: SimFleet) -> None:
+    drained(fleet)
+    host, _ = where(fleet)["off"]
+    other = "kvm3" if host == "kvm2" else "kvm2"
+    with fleet.process() as process:
+        world = process.operator.world
+        assert drain.reopen(world, HOST)
+        back = drain.come_back(world, HOST, 1)
+        assert fleet.run(migrate("off", host=other, confirm=True), name="b").code == 0
+        outcomes = process.operator.run([part for _, part in back])
+        results = {one.name: outcome.result for (one, _), outcome in zip(back, outcomes, strict=True)}
+    assert results == {"runs": "done", "paused": "done", "off": "unchanged"}
+    assert where(fleet)["off"] == (other, "SHUTOFF")
+    assert settled(fleet) == []
+
+
 def test_who_cannot_leave_is_named(fleet: SimFleet) -> None:
     assert fleet.run(lock("runs")).code == 0
     with fleet.process() as process:

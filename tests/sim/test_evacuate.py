@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from novactl.actions import recover
 from novactl.actions.fencing import Proof
-from novactl.db import hosts, instances, operations
+from novactl.db import hosts, instances, operations, projects
 from novactl.engine.operation import OpState
+from novactl.errors import OperationIncomplete
 from novactl.objects.states import PowerState, VmState
 from tests.sim.actions import (
     boot,
@@ -377,3 +379,112 @@ def test_disks_that_a_lost_host_may_still_write_to_are_not_reverted_to(fleet: Si
     del directory.files["held"]
     assert fleet.run(revert()).code == 0
     assert only(fleet)[:2] == ("kvm1", "ACTIVE")
+
+
+# --- the new host of a move is lost before the old one was cleaned up ---
+
+
+def marked_by_guest(fleet: SimFleet) -> None:
+    (directory,) = fleet.hosts["kvm1"].directories.values()
+    directory.files["written"] = b"by the guest"
+
+
+def moved_to_a_lost_host(fleet: SimFleet, left: Callable[[], Any]) -> Iterator[tuple[str, SimFleet, bool]]:
+    """The novactl that moved it died, and then kvm2 did; whether all of it is still on kvm1."""
+    met = set()
+    for n, twin in deaths(fleet, left, 1):
+        (instance,) = twin.db.read(instances.everything)
+        if instance.host != "kvm2" or instance.vm_state is VmState.RESIZED:
+            continue
+        lose_host(twin, "kvm2")
+        first, uuid = twin.hosts["kvm1"], instance.uuid
+        whole = (first.directories.get(uuid) or first.aside.get(uuid)) is not None
+        met.add(whole)
+        yield n, twin, whole
+    assert met == {True, False}
+
+
+GONE = Proof(host="kvm2", words="its power was cut")
+MOVED = pytest.mark.parametrize(
+    "left",
+    [
+        lambda: migrate(host="kvm2", confirm=True),
+        lambda: resize("large", host="kvm2", confirm=True),
+        lambda: live_migrate(host="kvm2"),
+        confirm,
+    ],
+    ids=["migrate-confirm", "resize-confirmed", "live-migrate", "resize-confirm"],
+)
+
+
+def begun(fleet: SimFleet, left: Callable[[], Any]) -> None:
+    marked_by_guest(fleet)
+    if left is confirm:
+        assert fleet.run(resize("large", host="kvm2")).code == 0
+
+
+@MOVED
+def test_the_last_copy_is_kept_and_the_move_reverted(fleet: SimFleet, left: Callable[[], Any]) -> None:
+    begun(fleet, left)
+    quota = fleet.db.read(lambda tx: projects.find(tx, "default"))
+    for n, twin, whole in moved_to_a_lost_host(fleet, left):
+        with twin.process() as process:
+            (plan,) = process.operator.show([evacuate(proof=GONE)])
+        assert (plan.get("first", {}).get("course") == "wait") == whole, n
+        outcome = twin.run(evacuate(proof=GONE))
+        if not whole:
+            assert outcome.code == 0, (n, outcome.error)
+            continue
+        assert outcome.code == 5 and outcome.error is not None, (n, outcome.error)
+        assert outcome.error.hint == "novactl resize-revert web1 does without kvm2 once that is fenced"
+        assert [one for one in settled(twin) if not one.startswith("kvm2: ")] == [], n
+        outcome = twin.run(revert())
+        assert outcome.code == 0, (n, outcome.error)
+        assert only(twin) == ("kvm1", "ACTIVE", "small"), n
+        first, uuid = twin.hosts["kvm1"], uuid_of(twin)
+        assert first.running() == {uuid} and first.directories[uuid].files["written"] == b"by the guest", n
+        if left is not confirm:
+            assert twin.db.read(lambda tx: projects.find(tx, "default")) == quota, n
+        returns(twin, "kvm2")
+
+
+@MOVED
+def test_resume_does_not_remove_the_last_copy(fleet: SimFleet, left: Callable[[], Any]) -> None:
+    """When the host is there again, it goes on."""
+    begun(fleet, left)
+    for n, twin, whole in moved_to_a_lost_host(fleet, left):
+        uuid, first = uuid_of(twin), twin.hosts["kvm1"]
+        held = twin.db.read(lambda tx, uuid=uuid: operations.holding(tx, uuid))
+        if held is None or not whole:
+            continue
+        left_again = pytest.raises(OperationIncomplete, match="all that is left")
+        with twin.process() as process, left_again:
+            recover.take_over(process.operator, held, back=False)
+        there = first.directories.get(uuid) or first.aside[uuid]
+        assert there.files["written"] == b"by the guest", n
+        twin.hosts["kvm2"].up = True
+        with twin.process() as process:
+            recover.take_over(process.operator, held, back=False)
+        assert uuid not in {*first.directories, *first.aside}, n
+
+
+def test_a_revert_whose_host_is_lost_keeps_what_was_reverted(fleet: SimFleet) -> None:
+    """What is on the host that it has left stays until the lost one is there again."""
+    assert fleet.run(resize("large", host="kvm2")).code == 0
+    met = 0
+    for n, twin in deaths(fleet, revert, 1):
+        (instance,) = twin.db.read(instances.everything)
+        if instance.host != "kvm1" or instance.uuid not in twin.hosts["kvm2"].directories:
+            continue
+        met += 1
+        lose_host(twin)
+        outcome = twin.run(evacuate())
+        assert outcome.code == 6 and outcome.error is not None, n
+        assert "what kvm2 has of it is all that is left" in outcome.error.message, n
+        assert instance.uuid in twin.hosts["kvm2"].directories, n
+        twin.hosts["kvm1"].up = True
+        held = twin.db.read(lambda tx, uuid=instance.uuid: operations.holding(tx, uuid))
+        with twin.process() as process:
+            recover.take_over(process.operator, str(held), back=False)
+        returns(twin, "kvm1")
+    assert met

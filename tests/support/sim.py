@@ -201,6 +201,7 @@ class SimHost:
         """The host was switched off and on again."""
         self.up = True
         self.boots += 1
+        self.sockets.clear()  # they are in /run
         for job in self.jobs.values():
             job.dead = job.rc is None
         for uuid, domain in list(self.domains.items()):
@@ -616,6 +617,12 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
                 copy=host.copy[0],
                 domains={uuid: Power(domain.state, domain.saved) for uuid, domain in host.domains.items()},
             )
+
+    def answers(self) -> bool:
+        """Also when every call of it fails."""
+        self.life.check()
+        self.host.calls.append("answers")
+        return self.host.up
 
     def hang_up(self) -> None:
         """There is no connection."""

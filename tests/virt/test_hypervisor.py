@@ -923,6 +923,28 @@ def test_a_full_disk_is_told_with_a_hint(full: Ground, tmp_path: Path) -> None:
     assert hypervisor.console_tail(UUID, 0) == (0, b"")
 
 
+def test_a_full_disk_takes_nobody_out_of_roots_keys(full: Ground, tmp_path: Path) -> None:
+    """A line of an operation is neither added nor taken away then, and all others stay."""
+    assert full.local
+    shell, keys = full.local.shell, tmp_path / "real" / "state" / "keys" / "authorized_keys"
+
+    def run(script: str) -> str:
+        return shell.call("eval", f"nv_authorized_keys() {{ nv_keys='{keys}'; }}; {script}")
+
+    for op in ("op-1", "op-2"):
+        run(f"nv_change_keys {op} 'ssh-ed25519 AAAA novactl {op}'")
+    before = run(f"cat '{keys}'")
+    assert before.count("\n") == 2
+    run(f"cat /dev/zero >'{keys.parent}/filler' 2>/dev/null || true")
+    for line in ("", "ssh-ed25519 BBBB novactl op-1"):
+        with pytest.raises(HostFault, match=NO_SPACE):
+            run(f"nv_change_keys op-1 '{line}'")
+        assert run(f"cat '{keys}'") == before
+    run(f"rm '{keys.parent}/filler'; nv_change_keys op-1 ''")
+    assert run(f"cat '{keys}'") == "ssh-ed25519 AAAA novactl op-2\n"
+    assert run(f"ls '{keys.parent}'") == "authorized_keys\n"
+
+
 def test_a_mount_of_a_test_is_not_seen_outside(full: Ground) -> None:
     assert "novactl-test" not in Path("/proc/self/mounts").read_text()
     assert full.hypervisor.look(UUID, []).disk_free > 0

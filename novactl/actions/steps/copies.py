@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from novactl.actions import last_copy
 from novactl.actions.steps import jobs, trust
 from novactl.actions.steps.domains import OFF, POLL, ShutOff
 from novactl.actions.steps.registry import REGISTRY
@@ -221,4 +222,9 @@ class CleanUp(Step):
         return f"the instance's {what} are gone from {self.host}"
 
     def do(self, ctx: Any) -> None:
+        """Raises Refused while it is all that is left of the instance."""
+        assert self.host
+        if self.left != "nothing":
+            entry = self.uuid if self.left == "directory" else f"{self.uuid}_resize"
+            last_copy.spare(ctx, self.host, self.uuid, entry)
         ctx.world.hypervisor(self.host).clean_up(self.uuid, ctx.epoch, self.left)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from novactl.actions import transports
+from novactl.actions import last_copy, transports
 from novactl.actions.steps import jobs, trust
 from novactl.actions.steps.files import SEALED
 from novactl.actions.steps.moves import POWER, SOURCE
@@ -308,6 +308,10 @@ class LeaveSource(Step):
     shared: bool
 
     def do(self, ctx: Any) -> None:
+        """Raises Refused while it is all that is left of the instance."""
+        assert self.host
+        if not self.shared:
+            last_copy.spare(ctx, self.host, self.uuid, self.uuid)
         host = ctx.world.hypervisor(self.host)
         host.leave_source(self.uuid, ctx.epoch, shared=self.shared)
         host.unlisten(ctx.operation_id)

@@ -1,0 +1,72 @@
+"""All that is left of an instance: its files on a host that it has left, when the one that it is on is lost.
+Nothing removes them, and the move that would have waits to be reverted."""
+
+from typing import Any
+
+from novactl.actions.steps.moves import SOURCE
+from novactl.actions.world import World
+from novactl.db import hosts, instances, moves, projects
+from novactl.db.session import Tx
+from novactl.errors import HostFault, HostUnreachable, Refused
+from novactl.objects.instance import Instance
+from novactl.objects.migration import Migration, MigrationStatus, Storage, most_use
+from novactl.objects.states import VmState
+
+MAY_WAIT = frozenset({MigrationStatus.CONFIRMED, MigrationStatus.MIGRATING})
+
+
+def spare(ctx: Any, host: str, uuid: str, entry: str) -> None:
+    """Before it is removed. Raises Refused when the instance's own host is down for certain and this entry of
+    the instances' directory is whole: it goes under this name all at once."""
+    if not ctx.gone:
+        return
+    own = ctx.world.db.read(lambda tx: instances.get(tx, uuid)).host
+    if own in ctx.gone and own != host and _is_there(ctx.world, host, entry):
+        raise Refused(f"{own}, which it is on, is lost: what {host} has of it is all that is left")
+
+
+def _is_there(world: World, host: str, entry: str) -> bool:
+    return any(one.entry == entry for one in world.hypervisor(host).survey().directories)
+
+
+def move_to(tx: Tx, instance: Instance, gone: frozenset[str]) -> Migration | None:
+    """The move that has brought the instance to the host that is lost, when the one that it left may still
+    have its files."""
+    move = next(iter(moves.of_instance(tx, instance.uuid)), None)
+    if move is None or move.storage is not Storage.COPIED or move.status not in MAY_WAIT:
+        return None
+    holds = hosts.holds_of(tx, instance.uuid)
+    held = any((one["host"], one["role"]) == (move.source, SOURCE) for one in holds)
+    lost = instance.host == move.target and move.target in gone and move.source not in gone
+    return move if held and lost else None
+
+
+def found(world: World, instance: Instance, gone: frozenset[str]) -> Migration | None:
+    """It, when they are there."""
+    move = world.db.read(lambda tx: move_to(tx, instance, gone))
+    if move is None:
+        return None
+    entry = instance.uuid if move.status is MigrationStatus.MIGRATING else f"{instance.uuid}_resize"
+    try:
+        return move if _is_there(world, move.source, entry) else None
+    except (HostUnreachable, HostFault):
+        return None
+
+
+def tidy(world: World, move: Migration, op_id: str, epoch: int) -> None:
+    """The host that has them keeps nothing of the operation."""
+    host = world.hypervisor(move.source)
+    if move.status is MigrationStatus.MIGRATING:
+        host.forget_move(move.instance_uuid, epoch)
+        host.unlisten(op_id)
+    host.trust_end(op_id)
+
+
+def wait(tx: Tx, move: Migration, now: str) -> None:
+    """The instance is in VERIFY_RESIZE: resize-revert takes it back. Quota counts both flavors again."""
+    instance = instances.get(tx, move.instance_uuid)
+    if move.status is MigrationStatus.CONFIRMED:
+        both, counted = most_use(move.old_flavor, move.new_flavor), most_use(move.new_flavor)
+        projects.force(tx, instance.project, **{what: both[what] - counted[what] for what in both})
+    moves.turn(tx, move.id, MigrationStatus.FINISHED, now)
+    instances.update(tx, instance.uuid, vm_state=VmState.RESIZED, task_state=None)
