@@ -16,12 +16,15 @@ MAY_WAIT = frozenset({MigrationStatus.CONFIRMED, MigrationStatus.MIGRATING})
 
 
 def spare(ctx: Any, host: str, uuid: str, entry: str) -> None:
-    """Before it is removed. Raises Refused when the instance's own host is down for certain and this entry of
-    the instances' directory is whole: it goes under this name all at once."""
-    if not ctx.gone:
-        return
+    """Before it is removed: the instance's own host answers. Raises HostUnreachable when it does not, Refused
+    when it is down for certain and this entry of the instances' directory is whole: it goes under this name
+    all at once."""
     own = ctx.world.db.read(lambda tx: instances.get(tx, uuid)).host
-    if own in ctx.gone and own != host and _is_there(ctx.world, host, entry):
+    if own is None or own == host:
+        return
+    if own not in ctx.gone:
+        ctx.world.hypervisor(own).fence(uuid, ctx.epoch)
+    elif _is_there(ctx.world, host, entry):
         raise Refused(f"{own}, which it is on, is lost: what {host} has of it is all that is left")
 
 

@@ -468,6 +468,24 @@ def test_resume_does_not_remove_the_last_copy(fleet: SimFleet, left: Callable[[]
         assert uuid not in {*first.directories, *first.aside}, n
 
 
+@MOVED
+def test_nor_while_the_new_host_gives_no_answer(fleet: SimFleet, left: Callable[[], Any]) -> None:
+    """It may be lost, though nobody has fenced it yet."""
+    begun(fleet, left)
+    for n, twin, whole in moved_to_a_lost_host(fleet, left):
+        uuid, first = uuid_of(twin), twin.hosts["kvm1"]
+        with twin.db.writing() as tx:
+            hosts.update(tx, "kvm2", state="up")
+        held = twin.db.read(lambda tx, uuid=uuid: operations.holding(tx, uuid))
+        if held is None or not whole:
+            continue
+        left_again = pytest.raises(OperationIncomplete, match="kvm2: no answer")
+        with twin.process() as process, left_again:
+            recover.take_over(process.operator, held, back=False)
+        there = first.directories.get(uuid) or first.aside[uuid]
+        assert there.files["written"] == b"by the guest", n
+
+
 def test_a_revert_whose_host_is_lost_keeps_what_was_reverted(fleet: SimFleet) -> None:
     """What is on the host that it has left stays until the lost one is there again."""
     assert fleet.run(resize("large", host="kvm2")).code == 0
