@@ -20,6 +20,7 @@ nv_set_aside() { # directory uuid nvram: no longer defined, its directory (with 
     [ -d "$1" ] || [ ! -d "$1_resize" ] || return 0
     [ ! -e "$1_resize" ] || nv_die 76 "$1_resize is there already"
     nv_copy_nvram "$1" "$3"
+    nv_where=${1%/*}
     mv -T "$1" "$1_resize"
     sync "$nv_where"
 }
