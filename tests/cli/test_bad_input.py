@@ -69,10 +69,10 @@ def stored(db: SqliteDatabase) -> dict[str, int]:
 
 
 def images(novactl: Command) -> list[str]:
-    """Every file under the images directory but furnish()'s, unfinished ones too."""
+    """Every file under the images directory but furnish()'s, unfinished ones too; marks of users are none."""
     root = novactl.config / "images"
     there = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
-    return sorted(path for path in there if path != fleet.SHA256)
+    return sorted(path for path in there if path != fleet.SHA256 and not path.startswith(".users/"))
 
 
 def refused(ended: Ended, code: int, *said: str) -> None:

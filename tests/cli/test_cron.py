@@ -320,7 +320,7 @@ def test_image_prune_refuses(novactl: Command, db: SqliteDatabase) -> None:
     assert novactl.json("image", "prune", "--all") == []
     add_host(db)
     ended = novactl("image", "prune", "--all", "-o", "json")
-    assert ended.code == 7 and "1 of 1 hosts: nothing was pruned" in ended.err
+    assert ended.code == 7 and "1 of 1 places: nothing was pruned" in ended.err
     (row,) = ended.json
     assert list(row) == ["host", "file", "size_bytes", "last_used", "removed", "reason"]
     assert (row["host"], row["removed"]) == ("kvm1", False) and "refused" in row["reason"]
