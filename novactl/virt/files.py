@@ -102,7 +102,8 @@ class BaseFiles(Calls):
 
     def blank_sum(self, name: str) -> str:
         """What tells an empty base file from another host's of the same name; "" when there is none."""
-        return self._ours("nv_blank_sum", self.base_path, check_base(name)).strip()
+        words = ("nv_blank_sum", self.base_path, check_base(name))
+        return self._ours(*words, deadline=VERIFY_DEADLINE).strip()
 
 
 class InstanceFiles(Calls):
