@@ -26,6 +26,8 @@ CHANNELS = 6  # sshd's MaxSessions is 10 by default; streams and tunnels need so
 DEADLINE = 180.0
 CHUNK = 1 << 16
 MOST = 256 << 20  # bytes that a call may answer: some thousands of domains are a tenth of it
+FIRST_FROM_STDIN = 'eval "$(head -c "$1")"; shift; set -e; "$@"'
+"""A shell that reads its functions before its data: Linux takes no word of a command over 128 KiB."""
 PARTS = (
     "host.sh",
     "jobs.sh",
@@ -210,14 +212,16 @@ class HostShell:
 
     @contextlib.contextmanager
     def _stream(self, words: Sequence[str]) -> Iterator[Any]:
-        script = library() + '\nset -e\n"$@"\n'
-        argv = ["sh", "-c", script, "novactl", *words]
+        functions = library().encode()
+        argv = ["sh", "-c", FIRST_FROM_STDIN, "novactl", str(len(functions)), *words]
         command = shlex.join(["sudo", "-n", *argv] if self._sudo else argv)
         with self._using(), self._link_errors():
             channel = self.transport().open_session(timeout=10)
             channel.settimeout(DEADLINE)
             channel.exec_command("exec " + command)
             try:
+                with contextlib.suppress(OSError):  # a shell that has ended says why, to who reads
+                    channel.sendall(functions)
                 yield channel
             finally:
                 channel.close()

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from novactl.remote.shell import HostShell
+from novactl.remote.shell import HostShell, library
 
 STATE = "nv_state=/var/lib/novactl\n"
 TOOLS = [Path(__file__).with_name(name) for name in ("virsh", "rbd")]
@@ -28,7 +28,7 @@ class LocalChannel:
 
     def exec_command(self, command: str) -> None:
         self.process = subprocess.Popen(
-            [*self.transport.prefix, "sh", "-c", self.transport.moved(command)],
+            [*self.transport.prefix, "sh", "-c", self.transport.measured(command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -131,6 +131,11 @@ class LocalTransport:
         """host.sh with its state directory and libvirt's configuration somewhere else."""
         conf = f"{self.state.parent}/qemu.conf"
         return text.replace(STATE, f"nv_state={self.state}\n").replace("/etc/libvirt/qemu.conf", conf)
+
+    def measured(self, command: str) -> str:
+        """A command that says how long the library is, which is of another length here."""
+        there, here = (f" novactl {len(text)} " for text in (library(), self.moved(library())))
+        return command.replace(there, here)
 
     def open_session(self, timeout: float) -> LocalChannel:
         self.channels.append(LocalChannel(self))

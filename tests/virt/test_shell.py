@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from novactl.errors import Busy, Fenced, HostFault, HostRefused, HostUnreachable
 from novactl.remote import shell as shell_module
 from novactl.remote.shell import Channel, failure, library
-from tests.support.local_shell import LocalHost, LocalTransport
+from tests.support.local_shell import LocalChannel, LocalHost, LocalTransport
 
 NASTY = [
     "plain",
@@ -299,6 +299,19 @@ def test_a_stream_s_arguments_arrive_as_they_are(local: LocalHost, tmp_path: Pat
     local.shell.stream("printf", "%s\\n", word, feed=feed)
     assert b"".join(lines) == word.encode() + b"\n"
     assert not canary.exists()
+
+
+def test_a_stream_s_command_is_short(local: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux refuses a word of 128 KiB; the functions go before the data."""
+    commands: list[str] = []
+    plain = LocalChannel.exec_command
+    monkeypatch.setattr(
+        LocalChannel, "exec_command", lambda self, said: commands.append(said) or plain(self, said)
+    )
+    taken: list[bytes] = []
+    local.shell.fetch("printf", "%s", "x" * 1000, take=lambda read: taken.append(read(2000)))
+    assert taken == [b"x" * 1000]
+    assert [len(one) < 1200 for one in commands] == [True]
 
 
 def test_a_stream_whose_function_ends_early_says_why(local: LocalHost) -> None:
