@@ -40,8 +40,9 @@ def spec_of(
         zone=wishes.zone,
         aggregate=wishes.aggregate,
         not_hosts=tried,
-        apart=_hosts_of(tx, wishes.apart_from) | (_naming(tx, instance, "apart_from") if tried else {}),
-        together=_hosts_of(tx, wishes.together_with)
+        apart=placement.whereabouts(tx, wishes.apart_from)
+        | (_naming(tx, instance, "apart_from") if tried else {}),
+        together=placement.whereabouts(tx, wishes.together_with)
         | (_naming(tx, instance, "together_with") if tried else {}),
         required=wishes.required,
         forbidden=wishes.forbidden,
@@ -51,17 +52,6 @@ def spec_of(
         numa=numa,
         rules=board.rules,
     )
-
-
-def _hosts_of(tx: Tx, wanted: Sequence[str]) -> dict[str, str]:
-    """The host of each of these instances, and the instance's name; those that are gone, or are still to be
-    evacuated, bind nobody."""
-    if not wanted:
-        return {}
-    fenced = {host.name for host in Board.of(tx).hosts if host.state == "fenced"}
-    found = [instances.get(tx, uuid) for uuid in wanted]
-    living = [one for one in found if one.deleted_at is None and one.host not in fenced]
-    return {one.host: one.name for one in living if one.host is not None}
 
 
 def _naming(tx: Tx, instance: Instance, wish: str) -> dict[str, str]:

@@ -1,13 +1,16 @@
 """What placement reads: hosts as candidates, what works on them, how many instances they have."""
 
 import json
+from collections.abc import Sequence
 
-from novactl.db.session import Tx
+from novactl.db.session import Tx, among
 from novactl.objects.candidate import COLUMNS, Candidate
 from novactl.objects.host import Resources
 
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
 LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
+UNFENCED = "host NOT IN (SELECT name FROM hosts WHERE state = 'fenced')"
+"""Who is still to be evacuated binds nobody."""
 
 
 def candidates(tx: Tx, *, counted: bool, busy: bool = True, name: str | None = None) -> list[Candidate]:
@@ -56,11 +59,18 @@ def group_hosts(tx: Tx, group_id: str, but: str | None = None) -> dict[str, int]
         f"SELECT host, COUNT(*) FROM (SELECT uuid, host FROM instances {LIVING} AND group_id = :id"
         " UNION SELECT h.instance_uuid, h.host FROM holds h JOIN instances i ON i.uuid = h.instance_uuid"
         " WHERE i.group_id = :id AND i.deleted_at IS NULL) members WHERE uuid <> :but"
-        " AND host NOT IN (SELECT name FROM hosts WHERE state = 'fenced') GROUP BY host",
+        f" AND {UNFENCED} GROUP BY host",
         id=group_id,
         but=but or "",
     )
     return {row[0]: row[1] for row in rows}
+
+
+def whereabouts(tx: Tx, uuids: Sequence[str]) -> dict[str, str]:
+    """The host of each of these instances, and the instance's name. Those that are gone bind nobody: of one
+    that was pruned not even the row is left."""
+    rows = among(tx, f"SELECT host, name FROM instances {LIVING} AND {UNFENCED} AND uuid IN", uuids)
+    return {row["host"]: row["name"] for row in rows}
 
 
 def held(tx: Tx) -> dict[str, list[Resources]]:

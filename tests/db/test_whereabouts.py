@@ -1,0 +1,23 @@
+"""Where others are that an instance is to be apart from, or with, on every database."""
+
+from novactl.db import hosts, instances, placement
+from novactl.db.session import Database
+from tests.support import fleet
+
+
+def placed(db: Database) -> list[str]:
+    """web1 is on kvm1, web2 was deleted, web3 is on the fenced kvm3, web4 has no host, web5 was pruned."""
+    fleet.furnish(db, hosts_=3)
+    for number, host in ((1, "kvm1"), (2, "kvm2"), (3, "kvm3"), (4, None)):
+        fleet.add_instance(db, fleet.instance(number, host=host))
+    with db.writing() as tx:
+        instances.bury(tx, fleet.uuid(2), fleet.WHEN, None)
+        hosts.fence(tx, "kvm3", fleet.WHEN)
+    return [fleet.uuid(number) for number in range(1, 6)]
+
+
+def test_whereabouts(db: Database) -> None:
+    uuids = placed(db)
+    with db.reading() as tx:
+        assert placement.whereabouts(tx, uuids) == {"kvm1": "web1"}
+        assert placement.whereabouts(tx, []) == {}

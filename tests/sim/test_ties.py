@@ -1,0 +1,50 @@
+"""Instances that are to be apart, or together, when one of them moves or is gone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from novactl.actions import drain
+from novactl.db import instances, pruning
+from novactl.db.session import meta, set_meta
+from tests.sim.actions import boot, delete, migrate
+from tests.support.sim import SimFleet, settled
+
+LATER = "2099-01-01T00:00:00.000000Z"
+
+
+@pytest.fixture
+def fleet(quick: Path) -> Iterator[SimFleet]:
+    (quick / "fleet").mkdir()
+    made = SimFleet(quick / "fleet", hosts_=3, vcpus=32)
+    yield made
+    assert settled(made) == []
+    made.close()
+
+
+def where(fleet: SimFleet) -> dict[str, str | None]:
+    with fleet.db.reading() as tx:
+        return {one.name: one.host for one in instances.everything(tx)}
+
+
+def pruned(fleet: SimFleet) -> None:
+    """Of what was deleted nothing is left."""
+    with fleet.db.writing() as tx:
+        set_meta(tx, pruning.FLOOR, str(meta(tx, "serial")))
+        pruning.operations(tx, LATER, "", 1000)
+        assert pruning.instances(tx, LATER, "", 1000)[0] == 1
+
+
+@pytest.mark.parametrize("wish", ["apart_from", "together_with"])
+def test_one_that_named_a_pruned_one_moves(fleet: SimFleet, wish: str) -> None:
+    assert fleet.run(boot("gone", host="kvm1")).code == 0
+    assert fleet.run(boot("stays", **{wish: ("gone",)})).code == 0
+    assert fleet.run(delete("gone")).code == 0
+    pruned(fleet)
+    (host,) = where(fleet).values()
+    with fleet.process() as process:
+        (leaving,) = drain.look(process.operator.world, str(host), "auto")
+    assert leaving.blocker is None
+    assert fleet.run(migrate("stays", confirm=True)).error is None
+    assert where(fleet)["stays"] != host
