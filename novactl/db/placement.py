@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from novactl.db.session import Tx, among
 from novactl.objects.candidate import COLUMNS, Candidate
 from novactl.objects.host import Resources
+from novactl.objects.placement import Placement
 
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
 LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
@@ -82,10 +83,10 @@ def held(tx: Tx) -> dict[str, list[Resources]]:
     return found
 
 
-def naming(tx: Tx, uuid: str) -> list[str]:
-    """Living instances whose wishes name this one. Rare: all are looked at."""
-    sql = f"SELECT uuid FROM instances {LIVING} AND placement LIKE :like"
-    return [row[0] for row in tx.tuples(sql, like=f"%{uuid}%")]
+def naming(tx: Tx, uuid: str) -> dict[str, Placement]:
+    """Living instances whose wishes name this one, and these wishes. Rare: all are looked at."""
+    sql = f"SELECT uuid, placement FROM instances {LIVING} AND placement LIKE :like"
+    return {row[0]: Placement.from_dict(json.loads(row[1])) for row in tx.tuples(sql, like=f"%{uuid}%")}
 
 
 def zones(tx: Tx) -> list[str]:

@@ -2,6 +2,7 @@
 
 from novactl.db import hosts, instances, placement
 from novactl.db.session import Database
+from novactl.objects.placement import Placement
 from tests.support import fleet
 
 
@@ -21,3 +22,14 @@ def test_whereabouts(db: Database) -> None:
     with db.reading() as tx:
         assert placement.whereabouts(tx, uuids) == {"kvm1": "web1"}
         assert placement.whereabouts(tx, []) == {}
+
+
+def test_who_names_it(db: Database) -> None:
+    """Those that live, and have a host."""
+    fleet.furnish(db)
+    wishes = Placement(apart_from=(fleet.uuid(9),), together_with=(fleet.uuid(8),))
+    for number, host, wish in ((1, "kvm1", wishes), (2, None, wishes), (3, "kvm1", Placement())):
+        fleet.add_instance(db, fleet.instance(number, host=host, placement=wish))
+    with db.reading() as tx:
+        assert placement.naming(tx, fleet.uuid(9)) == {fleet.uuid(1): wishes}
+        assert placement.naming(tx, fleet.uuid(7)) == {}

