@@ -1,4 +1,4 @@
-"""Where others are that an instance is to be apart from, or with, on every database."""
+"""Where instances are, and what they have a share of, on every database."""
 
 from novactl.db import hosts, instances, placement
 from novactl.db.session import Database
@@ -33,3 +33,13 @@ def test_who_names_it(db: Database) -> None:
     with db.reading() as tx:
         assert placement.naming(tx, fleet.uuid(9)) == {fleet.uuid(1): wishes}
         assert placement.naming(tx, fleet.uuid(7)) == {}
+
+
+def test_who_has_a_share(db: Database) -> None:
+    fleet.furnish(db, hosts_=2)
+    one = fleet.add_instance(db, fleet.instance(1, host="kvm1"))
+    with db.writing() as tx:
+        assert hosts.claim(tx, "kvm2", one.uuid, one.resources, "move-source")
+        assert (hosts.holder(tx, "kvm1"), hosts.holder(tx, "kvm2")) == (None, "web1")
+        assert hosts.claim(tx, "kvm1", fleet.uuid(2), one.resources)
+        assert hosts.holder(tx, "kvm1") == fleet.uuid(2)
