@@ -42,7 +42,7 @@ def spec_of(
         zone=wishes.zone,
         aggregate=wishes.aggregate,
         not_hosts=tried,
-        apart=placement.whereabouts(tx, _tied(instance, naming, "apart_from")),
+        apart=placement.whereabouts(tx, _tied(instance, naming, "apart_from"), held=True),
         together=placement.whereabouts(tx, _tied(instance, naming, "together_with")),
         required=wishes.required,
         forbidden=wishes.forbidden,

@@ -10,6 +10,9 @@ from novactl.objects.placement import Placement
 
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
 LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
+HELD = """
+    SELECT h.host, i.name FROM holds h JOIN instances i ON i.uuid = h.instance_uuid WHERE i.deleted_at IS NULL
+"""
 UNFENCED = "host NOT IN (SELECT name FROM hosts WHERE state = 'fenced')"
 """Who is still to be evacuated binds nobody."""
 
@@ -67,10 +70,13 @@ def group_hosts(tx: Tx, group_id: str, but: str | None = None) -> dict[str, int]
     return {row[0]: row[1] for row in rows}
 
 
-def whereabouts(tx: Tx, uuids: Sequence[str]) -> dict[str, str]:
+def whereabouts(tx: Tx, uuids: Sequence[str], *, held: bool = False) -> dict[str, str]:
     """The host of each of these instances, and the instance's name. Those that are gone bind nobody: of one
-    that was pruned not even the row is left."""
+    that was pruned not even the row is left. `held`: the hosts, too, that one is being moved to or may go
+    back to."""
     rows = among(tx, f"SELECT host, name FROM instances {LIVING} AND {UNFENCED} AND uuid IN", uuids)
+    if held:
+        rows += among(tx, f"{HELD} AND h.{UNFENCED} AND i.uuid IN", uuids)
     return {row["host"]: row["name"] for row in rows}
 
 

@@ -24,6 +24,19 @@ def test_whereabouts(db: Database) -> None:
         assert placement.whereabouts(tx, []) == {}
 
 
+def test_what_may_be_theirs_too(db: Database) -> None:
+    """web2 was deleted."""
+    uuids, amounts = placed(db), fleet.instance(1).resources
+    with db.writing() as tx:
+        hosts.add(tx, fleet.host("kvm4"))
+        assert hosts.claim(tx, "kvm1", fleet.uuid(1), amounts)
+        assert hosts.claim(tx, "kvm4", fleet.uuid(1), amounts, "move-source")
+        assert hosts.claim(tx, "kvm2", fleet.uuid(2), amounts)
+        hosts.hold(tx, "kvm3", fleet.uuid(1), amounts, "move-target")  # it is fenced
+        assert placement.whereabouts(tx, uuids) == {"kvm1": "web1"}
+        assert placement.whereabouts(tx, uuids, held=True) == {"kvm1": "web1", "kvm4": "web1"}
+
+
 def test_who_names_it(db: Database) -> None:
     """Those that live, and have a host."""
     fleet.furnish(db)

@@ -8,7 +8,7 @@ import pytest
 from novactl.actions import drain
 from novactl.db import instances, pruning
 from novactl.db.session import meta, set_meta
-from tests.sim.actions import boot, delete, evacuate, lose_host, migrate
+from tests.sim.actions import boot, delete, evacuate, lose_host, migrate, revert
 from tests.support.sim import SimFleet, settled
 
 LATER = "2099-01-01T00:00:00.000000Z"
@@ -59,3 +59,19 @@ def test_those_who_are_together_leave_a_dead_host(fleet: SimFleet, first: str) -
         assert fleet.run(evacuate(name)).error is None
     now = where(fleet)
     assert now["named"] == now["names"] != "kvm1"
+
+
+def test_who_may_come_back_finds_nobody_to_be_apart_from(fleet: SimFleet) -> None:
+    """Neither one that names it, nor one that it names, nor comes one of them by a move."""
+    assert fleet.run(boot("other", host="kvm3")).code == 0
+    assert fleet.run(boot("mover", host="kvm1", apart_from=("other",))).code == 0
+    assert fleet.run(migrate("mover")).code == 0
+    assert where(fleet)["mover"] == "kvm2"
+    assert fleet.run(boot("new", apart_from=("mover",))).error is None
+    assert where(fleet)["new"] == "kvm3"
+    for name in ("new", "other"):
+        refusal = str(fleet.run(migrate(name)).error)
+        assert "kvm1: has mover, to be apart from" in refusal and "kvm2: has mover" in refusal
+    assert fleet.run(revert("mover")).code == 0
+    assert fleet.run(migrate("other", confirm=True)).code == 0
+    assert where(fleet) == {"mover": "kvm1", "new": "kvm3", "other": "kvm2"} and settled(fleet) == []
