@@ -18,8 +18,9 @@ UNFENCED = "host NOT IN (SELECT name FROM hosts WHERE state = 'fenced')"
 
 
 def candidates(tx: Tx, *, counted: bool, busy: bool = True, name: str | None = None) -> list[Candidate]:
-    """All hosts, by name, or the one named. `counted`: with the number of their instances, which an
-    aggregate may ask for too; `busy`: and of the operations that work on them."""
+    """All hosts, by name, or the one named. `counted`: with the number of instances that they have, or that
+    are moved there or may go back, which an aggregate may ask for too; `busy`: and of the operations that
+    work on them."""
     only = {} if name is None else {"name": name}
     where = " WHERE name = :name" if only else ""
     found = [Candidate(*row) for row in tx.tuples(f"{SELECT}{where} ORDER BY name", **only)]
@@ -36,8 +37,12 @@ def candidates(tx: Tx, *, counted: bool, busy: bool = True, name: str | None = N
             if host in by_name:
                 by_name[host].aggregates = {**by_name[host].aggregates, aggregate: words}
     if counted:
-        living = f"SELECT host, COUNT(*) FROM instances {LIVING}" + (" AND host = :name" if only else "")
-        for host, count in tx.tuples(f"{living} GROUP BY host", **only):
+        living, held = (f"{LIVING} AND host = :name", "WHERE host = :name") if only else (LIVING, "")
+        counts = (
+            f"SELECT host, COUNT(*) FROM (SELECT uuid, host FROM instances {living}"
+            f" UNION SELECT instance_uuid, host FROM holds {held}) placed GROUP BY host"
+        )
+        for host, count in tx.tuples(counts, **only):
             if host in by_name:
                 by_name[host].instances = count
     return found

@@ -56,3 +56,20 @@ def test_who_has_a_share(db: Database) -> None:
         assert (hosts.holder(tx, "kvm1"), hosts.holder(tx, "kvm2")) == (None, "web1")
         assert hosts.claim(tx, "kvm1", fleet.uuid(2), one.resources)
         assert hosts.holder(tx, "kvm1") == fleet.uuid(2)
+
+
+def test_how_many_a_host_has_or_may_have(db: Database) -> None:
+    """web1 is on kvm1, and may go back to kvm2; web2 has no room yet, web3 has room but no host yet."""
+    fleet.furnish(db, hosts_=3)
+    one = fleet.add_instance(db, fleet.instance(1, host="kvm1"))
+    fleet.add_instance(db, fleet.instance(2, host="kvm1"))
+    with db.writing() as tx:
+        assert hosts.claim(tx, "kvm1", one.uuid, one.resources)
+        assert hosts.claim(tx, "kvm2", one.uuid, one.resources, "move-source")
+        assert hosts.claim(tx, "kvm2", fleet.uuid(3), one.resources)
+        found = placement.candidates(tx, counted=True)
+        assert [host.instances for host in found] == [2, 2, 0]
+        assert [host.instances for host in placement.candidates(tx, counted=False)] == [0, 0, 0]
+        for host in found:
+            (alone,) = placement.candidates(tx, counted=True, name=host.name)
+            assert alone.instances == host.instances

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from novactl.actions import drain
-from novactl.db import instances, pruning
+from novactl.actions import drain, rebalance
+from novactl.db import instances, pruning, settings
 from novactl.db.session import meta, set_meta
 from tests.sim.actions import boot, delete, evacuate, lose_host, migrate, revert
 from tests.support.sim import SimFleet, settled
@@ -75,3 +75,20 @@ def test_who_may_come_back_finds_nobody_to_be_apart_from(fleet: SimFleet) -> Non
     assert fleet.run(revert("mover")).code == 0
     assert fleet.run(migrate("other", confirm=True)).code == 0
     assert where(fleet) == {"mover": "kvm1", "new": "kvm3", "other": "kvm2"} and settled(fleet) == []
+
+
+def test_who_may_come_back_finds_its_place_free(fleet: SimFleet) -> None:
+    """No host has more than one; it is counted where it may go back to, and where it has come."""
+    for name, host in (("mover", "kvm1"), ("other", "kvm3")):
+        assert fleet.run(boot(name, host=host)).code == 0
+    with fleet.db.writing() as tx:
+        settings.put(tx, "scheduler", {"max_instances_per_host": 1})
+    assert fleet.run(migrate("mover")).code == 0
+    for action in (boot("new"), migrate("other")):
+        assert "kvm1: has 1 instances, 1 allowed" in str(fleet.run(action).error)
+    with fleet.process() as process:
+        most = {node.name: node.most for node in rebalance.look(process.operator.world).nodes}
+    assert most == {"kvm1": 0, "kvm2": 1, "kvm3": 1}
+    assert fleet.run(revert("mover")).code == 0
+    assert fleet.run(migrate("other", confirm=True)).code == 0
+    assert where(fleet) == {"mover": "kvm1", "other": "kvm2"} and settled(fleet) == []
