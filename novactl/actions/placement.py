@@ -22,9 +22,15 @@ from novactl.scheduler.spec import Members, Rules, Spec
 
 
 def spec_of(
-    tx: Tx, instance: Instance, *, host: str | None = None, tried: frozenset[str] = frozenset()
+    tx: Tx,
+    instance: Instance,
+    *,
+    host: str | None = None,
+    tried: frozenset[str] = frozenset(),
+    moves: bool = False,
 ) -> Spec:
-    """What the instance asks of a host, by its record. Its own host does not count as a member's."""
+    """What the instance asks of a host, by its record. Its own host does not count as a member's; the zone of
+    that is where it would rather stay when it `moves`, not when a boot there has failed."""
     wishes, image = instance.placement, instance.image
     properties = image.properties if image else {}
     board, numa = Board.of(tx), numa_request(instance.flavor, image)
@@ -50,6 +56,7 @@ def spec_of(
         firmware=firmware(image),
         cpu=cpu_request(instance.flavor, image),
         numa=numa,
+        from_zone=next((one.zone for one in board.hosts if moves and one.name == instance.host), None),
         rules=board.rules,
     )
 
@@ -254,7 +261,7 @@ def _claimed(
     selection = board.selections.get(like) if like is not None else None
     first = selection is None
     if selection is None:
-        spec = spec_of(tx, instance, host=host, tried=tried)
+        spec = spec_of(tx, instance, host=host, tried=tried, moves=role != "instance")
         if spec.group is not None:  # those who have a host already, but no row yet
             for one in filter(None, board.reserved.get(like, ())):
                 spec.group.on[one.name] = spec.group.on.get(one.name, 0) + 1
