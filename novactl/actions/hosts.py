@@ -233,9 +233,10 @@ def _set_aside(tx: Tx, host: Host, changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def remove(world: World, reach: Reach, name: str) -> None:
-    """Take the host out of the fleet. Refused while instances or operations are on it; a host that does
-    not answer is forgotten all the same, and says so. First it is disabled, so that nothing is placed on
-    it meanwhile; removing again goes on where a killed command stopped."""
+    """Take the host out of the fleet. Refused while instances or operations are on it, or a move that waits
+    may go back to it; a host that does not answer is forgotten all the same, and says so. First it is
+    disabled, so that nothing is placed on it meanwhile; removing again goes on where a killed command
+    stopped."""
 
     def disable(tx: Tx) -> Host:
         host = _refuse_in_use(tx, name)
@@ -273,5 +274,8 @@ def _refuse_in_use(tx: Tx, name: str) -> Host:
     held = tx.one("SELECT operation FROM op_locks WHERE kind = 'host' AND id = :name", name=name)
     if held:
         raise Refused(f"host {name} is in use by operation {held['operation']}")
+    if who := hosts.holder(tx, name):
+        hint = f"novactl resize-confirm {who} or novactl resize-revert {who}"
+        raise Refused(f"host {name}: {who} still has a share of it", hint=hint)
     share.refuse_holder(tx, name)
     return host

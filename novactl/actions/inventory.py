@@ -8,7 +8,7 @@ from typing import Any
 from novactl.actions.cron.registry import TASKS
 from novactl.actions.hardware import dedicated
 from novactl.actions.inventory_state import Fields, State, key_fingerprint, name_in_files
-from novactl.db import projects
+from novactl.db import hosts, projects
 from novactl.errors import NovactlError, Refused
 from novactl.files.inventory import Inventory, Item, load_inventory, refusal
 from novactl.objects.network import overlap
@@ -204,8 +204,11 @@ def _host_cannot_go(change: Change, state: State) -> str | None:
     host = state.hosts[change.name]
     if host.instances:
         return f"has {host.instances} instances"
-    operation = state.lock("host", host.name)
-    return f"is in use by operation {operation}" if operation else None
+    if operation := state.lock("host", host.name):
+        return f"is in use by operation {operation}"
+    if who := hosts.holder(state.tx, host.name):
+        return f"{who} still has a share of it: novactl resize-confirm {who} or novactl resize-revert {who}"
+    return None
 
 
 def _network_cannot_go(change: Change, state: State, inventory: Inventory) -> str | None:

@@ -1,11 +1,11 @@
 """Where an instance goes: a host claimed for it, in one transaction."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from novactl.db import groups, hosts, instances, placement, settings
+from novactl.db import groups, hosts, placement, settings
 from novactl.db.session import Tx, dumps
 from novactl.errors import NoValidHost
 from novactl.objects.candidate import Candidate
@@ -13,6 +13,7 @@ from novactl.objects.extra_specs import cpu_request, firmware, numa_request
 from novactl.objects.group import GroupPolicy, ServerGroup
 from novactl.objects.host import Resources
 from novactl.objects.instance import Instance
+from novactl.objects.placement import Placement
 from novactl.scheduler import filters, hardware
 from novactl.scheduler.select import ALTERNATES, Selection, explain, no_valid_host
 from novactl.scheduler.spec import Members, Rules, Spec
@@ -21,12 +22,19 @@ from novactl.scheduler.spec import Members, Rules, Spec
 
 
 def spec_of(
-    tx: Tx, instance: Instance, *, host: str | None = None, tried: frozenset[str] = frozenset()
+    tx: Tx,
+    instance: Instance,
+    *,
+    host: str | None = None,
+    tried: frozenset[str] = frozenset(),
+    moves: bool = False,
 ) -> Spec:
-    """What the instance asks of a host, by its record. Its own host does not count as a member's."""
+    """What the instance asks of a host, by its record. Its own host does not count as a member's; the zone of
+    that is where it would rather stay when it `moves`, not when a boot there has failed."""
     wishes, image = instance.placement, instance.image
     properties = image.properties if image else {}
     board, numa = Board.of(tx), numa_request(instance.flavor, image)
+    naming = placement.naming(tx, instance.uuid) if tried else {}  # a new one is named by nobody
     if numa is not None:
         board.know_cells(tx)
     return Spec(
@@ -40,35 +48,23 @@ def spec_of(
         zone=wishes.zone,
         aggregate=wishes.aggregate,
         not_hosts=tried,
-        apart=_hosts_of(tx, wishes.apart_from) | (_naming(tx, instance, "apart_from") if tried else {}),
-        together=_hosts_of(tx, wishes.together_with)
-        | (_naming(tx, instance, "together_with") if tried else {}),
+        apart=placement.whereabouts(tx, _tied(instance, naming, "apart_from"), held=True),
+        together=placement.whereabouts(tx, _tied(instance, naming, "together_with")),
         required=wishes.required,
         forbidden=wishes.forbidden,
         group=_members(tx, board, instance),
         firmware=firmware(image),
         cpu=cpu_request(instance.flavor, image),
         numa=numa,
+        from_zone=next((one.zone for one in board.hosts if moves and one.name == instance.host), None),
         rules=board.rules,
     )
 
 
-def _hosts_of(tx: Tx, wanted: Sequence[str]) -> dict[str, str]:
-    """The host of each of these instances, and the instance's name; those that are gone, or are still to be
-    evacuated, bind nobody."""
-    if not wanted:
-        return {}
-    fenced = {host.name for host in Board.of(tx).hosts if host.state == "fenced"}
-    found = [instances.get(tx, uuid) for uuid in wanted]
-    living = [one for one in found if one.deleted_at is None and one.host not in fenced]
-    return {one.host: one.name for one in living if one.host is not None}
-
-
-def _naming(tx: Tx, instance: Instance, wish: str) -> dict[str, str]:
-    """The host of each instance that wants to be apart from this one, or with it, and its name. Nobody names
-    a new one; one that changes its host may be named."""
-    found = [instances.get(tx, uuid) for uuid in placement.naming(tx, instance.uuid)]
-    return {one.host: one.name for one in found if one.host and instance.uuid in getattr(one.placement, wish)}
+def _tied(instance: Instance, naming: Mapping[str, Placement], wish: str) -> list[str]:
+    """Those that the instance wants to be apart from, or with, and those that want so of it."""
+    named_by = [uuid for uuid, wishes in naming.items() if instance.uuid in getattr(wishes, wish)]
+    return [*getattr(instance.placement, wish), *named_by]
 
 
 def _members(tx: Tx, board: "Board", instance: Instance) -> Members | None:
@@ -265,7 +261,7 @@ def _claimed(
     selection = board.selections.get(like) if like is not None else None
     first = selection is None
     if selection is None:
-        spec = spec_of(tx, instance, host=host, tried=tried)
+        spec = spec_of(tx, instance, host=host, tried=tried, moves=role != "instance")
         if spec.group is not None:  # those who have a host already, but no row yet
             for one in filter(None, board.reserved.get(like, ())):
                 spec.group.on[one.name] = spec.group.on.get(one.name, 0) + 1

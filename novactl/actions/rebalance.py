@@ -1,6 +1,7 @@
 """`novactl rebalance`: a plan of moves from what the database knows, and the moves that carry it out."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def look(world: "World", cooldown: int = COOLDOWN) -> View:
 
     def work(tx: Tx) -> View:
         board, found = Board.of(tx), balance.guests(tx)
-        kinds = Kinds()
+        kinds, there = Kinds(), Counter(row.host for row in found)
         blockers = Blockers(
             now=now,
             since=since,
@@ -91,7 +92,7 @@ def look(world: "World", cooldown: int = COOLDOWN) -> View:
         )
         return View(
             now=now,
-            nodes=[_node(host, board.rules) for host in board.hosts],
+            nodes=[_node(host, board.rules, there[host.name]) for host in board.hosts],
             guests=[_guest(row, kinds.of(row), blockers.of(row)) for row in found],
             rules=Rules(
                 refused=kinds.refused(board.hosts),
@@ -114,14 +115,16 @@ def look(world: "World", cooldown: int = COOLDOWN) -> View:
     return world.db.read(work)
 
 
-def _node(host: Candidate, rules: FleetRules) -> Node:
+def _node(host: Candidate, rules: FleetRules, guests: int) -> Node:
+    """`guests`: so many are there; who is being moved there, or may go back, takes a place too."""
+    most = filters.most_instances(host, rules)
     return Node(
         name=host.name,
         limit=(max(0, host.memory_limit), max(0, host.vcpus_limit), max(0, host.disk_limit)),
         used=(host.memory_used, host.vcpus_used, host.disk_used),
         up=host.state == "up",
         enabled=bool(host.enabled),
-        most=filters.most_instances(host, rules),
+        most=None if most is None else most - (host.instances - guests),
     )
 
 

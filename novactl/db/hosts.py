@@ -302,6 +302,17 @@ def holds_of(tx: Tx, instance_uuid: str) -> list[Row]:
     return tx.all("SELECT * FROM holds WHERE instance_uuid = :uuid", uuid=instance_uuid)
 
 
+def holder(tx: Tx, host: str) -> str | None:
+    """The first of those who have a share of the host, by name: one whose move waits is elsewhere, and may
+    come back."""
+    row = tx.one(
+        "SELECT h.instance_uuid, i.name FROM holds h LEFT JOIN instances i ON i.uuid = h.instance_uuid"
+        " WHERE h.host = :host ORDER BY i.name, h.instance_uuid LIMIT 1",
+        host=host,
+    )
+    return None if row is None else str(row["name"] or row["instance_uuid"])
+
+
 def numa_holds(tx: Tx, host: str) -> list[tuple[str, dict[str, Any]]]:
     """(instance's uuid, what of the host's cells it has: Fit.as_dict) of those that have some."""
     rows = tx.all(

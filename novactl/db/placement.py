@@ -1,18 +1,26 @@
 """What placement reads: hosts as candidates, what works on them, how many instances they have."""
 
 import json
+from collections.abc import Sequence
 
-from novactl.db.session import Tx
+from novactl.db.session import Tx, among
 from novactl.objects.candidate import COLUMNS, Candidate
 from novactl.objects.host import Resources
+from novactl.objects.placement import Placement
 
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM hosts"
 LIVING = "WHERE deleted_at IS NULL AND host IS NOT NULL"
+HELD = """
+    SELECT h.host, i.name FROM holds h JOIN instances i ON i.uuid = h.instance_uuid WHERE i.deleted_at IS NULL
+"""
+UNFENCED = "host NOT IN (SELECT name FROM hosts WHERE state = 'fenced')"
+"""Who is still to be evacuated binds nobody."""
 
 
 def candidates(tx: Tx, *, counted: bool, busy: bool = True, name: str | None = None) -> list[Candidate]:
-    """All hosts, by name, or the one named. `counted`: with the number of their instances, which an
-    aggregate may ask for too; `busy`: and of the operations that work on them."""
+    """All hosts, by name, or the one named. `counted`: with the number of instances that they have, or that
+    are moved there or may go back, which an aggregate may ask for too; `busy`: and of the operations that
+    work on them."""
     only = {} if name is None else {"name": name}
     where = " WHERE name = :name" if only else ""
     found = [Candidate(*row) for row in tx.tuples(f"{SELECT}{where} ORDER BY name", **only)]
@@ -29,8 +37,12 @@ def candidates(tx: Tx, *, counted: bool, busy: bool = True, name: str | None = N
             if host in by_name:
                 by_name[host].aggregates = {**by_name[host].aggregates, aggregate: words}
     if counted:
-        living = f"SELECT host, COUNT(*) FROM instances {LIVING}" + (" AND host = :name" if only else "")
-        for host, count in tx.tuples(f"{living} GROUP BY host", **only):
+        living, held = (f"{LIVING} AND host = :name", "WHERE host = :name") if only else (LIVING, "")
+        counts = (
+            f"SELECT host, COUNT(*) FROM (SELECT uuid, host FROM instances {living}"
+            f" UNION SELECT instance_uuid, host FROM holds {held}) placed GROUP BY host"
+        )
+        for host, count in tx.tuples(counts, **only):
             if host in by_name:
                 by_name[host].instances = count
     return found
@@ -56,11 +68,21 @@ def group_hosts(tx: Tx, group_id: str, but: str | None = None) -> dict[str, int]
         f"SELECT host, COUNT(*) FROM (SELECT uuid, host FROM instances {LIVING} AND group_id = :id"
         " UNION SELECT h.instance_uuid, h.host FROM holds h JOIN instances i ON i.uuid = h.instance_uuid"
         " WHERE i.group_id = :id AND i.deleted_at IS NULL) members WHERE uuid <> :but"
-        " AND host NOT IN (SELECT name FROM hosts WHERE state = 'fenced') GROUP BY host",
+        f" AND {UNFENCED} GROUP BY host",
         id=group_id,
         but=but or "",
     )
     return {row[0]: row[1] for row in rows}
+
+
+def whereabouts(tx: Tx, uuids: Sequence[str], *, held: bool = False) -> dict[str, str]:
+    """The host of each of these instances, and the instance's name. Those that are gone bind nobody: of one
+    that was pruned not even the row is left. `held`: the hosts, too, that one is being moved to or may go
+    back to."""
+    rows = among(tx, f"SELECT host, name FROM instances {LIVING} AND {UNFENCED} AND uuid IN", uuids)
+    if held:
+        rows += among(tx, f"{HELD} AND h.{UNFENCED} AND i.uuid IN", uuids)
+    return {row["host"]: row["name"] for row in rows}
 
 
 def held(tx: Tx) -> dict[str, list[Resources]]:
@@ -72,10 +94,10 @@ def held(tx: Tx) -> dict[str, list[Resources]]:
     return found
 
 
-def naming(tx: Tx, uuid: str) -> list[str]:
-    """Living instances whose wishes name this one. Rare: all are looked at."""
-    sql = f"SELECT uuid FROM instances {LIVING} AND placement LIKE :like"
-    return [row[0] for row in tx.tuples(sql, like=f"%{uuid}%")]
+def naming(tx: Tx, uuid: str) -> dict[str, Placement]:
+    """Living instances whose wishes name this one, and these wishes. Rare: all are looked at."""
+    sql = f"SELECT uuid, placement FROM instances {LIVING} AND placement LIKE :like"
+    return {row[0]: Placement.from_dict(json.loads(row[1])) for row in tx.tuples(sql, like=f"%{uuid}%")}
 
 
 def zones(tx: Tx) -> list[str]:

@@ -261,6 +261,20 @@ def test_what_is_refused_leaves_all_as_it_is(
     assert today(stocked)["weighers"] == {"memory": 3}
 
 
+def test_a_host_that_a_waiting_move_may_go_back_to_stays(
+    stocked: Command, db: SqliteDatabase, write: Write
+) -> None:
+    one = fleet.instance(1)
+    with db.writing() as tx:
+        assert hosts.claim(tx, "kvm2", one.uuid, one.resources, "move-source")
+    data = today(stocked)
+    del data["hosts"]["kvm2"]
+    write(dumped(data))
+    says = "kvm2: web1 still has a share of it: novactl resize-confirm web1 or novactl resize-revert web1"
+    refused(stocked, "inventory", "apply", "--prune", "--yes", code=5, says=says)
+    assert "kvm2" in today(stocked)["hosts"]
+
+
 def test_an_operation_at_work_is_in_the_way(stocked: Command, db: SqliteDatabase, write: Write) -> None:
     data = today(stocked)
     del data["hosts"]["kvm2"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from novactl.actions import placement
 from novactl.actions.boot import AT_ONCE, Boot, boots
 from novactl.actions.operate import Operator
 from novactl.actions.outcome import Outcome
@@ -423,6 +424,24 @@ def test_a_retry_stays_away_from_those_who_want_to_be_apart(novactl: Operator, d
         attempt = novactl._next_attempt(tx, first, "kvm1: failed")
     assert attempt is not None
     assert {step.host for step in attempt.steps if step.host} == {"kvm3"}
+
+
+@pytest.mark.parametrize(
+    ("moves", "full", "goes"), [(True, (), "kvm2"), (True, ("kvm2",), "kvm3"), (False, (), "kvm3")]
+)
+def test_a_move_stays_in_its_zone(
+    novactl: Operator, db: SqliteDatabase, moves: bool, full: tuple[str, ...], goes: str
+) -> None:
+    """kvm3, of another zone, is emptier: a boot that failed on kvm1 goes there, and what moves only when kvm2
+    cannot take it."""
+    assert db.write(looked(novactl, boot("a", host="kvm1"))) == "kvm1"
+    with db.writing() as tx:
+        hosts.update(tx, "kvm3", zone="other", memory_mib=1 << 20)
+        for name in full:
+            hosts.update(tx, name, memory_mib=0)
+        role = "move-target" if moves else "instance"
+        found = instances.find(tx, "a", "default")
+        assert placement.claim(tx, found, tried=frozenset({"kvm1"}), role=role).host == goes
 
 
 __all__ = ["quick"]
