@@ -53,7 +53,10 @@ def evacuate(
     targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
     found = [verbs.find(ctx.obj, target) for target in targets]
     waiting = verbs.Waiting(no_wait, timeout, lock_wait)
-    _evacuate(ctx.obj, found, to, fenced_by, verified, dry_run, waiting)
+    there = {one.host for one in found if one.host is not None}
+    if found and not there and not dry_run:
+        raise NotFound("none of them is on a host")
+    _evacuate(ctx.obj, found, there, to, fenced_by, verified, dry_run, waiting)
 
 
 def of_host(
@@ -70,18 +73,21 @@ def of_host(
     """Run all instances of a host that is down on other hosts, of whatever project they are.
 
     novactl host evacuate kvm1 --fenced-by ipmi --yes
+
+    One without instances is fenced too: a move that waits may go back to it.
     """
     from novactl.db import instances
 
     verbs.check_host(ctx.obj, name)
     found = ctx.obj.cloud.db.read(lambda tx: instances.on_host(tx, name))
     waiting = verbs.Waiting(no_wait, timeout, lock_wait)
-    _evacuate(ctx.obj, found, to, fenced_by, verified, dry_run, waiting)
+    _evacuate(ctx.obj, found, {name}, to, fenced_by, verified, dry_run, waiting)
 
 
 def _evacuate(
     session: Any,
     found: Sequence[Any],
+    there: set[str],
     to: str | None,
     fenced_by: str | None,
     verified: str | None,
@@ -94,7 +100,7 @@ def _evacuate(
     verbs.check_host(session, to)
     if (fenced_by is None) == (verified is None) and not dry_run:
         raise UsageError("give --fenced-by COMMAND or --i-have-verified-host-is-down HOST")
-    proofs = {} if dry_run or not found else _proofs(session, found, fenced_by, verified)
+    proofs = {} if dry_run or not there else _proofs(session, found, sorted(there), fenced_by, verified)
     actions = [
         Evacuate(name=one.uuid, project=one.project, host=to, proof=proofs.get(one.host)) for one in found
     ]
@@ -106,16 +112,13 @@ def _evacuate(
 
 
 def _proofs(
-    session: Any, found: Sequence[Any], fenced_by: str | None, verified: str | None
+    session: Any, found: Sequence[Any], names: Sequence[str], fenced_by: str | None, verified: str | None
 ) -> dict[str, Any]:
-    """Why each host of the instances counts as down; they are fenced then. Nothing is done before all were
-    asked for and understood."""
+    """Why each host counts as down; they are fenced then. Nothing is done before all were asked for and
+    understood."""
     from novactl.actions import fencing
     from novactl.db import hosts
 
-    names = sorted({one.host for one in found if one.host is not None})
-    if not names:
-        raise NotFound("none of them is on a host")
     if verified is not None and len(names) > 1:
         raise UsageError(f"they are on several hosts: {', '.join(names)}", hint="evacuate one host at a time")
     cloud = session.cloud
@@ -123,7 +126,7 @@ def _proofs(
     argvs = {
         host.name: fencing.command(session.settings.config, fenced_by, host) for host in known if fenced_by
     }
-    what = ", ".join(one.name for one in found)
+    what = ", ".join(one.name for one in found) or "nothing"
     session.confirm(f"evacuate {what} from {', '.join(names)}? What is not on shared storage is lost")
     user, now = cloud.journal.owner.user, cloud.world.clock.now()
     proofs = {}

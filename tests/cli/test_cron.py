@@ -312,6 +312,19 @@ def test_textfile(novactl: Command, tmp_path: Path) -> None:
 # --- image prune ---
 
 
+def test_a_host_without_instances_is_fenced_too(novactl: Command, db: SqliteDatabase) -> None:
+    """A move that waits is ended without the host that it may go back to."""
+    add_host(db)
+    (novactl.config / "fencing.yaml").write_text('fencing: {off: ["true"], fails: ["false"]}\n')
+    words = ["host", "evacuate", "kvm1", "--fenced-by"]
+    refused(novactl, *words, "fails", "--yes", code=5, says="ended with 1")
+    assert novactl.json("host", "show", "kvm1")["state"] != "fenced"
+    assert novactl(*words, "off", "--dry-run", "-o", "json").json == []
+    assert novactl.json("host", "show", "kvm1")["state"] != "fenced"
+    assert novactl(*words, "off", "--yes", "-o", "json").json == []
+    assert novactl.json("host", "show", "kvm1")["state"] == "fenced"
+
+
 def test_image_prune_refuses(novactl: Command, db: SqliteDatabase) -> None:
     refused(novactl, "image", "prune", code=2, says="give hosts with --on, or --all")
     refused(novactl, "image", "prune", "--all", "--on", "x", code=2, says="give hosts with --on, or --all")
