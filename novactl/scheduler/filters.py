@@ -113,7 +113,10 @@ def labels(host: Candidate, spec: Spec) -> str | None:
     for key, value in spec.extra_specs.items():
         scope, sign, name = key.partition(SCOPED)
         if sign and scope == "trait":
-            (required if value == "required" else forbidden).setdefault(name, None)
+            if value == "required":
+                required.setdefault(name, None)
+            else:
+                forbidden[name] = None  # any value, whichever the boot names
     for name, want in required.items():
         if name not in host.labels or (want is not None and host.labels[name] != want):
             return f"has no label {_label(name, want)}"

@@ -148,6 +148,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     ({"labels": {"gpu": "x"}}, {"forbidden": {"gpu": None}}, "labels: has the forbidden label gpu"),
     ({"labels": {"gpu": "x"}}, {"forbidden": {"gpu": "x"}}, "labels: has the forbidden label gpu=x"),
+    (
+        {"labels": {"gpu": "x"}},
+        {"forbidden": {"gpu": "y"}, "extra_specs": {"trait:gpu": "forbidden"}},
+        "labels: has the forbidden label gpu",
+    ),
     ({}, {"extra_specs": {"trait:gpu": "required"}}, "labels: has no label gpu"),
     (
         {"labels": {"gpu": ""}},
