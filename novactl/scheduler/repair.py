@@ -1,5 +1,6 @@
 """Which rules a fleet breaks, and the moves that mend them. Pure."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -281,7 +282,19 @@ class Repairer:
             and not any(fleet.at[h] == b or h in guests for g in guests for h in fleet.apart.get(g, ()))
             and all(not want or have + want <= limit for want, have, limit in room)
             and (node.most is None or len(fleet.on[b]) + len(guests) <= node.most)
+            and not self._crowd(b, guests)
         )
+
+    def _crowd(self, b: int, guests: list[int]) -> bool:
+        """Whether they would be too many of an anti-affinity group there."""
+        fleet = self.fleet
+        coming = Counter(name for g in guests if (name := fleet.guests[g].group) in fleet.members)
+        for name, count in coming.items():
+            party = fleet.rules.groups[str(name)]
+            there = fleet.members[str(name)].get(b, 0)
+            if party.hard and not party.together and there + count > party.max_per_host:
+                return True
+        return False
 
     # --- what remains ---
 

@@ -322,6 +322,24 @@ def test_the_rest_of_a_bundle_goes_where_some_of_it_is() -> None:
     assert made.after.violations == ()
 
 
+def test_a_bundle_breaks_no_anti_affinity() -> None:
+    """Beside the one whom both must be with their group has room for neither, for one, or for both."""
+    guests = [
+        *(guest(n, "kvm1", kind="a", group="g") for n in (1, 2)),
+        guest(3, "kvm2"),
+        guest(4, "kvm2", group="g"),
+    ]
+    pairs = [("uuid-001", "uuid-003"), ("uuid-002", "uuid-003")]
+    nodes = filled([node("kvm1"), node("kvm2"), node("kvm3")], guests)
+    for most in (1, 2, 3):
+        groups = {"g": Party(name="web", together=False, max_per_host=most)}
+        rules = Rules(refused={"a": {"kvm1": "no ssd"}}, groups=groups, together=pairs)
+        found = plan(nodes, guests, rules, only_rules=True)
+        crowd = [text for text in found.after.violations if "of group web" in text]
+        assert crowd == (["kvm1 has 2 of group web, 1 may be"] if most == 1 else []), most
+    assert found.after.violations == ()
+
+
 def test_wishes_are_not_made_worse() -> None:
     """Soft groups keep nobody from a move that does not touch them, and stop one that would."""
     guests = [guest(1, "kvm1", 30 * GIB, group="g"), guest(2, "kvm2", GIB, group="g")]
