@@ -307,6 +307,17 @@ def test_a_batch_whose_hosts_are_fuller_than_they_were(
     assert check_batch(db, ops) == went
 
 
+def test_a_batch_is_explained_by_the_hosts_as_they_were_before_it(
+    novactl: Operator, db: SqliteDatabase
+) -> None:
+    ops = batch(novactl, 3, lambda: None, group="apart", explain=True)
+    told = ops[0].request["placement"]
+    assert told["chosen"] == "kvm1"
+    assert [(row["passed"], row["rejections"], row["free"]["vcpus"]) for row in told["hosts"]] == [
+        (True, [], 16)
+    ] * 3
+
+
 def test_a_batch_that_has_no_room_any_more_leaves_nothing(novactl: Operator, db: SqliteDatabase) -> None:
     with pytest.raises(NoValidHost, match=r"^b-6: no host can take it"):
         batch(novactl, 6, lambda: filled(novactl, db, (7, 7, 2)))
