@@ -278,6 +278,8 @@ def _claimed(
     first = selection is None
     if selection is None:
         spec = spec_of(tx, instance, host=host, tried=tried)
+        if role == "move-target":
+            spec = replace(spec, leaves=instance.host)
         if spec.group is not None:  # those who have a host already, but no row yet
             for one in filter(None, board.reserved.get(like, ())):
                 spec.group.on[one.name] = spec.group.on.get(one.name, 0) + 1

@@ -25,8 +25,10 @@ def forced_host(host: Candidate, spec: Spec) -> str | None:
 
 
 def tried(host: Candidate, spec: Spec) -> str | None:
-    """Not one that failed in this operation."""
-    return "failed in this operation" if host.name in spec.not_hosts else None
+    """Not one that failed in this operation, nor the one that a move leaves."""
+    if host.name not in spec.not_hosts:
+        return None
+    return "is where it is now" if host.name == spec.leaves else "failed in this operation"
 
 
 def enabled(host: Candidate, spec: Spec) -> str | None:

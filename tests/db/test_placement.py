@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from novactl.actions.boot import AT_ONCE, Boot, boots
+from novactl.actions.moving import choose
 from novactl.actions.operate import Operator
 from novactl.actions.outcome import Outcome
 from novactl.db import (
@@ -437,3 +438,17 @@ def test_a_retry_stays_away_from_those_who_want_to_be_apart(novactl: Operator, d
 
 
 __all__ = ["quick"]
+
+
+def test_a_move_says_of_the_own_host_that_it_is_there(db: SqliteDatabase) -> None:
+    made = fleet.add_instance(db, fleet.instance(1, host="kvm1"))
+    with db.writing() as tx:
+        for name in ("kvm2", "kvm3"):
+            hosts.update(tx, name, enabled=0)
+    with pytest.raises(NoValidHost) as caught:
+        db.rehearse(lambda tx: choose(tx, made, tried=frozenset({"kvm2"})))
+    assert caught.value.message.splitlines()[1:] == [
+        "  kvm1: is where it is now",
+        "  kvm2: failed in this operation; disabled: no reason given",
+        "  kvm3: disabled: no reason given",
+    ]

@@ -113,6 +113,7 @@ PASSES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"host": "kvm2"}, "forced_host: not the host asked for (kvm2)"),
     ({}, {"not_hosts": frozenset({"kvm1"})}, "tried: failed in this operation"),
+    ({}, {"not_hosts": frozenset({"kvm1"}), "leaves": "kvm1"}, "tried: is where it is now"),
     ({"enabled": 0, "disabled_reason": "fans"}, {}, "enabled: disabled: fans"),
     ({"enabled": 0}, {}, "enabled: disabled: no reason given"),
     ({"state": "down"}, {}, "up: is down"),
