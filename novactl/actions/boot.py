@@ -75,7 +75,11 @@ class Boot:
             spec = placement.spec_of(tx, drafts[0], host=request.host)
             one = request.partial or world.rehearsal  # each may be refused alone
             places = placement.Board.of(tx).prepare(
-                spec, id(request), placement.pick_of(drafts[0]), 1 if one else len(drafts)
+                spec,
+                id(request),
+                placement.pick_of(drafts[0]),
+                1 if one else len(drafts),
+                explaining=request.explain,
             )
             if len(drafts) <= AT_ONCE:  # of more, none is written yet
                 steps = [

@@ -22,7 +22,8 @@ def cells_for(tx: Tx, host: Host, instance: Instance) -> dict[str, Any] | None:
     if request is None:
         return None
     held = [numa for uuid, numa in hosts.numa_holds(tx, host.name) if uuid != instance.uuid]
-    found = fit(request, topology_of(host.facts), cpuset.parse(host.dedicated_cpus), held)
+    dedicated = cpuset.parse(host.dedicated_cpus)
+    found = fit(request, topology_of(host.facts), dedicated, held, host.cpu_ratio)
     if isinstance(found, str):
         raise Refused(f"{host.name}: {found}")
     return found.as_dict()

@@ -56,6 +56,7 @@ def spec_of(
         firmware=firmware(image),
         cpu=cpu_request(instance.flavor, image),
         numa=numa,
+        leaves=instance.host if moves else None,
         from_zone=next((one.zone for one in board.hosts if moves and one.name == instance.host), None),
         rules=board.rules,
     )
@@ -102,6 +103,7 @@ class Board:
     selections: dict[object, Selection] = field(default_factory=dict)
     prepared: dict[object, tuple[Spec, Selection]] = field(default_factory=dict)  # of an earlier look
     expected: dict[object, list[Candidate]] = field(default_factory=dict)  # where they go by that look
+    told: dict[object, list[dict[str, Any]]] = field(default_factory=dict)  # explain() of that look
     refused: dict[object, NoValidHost] = field(default_factory=dict)
     reserved: dict[object, deque[Candidate | None]] = field(default_factory=dict)  # of each in turn
     locked: set[str] = field(default_factory=set)  # groups: we place their members
@@ -133,13 +135,18 @@ class Board:
         """Those that can take it, best first."""
         return Selection(self.hosts, spec, aggregates=self.has_aggregates)
 
-    def prepare(self, spec: Spec, like: object, pick: int, count: int) -> list[Candidate]:
+    def prepare(
+        self, spec: Spec, like: object, pick: int, count: int, *, explaining: bool = False
+    ) -> list[Candidate]:
         """Look at all hosts before the transaction that decides: it keeps everybody else waiting. It uses
         what was found if the catalogue is the same then, and the instance still asks the same. `count`: so
-        many ask alike, and get a host or none does. Where they will go, as far as there are hosts."""
+        many ask alike, and get a host or none does. Where they will go, as far as there are hosts.
+        `explaining`: why, by the hosts as they are before they are taken."""
         own = spec.group and replace(spec.group, on=dict(spec.group.on))  # it counts who is taken
         made = Selection(self.hosts, replace(spec, group=own), aggregates=self.has_aggregates)
         self.prepared[like] = spec, made
+        if explaining:
+            self.told[like] = self.explain(spec)
         if count == 1:
             return [best] if (best := made.best(pick)) is not None else []
         self.expected[like] = _taken(made, pick, count)
@@ -186,6 +193,12 @@ class Board:
 
     def explain(self, spec: Spec) -> list[dict[str, Any]]:
         return explain(self.hosts, spec, aggregates=self.has_aggregates)
+
+    def why(self, selection: Selection, like: object) -> list[dict[str, Any]]:
+        """explain() of what decides: an earlier look has taken hosts since."""
+        if like in self.told and selection is self.prepared[like][1]:
+            return self.told[like]
+        return self.explain(selection.spec)
 
 
 def pick_of(instance: Instance) -> int:
@@ -269,7 +282,7 @@ def _claimed(
         selection = before if before is not None and asked == spec else board.select(spec)
         if like is not None:
             board.selections[like] = selection
-    rows = board.explain(selection.spec) if explaining and first else None
+    rows = board.why(selection, like) if explaining and first else None
     pick = pick_of(instance)
     if together > 1 and first:
         board.reserve(tx, selection, pick, together, like)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from novactl.actions.rebalance import View
+from novactl.actions.rebalance import METHODS, View
 from novactl.errors import Refused, UsageError
 
 FORMAT = 1
@@ -106,8 +106,15 @@ def _is_whole(found: Document) -> bool:
 
 
 def _is_move(move: Document) -> bool:
-    words = ("instance", "uuid", "from", "method", "reason")
-    return all(isinstance(move.get(key), str) for key in words) and isinstance(move.get("to"), str | None)
+    words = ("instance", "uuid", "from", "reason")
+    to, blocker = move.get("to", 0), move.get("blocker", 0)  # neither may be left out
+    return (
+        all(isinstance(move.get(key), str) for key in words)
+        and move.get("method") in METHODS.values()
+        and isinstance(to, str | None)
+        and isinstance(blocker, str | None)
+        and (to is not None or blocker is not None)
+    )
 
 
 def still_holds(path: Path, saved: Document, view: View) -> None:

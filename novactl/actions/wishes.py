@@ -71,17 +71,39 @@ def _check_contradictions(wishes: Wishes, apart: Sequence[Instance], together: S
             raise UsageError(f"label {key}: both required and forbidden")
 
 
-def labels(words: Sequence[str], option: str) -> Mapping[str, str | None]:
-    """KEY or KEY=VALUE, as typed. Raises UsageError."""
+def required(words: Sequence[str]) -> Mapping[str, str | None]:
+    """--require KEY or KEY=VALUE, as typed; of both the value is what is left to say. Raises UsageError."""
     found: dict[str, str | None] = {}
+    for key, values in _labels(words, "--require").items():
+        if len(values) > 1:
+            raise UsageError(f"--require {key}: cannot be both {values[0]} and {values[1]}")
+        found[key] = values[0] if values else None
+    return found
+
+
+def forbidden(words: Sequence[str]) -> Mapping[str, str | None]:
+    """--forbid KEY or KEY=VALUE, as typed; of both the KEY alone says more. Raises UsageError."""
+    alone = {word for word in words if "=" not in word}
+    found: dict[str, str | None] = {}
+    for key, values in _labels(words, "--forbid").items():
+        if len(values) > 1 and key not in alone:
+            raise UsageError(
+                f"--forbid {key}: {values[0]} and {values[1]} cannot be kept both",
+                hint=f"--forbid {key} forbids it with any value",
+            )
+        found[key] = None if key in alone else values[0]
+    return found
+
+
+def _labels(words: Sequence[str], option: str) -> dict[str, list[str]]:
+    """Each KEY and the values that it was given, none twice."""
+    found: dict[str, list[str]] = {}
     for word in words:
         key, sign, text = word.partition("=")
-        value = check_text(text, f"{option} {key}") if sign else None
+        values = [check_text(text, f"{option} {key}")] if sign else []
         check_pattern(key, KEY, f"{option}: label", "letters, digits and . _ : -")
-        known = found.get(key)
-        if None not in (known, value) and known != value:
-            raise UsageError(f"{option} {key}: cannot be both {known} and {value}")
-        found[key] = known if value is None else value
+        known = found.setdefault(key, [])
+        known += [value for value in values if value not in known]
     return found
 
 

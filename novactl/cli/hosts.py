@@ -256,7 +256,7 @@ def set_(
     reserved = {"memory_mib": reserved_memory, "vcpus": reserved_vcpus, "disk_gib": reserved_disk}
     ratios = {"cpu_ratio": cpu_ratio, "memory_ratio": memory_ratio, "disk_ratio": disk_ratio}
     changes: dict[str, Any] = {
-        f"reserved_{key}": _least(value, 0) for key, value in reserved.items() if value is not None
+        f"reserved_{key}": _reserved(value) for key, value in reserved.items() if value is not None
     }
     changes |= {key: _ratio(key, value) for key, value in ratios.items() if value is not None}
     if disable or enable:
@@ -273,9 +273,13 @@ def set_(
     _show(ctx.obj, host.name)
 
 
-def _least(value: int, low: int) -> int:
-    if value < low:
-        raise UsageError(f"{value} is less than {low}")
+def _reserved(value: int) -> int:
+    from novactl.objects.host import MOST_RESERVED
+
+    if value < 0:
+        raise UsageError(f"{value} is less than 0")
+    if value > MOST_RESERVED:
+        raise UsageError(f"{value} is more than {MOST_RESERVED}")
     return value
 
 

@@ -36,7 +36,7 @@ Forbid = Annotated[
 def wishes(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options above, by the names that boot and schedule have them under (ctx.params), as fields of
     objects.request.Wishes. Raises UsageError."""
-    from novactl.actions.wishes import hints, labels
+    from novactl.actions.wishes import forbidden, hints, required
 
     hinted = hints(options["hint"] or ())
     if options["group"] is not None and hinted["group"] not in ([], [options["group"]]):
@@ -46,8 +46,8 @@ def wishes(options: Mapping[str, Any]) -> dict[str, Any]:
         "group": options["group"] or next(iter(hinted["group"]), None),
         "apart_from": (*(options["apart_from"] or ()), *hinted["different_host"]),
         "together_with": (*(options["together_with"] or ()), *hinted["same_host"]),
-        "required": labels(options["require"] or (), "--require"),
-        "forbidden": labels(options["forbid"] or (), "--forbid"),
+        "required": required(options["require"] or ()),
+        "forbidden": forbidden(options["forbid"] or ()),
     }
 
 

@@ -11,6 +11,7 @@ from novactl.objects.backup import TYPES
 from novactl.objects.duration import parse_duration
 from novactl.objects.flavor import LIMITS
 from novactl.objects.group import GroupPolicy
+from novactl.objects.host import MOST_RESERVED
 from novactl.objects.policy import AT, DAYS, DEEDS
 from novactl.objects.project import UNLIMITED
 
@@ -45,7 +46,7 @@ Cpus = Annotated[
     str, _checked(cpuset.parse), AfterValidator(lambda text: cpuset.render(cpuset.parse(text)) or None)
 ]
 Ratio = Annotated[float, Field(gt=0, le=1000)]
-Reserved = Annotated[int, Field(ge=0, le=64 << 20)]
+Reserved = Annotated[int, Field(ge=0, le=MOST_RESERVED)]
 Duration = Annotated[str, _checked(parse_duration)]
 Limit = Annotated[int, BeforeValidator(lambda value: UNLIMITED if value == "unlimited" else value)]
 Multiplier = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]

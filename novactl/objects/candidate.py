@@ -48,6 +48,7 @@ class Candidate:
         "aggregates",
         "arch",
         "busy",
+        "cpu_ratio",
         "dedicated_cpus",
         "disabled_reason",
         "disk_limit",
@@ -103,6 +104,7 @@ class Candidate:
         self.disabled_reason = disabled_reason
         self.arch = arch
         self.vcpus_limit = (vcpus - reserved_vcpus - foreign_vcpus - dedicated_vcpus) * cpu_ratio
+        self.cpu_ratio = cpu_ratio
         self.memory_limit = (
             memory_mib - reserved_memory_mib - foreign_memory_mib - huge_memory_mib
         ) * memory_ratio

@@ -146,7 +146,8 @@ def check_image_properties(properties: Mapping[str, str]) -> None:
 
 def numa_request(flavor: "Flavor", image: "Image | None") -> NumaRequest | None:
     """What they ask of the host's processors and memory; None when any will do. Raises Refused where image
-    and flavor contradict each other, UsageError for values that make no sense."""
+    and flavor contradict each other, as when the image's nodes do not divide the flavor's sizes, UsageError
+    for values that make no sense."""
     if not flavor.extra_specs and not (image and image.properties):
         return None  # as most: it is asked of thousands
     pages = _pages_asked(flavor, image)
@@ -155,12 +156,13 @@ def numa_request(flavor: "Flavor", image: "Image | None") -> NumaRequest | None:
     if not dedicated and pages is None and nodes is None:
         return None
     count = nodes if isinstance(nodes, int) else 1
+    wrong = UsageError if image is None else Refused
     for what, amount in (("vcpus", flavor.vcpus), ("MiB", flavor.memory_mib)):
         if amount % count:
-            raise UsageError(f"numa_nodes {count}: {amount} {what} cannot be divided evenly")
+            raise wrong(f"numa_nodes {count}: {amount} {what} cannot be divided evenly")
     memory = flavor.memory_mib // count
     if pages and memory * 1024 % pages:
-        raise UsageError(f"mem_page_size {pages} KiB: {memory} MiB of a NUMA node are not whole pages")
+        raise wrong(f"mem_page_size {pages} KiB: {memory} MiB of a NUMA node are not whole pages")
     return NumaRequest(
         nodes=count,
         vcpus=flavor.vcpus // count,

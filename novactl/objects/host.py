@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST_RESERVED = 64 << 20
+"""MiB, GiB or vcpus that are kept for a host itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Host:

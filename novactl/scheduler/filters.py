@@ -25,8 +25,10 @@ def forced_host(host: Candidate, spec: Spec) -> str | None:
 
 
 def tried(host: Candidate, spec: Spec) -> str | None:
-    """Not one that failed in this operation."""
-    return "failed in this operation" if host.name in spec.not_hosts else None
+    """Not one that failed in this operation, nor the one that a move leaves."""
+    if host.name not in spec.not_hosts:
+        return None
+    return "is where it is now" if host.name == spec.leaves else "failed in this operation"
 
 
 def enabled(host: Candidate, spec: Spec) -> str | None:
@@ -113,7 +115,10 @@ def labels(host: Candidate, spec: Spec) -> str | None:
     for key, value in spec.extra_specs.items():
         scope, sign, name = key.partition(SCOPED)
         if sign and scope == "trait":
-            (required if value == "required" else forbidden).setdefault(name, None)
+            if value == "required":
+                required.setdefault(name, None)
+            else:
+                forbidden[name] = None  # any value, whichever the boot names
     for name, want in required.items():
         if name not in host.labels or (want is not None and host.labels[name] != want):
             return f"has no label {_label(name, want)}"

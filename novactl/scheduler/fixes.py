@@ -41,10 +41,14 @@ def _of(name: str, host: Candidate, spec: Spec) -> list[tuple[str, float]]:
         return [(OPTIONS[name](spec), 0.0)]
     if name == "enabled":
         return [(f"novactl host set {host.name} --enable", 1.0)]
+    if name == "up" and host.state == "fenced":  # its lost guests are still to be cleaned up
+        return [("novactl audit --heal", 2.5)]
     if name == "up":
         return [(f"novactl host check {host.name}", 2.0)]
     if name == "capacity":
         missing = shortages(host, spec)
+        if not _ever(host, spec):
+            return []
         amounts = {"vcpus": spec.resources.vcpus, **_sizes(spec)}
         words = " and ".join(f"{_number(lack)} {UNITS[size]}" for size, (lack, _) in missing.items())
         far = sum(lack / max(1, amounts[size]) for size, (lack, _) in missing.items())
@@ -70,6 +74,16 @@ def _hardware(name: str, host: Candidate, spec: Spec) -> str | None:
 
 def _sizes(spec: Spec) -> dict[str, int]:
     return {"memory_mib": spec.resources.memory_mib, "disk_gib": spec.resources.disk_gib}
+
+
+def _ever(host: Candidate, spec: Spec) -> bool:
+    """Whether an empty host would have the room."""
+    wanted = spec.resources
+    return (
+        wanted.vcpus <= max(0, host.vcpus_limit)
+        and wanted.memory_mib <= max(0, host.memory_limit)
+        and wanted.disk_gib <= max(0, host.disk_limit)
+    )
 
 
 def _number(lack: float) -> str:

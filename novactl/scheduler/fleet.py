@@ -1,7 +1,7 @@
 """The fleet as rebalancing sees it: what is on which host, how evenly, and which rules it breaks. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -106,6 +106,7 @@ class Fleet:
         index = {guest.uuid: g for g, guest in enumerate(self.guests)}
         self.apart: dict[int, set[int]] = defaultdict(set)
         self.bundle: dict[int, set[int]] = {}  # those that must be on one host
+        self.pairs: dict[int, set[int]] = defaultdict(set)  # who names whom of them
         self.members: dict[str, dict[int, int]] = {}  # of a group on a node
         for one, other in self.rules.apart:
             if one in index and other in index and one != other:
@@ -114,6 +115,9 @@ class Fleet:
         for one, other in self.rules.together:
             if one in index and other in index:
                 self._bind((index[one], index[other]))
+                if one != other:
+                    self.pairs[index[one]].add(index[other])
+                    self.pairs[index[other]].add(index[one])
         self.in_group: dict[str, list[int]] = defaultdict(list)
         for g, guest in enumerate(self.guests):
             if guest.group in self.rules.groups:
@@ -197,8 +201,23 @@ class Fleet:
             elif there >= party.max_per_host and (party.hard or there > here):
                 return False
         if (bundle := self.bundle.get(g)) is not None:
-            return sum(self.at[h] == b for h in bundle) >= sum(self.at[h] == a for h in bundle) - 1 > -1
+            return (
+                self.meets(g, b)
+                and sum(self.at[h] == b for h in bundle) >= sum(self.at[h] == a for h in bundle) - 1 > -1
+            )
         return True
+
+    def meets(self, g: int, b: int, coming: Set[int] = frozenset()) -> bool:
+        """Whether one whom it must be with is on that node, or `coming`: placement takes it nowhere else."""
+        pairs, name = self.pairs.get(g), self.guests[g].group
+        if pairs and coming.isdisjoint(pairs) and all(self.at[h] != b for h in pairs):
+            return False
+        if name is None or name not in self.members:
+            return True
+        party, members = self.rules.groups[name], self.in_group[name]
+        if not (party.together and party.hard) or len(members) == 1:
+            return True
+        return self.members[name].get(b, 0) > 0 or not coming.isdisjoint(members)
 
     def home(self, g: int) -> int:
         """Where the guest was at first."""

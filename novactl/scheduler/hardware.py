@@ -71,7 +71,7 @@ def more(host: Candidate, spec: Asked, most: int) -> int:
     topology, dedicated = topology_of(host.facts), cpuset.parse(host.dedicated_cpus)
     held = list(host.numa_holds)
     for count in range(most):
-        found = fit(spec.numa, topology, dedicated, held)
+        found = fit(spec.numa, topology, dedicated, held, host.cpu_ratio)
         if isinstance(found, str):
             return count
         held.append(found.as_dict())
@@ -81,4 +81,5 @@ def more(host: Candidate, spec: Asked, most: int) -> int:
 def _fit(host: Candidate, spec: Asked) -> Fit | str | None:
     if spec.numa is None:
         return None
-    return fit(spec.numa, topology_of(host.facts), cpuset.parse(host.dedicated_cpus), host.numa_holds)
+    dedicated = cpuset.parse(host.dedicated_cpus)
+    return fit(spec.numa, topology_of(host.facts), dedicated, host.numa_holds, host.cpu_ratio)

@@ -13,11 +13,15 @@ Held = Sequence[Mapping[str, Any]]
 class Left:
     """What is left of one cell."""
 
-    def __init__(self, cell: HostCell, dedicated: frozenset[int], held: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, cell: HostCell, dedicated: frozenset[int], held: Iterable[Mapping[str, Any]], cpu_ratio: float
+    ) -> None:
         mine = [one for one in held if one["cell"] == cell.id]
         taken = {cpu for one in mine for cpu in one["cpus"].values()}
         self.id, self.sizes = cell.id, sorted(cell.pages, reverse=True)
         self.shared = len(cell.cpus - dedicated)
+        self.sharing = sum(len(one["vcpus"]) for one in mine if not one["cpus"])
+        self.sharing_limit = self.shared * cpu_ratio
         self.dedicated = len(cell.cpus & dedicated)
         free = (cell.cpus & dedicated) - taken
         self.cores = [[cpu for cpu in core if cpu in free] for core in cell.cores] if free else []
@@ -41,10 +45,14 @@ class Left:
 
 
 def fit(
-    request: NumaRequest, topology: Sequence[HostCell], dedicated: frozenset[int], held: Held
+    request: NumaRequest,
+    topology: Sequence[HostCell],
+    dedicated: frozenset[int],
+    held: Held,
+    cpu_ratio: float,
 ) -> Fit | str:
     """Where the guest's nodes go, or why they do not. The cells that are fullest come first, so that room for
-    large guests stays."""
+    large guests stays. `cpu_ratio`: so many vcpus may share each processor of a cell."""
     if not topology:
         return "its NUMA cells are not known: novactl host check looks"
     if request.dedicated and not dedicated:
@@ -52,7 +60,7 @@ def fit(
     if len(topology) < request.nodes:
         return f"numa nodes: {request.nodes} wanted, the host has {len(topology)}"
     taken = [one for other in held for one in other["cells"]]
-    cells = [Left(cell, dedicated, taken) for cell in topology]
+    cells = [Left(cell, dedicated, taken, cpu_ratio) for cell in topology]
     reasons = []
     for page in _sizes(request, cells):
         chosen = [cell for cell in cells if _short(request, cell, page) is None]
@@ -77,9 +85,14 @@ def _short(request: NumaRequest, cell: Left, page: int) -> str | None:
     """What the cell has too little of for one node."""
     if request.dedicated and cell.free < request.vcpus:
         return "cpus"
-    if not request.dedicated and not cell.shared:
-        return "shared"
-    return "memory" if cell.memory.get(page, 0) < request.memory_mib else None
+    if cell.memory.get(page, 0) < request.memory_mib:
+        return "memory"
+    return None if request.dedicated or _shares(request, cell) else "shared"
+
+
+def _shares(request: NumaRequest, cell: Left) -> bool:
+    """A guest alone never has more vcpus than the cell has processors, whatever the ratio (as in Nova)."""
+    return request.vcpus <= cell.shared and cell.sharing + request.vcpus <= cell.sharing_limit
 
 
 def _made(request: NumaRequest, cells: Sequence[Left], page: int) -> Fit:
@@ -119,8 +132,18 @@ def _reason(request: NumaRequest, cells: Sequence[Left], page: int, enough: int)
             f"{what}: {request.memory_mib} MiB wanted{each}, {best} MiB free on one cell of the host"
         )
     if "shared" in short:
-        reasons.append("shared cpus: a cell has none")
+        others = [cell for cell in cells if _short(request, cell, page) == "shared"]
+        reasons.append(f"shared cpus: {request.vcpus} wanted{each}, {_shared_left(request, others)}")
     return "; ".join(reasons)
+
+
+def _shared_left(request: NumaRequest, cells: Sequence[Left]) -> str:
+    large = [cell for cell in cells if cell.shared >= request.vcpus]
+    if not large:
+        return f"the largest cell that has the memory has {max(cell.shared for cell in cells)}"
+    best = max(0, *(cell.sharing_limit - cell.sharing for cell in large))
+    held, there = sum(cell.sharing for cell in cells), sum(cell.sharing_limit for cell in cells)
+    return f"{best:g} free on one cell that has the memory ({held} of {there:g} held)"
 
 
 def _no_pages(request: NumaRequest, cells: Sequence[Left]) -> str:

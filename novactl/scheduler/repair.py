@@ -1,5 +1,6 @@
 """Which rules a fleet breaks, and the moves that mend them. Pure."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -157,7 +158,7 @@ class Repairer:
 
     def _one(self, broken: Violation) -> Iterator[Mend]:
         """Moves that make it less, if there are any."""
-        if broken.kind is Kind.WISHES and broken.guests[0] in self.fleet.bundle:
+        if broken.kind is Kind.WISHES and self._others(broken):
             yield from self._together(broken)
             return
         candidates = [g for g in self._order(broken) if self._free(g)]
@@ -246,27 +247,69 @@ class Repairer:
         return None
 
     def _together(self, broken: Violation) -> Iterator[Mend]:
-        """A bundle moves as a whole, to a host that takes all of it."""
+        """The rest of a bundle goes where some of it is."""
         fleet = self.fleet
-        members = sorted(fleet.bundle[broken.guests[0]])
-        if len(members) > self.left or not all(self._free(g) for g in members):
-            return
-        whole = tuple(sum(fleet.guests[g].size[r] for g in members) for r in range(3))
-        for b in sorted(range(len(fleet.nodes)), key=lambda n: (sum(fleet.share[n]), n)):
-            room = zip(whole, fleet.used[b], fleet.nodes[b].limit, strict=True)
-            alone = all(fleet.why_not(g, b) is None and not self._clash(g, b) for g in members)
-            most = fleet.nodes[b].most
-            alone = alone and (not most or len(fleet.on[b]) + len(members) <= most)
-            if fleet.open[b] and alone and all(not want or have + want <= most for want, have, most in room):
-                for g in members:
-                    if fleet.at[g] != b:
-                        yield from self._move(g, b, broken.text)
+        members = fleet.bundle[broken.guests[0]]
+        nodes = {fleet.at[g] for g in members} - {broken.node}
+        for b in sorted(nodes, key=lambda n: (sum(fleet.share[n]), n)):
+            order = self._in_order(members, b)
+            if 0 < len(order) <= self.left and self._takes(b, order):
+                for g in order:
+                    yield from self._move(g, b, broken.text)
                 return
 
-    def _clash(self, g: int, b: int) -> bool:
-        return any(self.fleet.at[h] == b for h in self.fleet.apart.get(g, ()))
+    def _in_order(self, members: set[int], b: int) -> list[int]:
+        """Those that are not there yet, each after one whom it must be with; none when that cannot be."""
+        fleet = self.fleet
+        left = sorted(g for g in members if fleet.at[g] != b)
+        order: list[int] = []
+        while left:
+            g = next((g for g in left if fleet.meets(g, b, set(order))), None)
+            if g is None:
+                return []
+            left.remove(g)
+            order.append(g)
+        return order
+
+    def _takes(self, b: int, guests: list[int]) -> bool:
+        """Whether the node takes all of them."""
+        fleet, node = self.fleet, self.fleet.nodes[b]
+        whole = tuple(sum(fleet.guests[g].size[r] for g in guests) for r in range(3))
+        room = zip(whole, fleet.used[b], node.limit, strict=True)
+        return (
+            fleet.open[b]
+            and all(self._free(g) and fleet.why_not(g, b) is None for g in guests)
+            and not any(fleet.at[h] == b or h in guests for g in guests for h in fleet.apart.get(g, ()))
+            and all(not want or have + want <= limit for want, have, limit in room)
+            and (node.most is None or len(fleet.on[b]) + len(guests) <= node.most)
+            and not self._crowd(b, guests)
+        )
+
+    def _crowd(self, b: int, guests: list[int]) -> bool:
+        """Whether they would be too many of an anti-affinity group there."""
+        fleet = self.fleet
+        coming = Counter(name for g in guests if (name := fleet.guests[g].group) in fleet.members)
+        for name, count in coming.items():
+            party = fleet.rules.groups[str(name)]
+            there = fleet.members[str(name)].get(b, 0)
+            if party.hard and not party.together and there + count > party.max_per_host:
+                return True
+        return False
 
     # --- what remains ---
+
+    def _others(self, broken: Violation) -> list[int]:
+        """Those with whom the guest whose wishes are broken must be."""
+        g = broken.guests[0]
+        return sorted(self.fleet.bundle.get(g, {g}) - {g})
+
+    def _no_way(self, broken: Violation) -> str:
+        """Why none of those that could move does."""
+        others = [self.fleet.guests[g].name for g in self._others(broken)]
+        if broken.kind is not Kind.WISHES or not others:
+            return "no host that may take it has room"
+        names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        return f"must be with {names}: none of them may go first where no other one is"
 
     def _blocked(self, broken: Violation) -> Mend | None:
         """The guest that would have to move, and why it does not; None when only --max-moves is why."""
@@ -275,7 +318,7 @@ class Repairer:
         if free and self.left <= 0:
             return None
         if free:
-            return Mend(free[0], None, broken.text, "no host that may take it has room")
+            return Mend(free[0], None, broken.text, self._no_way(broken))
         order = self._order(broken)
         stuck = [g for g in order if fleet.blocker(g) is not None]
         if not stuck:

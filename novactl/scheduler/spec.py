@@ -33,7 +33,8 @@ class Rules:
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """One instance's wishes. `apart` and `together`: hosts, and which instance is the reason (its name).
-    `required`, `forbidden`: labels, None for any value. `from_zone`: where it is now, for a move."""
+    `required`, `forbidden`: labels, None for any value. `leaves`, `from_zone`: where it is now, for a
+    move."""
 
     resources: Resources
     arch: str = "x86_64"
@@ -45,6 +46,7 @@ class Spec:
     zone: str | None = None
     aggregate: str | None = None
     not_hosts: frozenset[str] = frozenset()
+    leaves: str | None = None
     apart: Mapping[str, str] = field(default_factory=dict)
     together: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, str | None] = field(default_factory=dict)

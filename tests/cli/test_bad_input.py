@@ -625,6 +625,8 @@ def test_hosts_asked_for_wrongly(
         (["--disable", "--reason", "a\nb"], "control characters"),
         (["--reserved-memory=-1"], "-1 is less than 0"),
         (["--reserved-vcpus=-1"], "-1 is less than 0"),
+        (["--reserved-memory=99999999999999999999999"], "is more than 67108864"),
+        (["--reserved-disk=3000000000"], "3000000000 is more than 67108864"),
         (["--cpu-ratio=0"], "cpu_ratio 0.0 is not within"),
         (["--cpu-ratio=-1"], "cpu_ratio -1.0 is not within"),
         (["--memory-ratio=inf"], "memory_ratio inf is not within"),

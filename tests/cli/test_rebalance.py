@@ -422,6 +422,11 @@ def test_a_host_that_was_changed(uneven: Command, db: SqliteDatabase, kept: Path
         (lambda text: text.replace('"instance": "web1"', '"instance": 7'), 2, "is a damaged plan"),
         (lambda text: text.replace('"to": "kvm2"', '"to": []'), 2, "is a damaged plan"),
         (lambda text: text.replace('"read"', '"write"'), 2, "is a damaged plan"),
+        (lambda text: text.replace('"blocker"', '"blocked"'), 2, "is a damaged plan"),
+        (lambda text: text.replace('"blocker": null', '"blocker": []'), 2, "is a damaged plan"),
+        (lambda text: text.replace('"method": "live"', '"method": "teleport"'), 2, "is a damaged plan"),
+        (lambda text: text.replace('"method": "live"', '"method": ["live"]'), 2, "is a damaged plan"),
+        (lambda text: text.replace('"to": "kvm2"', '"to": null'), 2, "is a damaged plan"),
     ],
 )
 def test_files_that_are_no_plan(uneven: Command, kept: Path, change_: Any, code: int, message: str) -> None:

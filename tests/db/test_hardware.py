@@ -174,6 +174,23 @@ def test_a_claim_holds_the_cells_and_says_which(db: Database) -> None:
     assert caught.value.code == 5
 
 
+def test_vcpus_that_share_are_counted_on_their_cell(db: Database) -> None:
+    """cpu_ratio 1, two processors in each cell: two guests of two vcpus, each with a cell of its own."""
+    shares = fleet.flavor("shares", vcpus=2, memory_mib=128, extra_specs={"hw:numa_nodes": "1"})
+    one, other, third = (fleet.instance(number, flavor=shares) for number in (1, 2, 3))
+    with db.writing() as tx:
+        first = placement.claim(tx, one).numa
+        hosts.hold_cells(tx, "kvm1", one.uuid, first)
+    with db.writing() as tx:
+        second = placement.claim(tx, other).numa
+        assert first and second and [found["cells"][0]["cell"] for found in (first, second)] == [1, 0]
+        reason = r"^kvm1: shared cpus: 2 wanted, 0 free on one cell that has the memory \(4 of 4 held\)$"
+        with pytest.raises(Refused, match=reason):
+            cells_for(tx, hosts.get(tx, "kvm1"), third)
+        hosts.update(tx, "kvm1", cpu_ratio=2.0)
+        assert cells_for(tx, hosts.get(tx, "kvm1"), third) == {"cells": [{**second["cells"][0], "cell": 1}]}
+
+
 def test_a_decision_sees_the_cells_that_were_taken_since_it_looked(db: Database) -> None:
     """Hosts are looked at before the transaction that decides."""
     aside(db, "2-3")
@@ -204,5 +221,9 @@ def test_as_many_fit_as_there_are_cells_for(db: Database) -> None:
         request = BootRequest(name="x", flavor=name, image="tiny")
         found = capacity(world, request)  # type: ignore[arg-type]
         assert (found["fits"], found["hosts"][0]["fits"]) == (fits, fits)
-    aside(db, "2")
-    assert capacity(world, BootRequest(name="x", flavor="pages", image="tiny"))["fits"] == 3  # type: ignore[arg-type]
+    aside(db, "2")  # the cell that has pages has one processor that is shared
+    for ratio, fits in ((1.0, 1), (3.0, 3), (9.0, 4)):
+        with db.writing() as tx:
+            hosts.update(tx, "kvm1", cpu_ratio=ratio)
+        request = BootRequest(name="x", flavor="pages", image="tiny")
+        assert capacity(world, request)["fits"] == fits  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import pytest
 
 from novactl.actions import placement
 from novactl.actions.boot import AT_ONCE, Boot, boots
+from novactl.actions.moving import choose
 from novactl.actions.operate import Operator
 from novactl.actions.outcome import Outcome
 from novactl.db import (
@@ -308,6 +309,17 @@ def test_a_batch_whose_hosts_are_fuller_than_they_were(
     assert check_batch(db, ops) == went
 
 
+def test_a_batch_is_explained_by_the_hosts_as_they_were_before_it(
+    novactl: Operator, db: SqliteDatabase
+) -> None:
+    ops = batch(novactl, 3, lambda: None, group="apart", explain=True)
+    told = ops[0].request["placement"]
+    assert told["chosen"] == "kvm1"
+    assert [(row["passed"], row["rejections"], row["free"]["vcpus"]) for row in told["hosts"]] == [
+        (True, [], 16)
+    ] * 3
+
+
 def test_a_batch_that_has_no_room_any_more_leaves_nothing(novactl: Operator, db: SqliteDatabase) -> None:
     with pytest.raises(NoValidHost, match=r"^b-6: no host can take it"):
         batch(novactl, 6, lambda: filled(novactl, db, (7, 7, 2)))
@@ -445,3 +457,17 @@ def test_a_move_stays_in_its_zone(
 
 
 __all__ = ["quick"]
+
+
+def test_a_move_says_of_the_own_host_that_it_is_there(db: SqliteDatabase) -> None:
+    made = fleet.add_instance(db, fleet.instance(1, host="kvm1"))
+    with db.writing() as tx:
+        for name in ("kvm2", "kvm3"):
+            hosts.update(tx, name, enabled=0)
+    with pytest.raises(NoValidHost) as caught:
+        db.rehearse(lambda tx: choose(tx, made, tried=frozenset({"kvm2"})))
+    assert caught.value.message.splitlines()[1:] == [
+        "  kvm1: is where it is now",
+        "  kvm2: failed in this operation; disabled: no reason given",
+        "  kvm3: disabled: no reason given",
+    ]

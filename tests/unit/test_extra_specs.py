@@ -183,6 +183,13 @@ def test_memory_that_cannot_be_split() -> None:
         check_flavor(odd)
 
 
+def test_sizes_that_an_image_asks_to_split_in_vain() -> None:
+    with pytest.raises(Refused, match=r"^numa_nodes 3: 4 vcpus cannot be divided evenly$"):
+        numa_request(flavor(), image(numa_nodes="3"))
+    with pytest.raises(Refused, match=r"^mem_page_size 1048576 KiB: 512 MiB of a NUMA node are not"):
+        numa_request(flavor(numa_nodes="4", mem_page_size="large"), image(mem_page_size="1GB"))
+
+
 def test_the_processor_asked_for() -> None:
     assert cpu_request(flavor(), None) is None
     ours = flavor(cpu_model="Skylake-Server", cpu_features="+avx2, -tsx-ctrl")

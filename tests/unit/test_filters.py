@@ -113,6 +113,7 @@ PASSES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"host": "kvm2"}, "forced_host: not the host asked for (kvm2)"),
     ({}, {"not_hosts": frozenset({"kvm1"})}, "tried: failed in this operation"),
+    ({}, {"not_hosts": frozenset({"kvm1"}), "leaves": "kvm1"}, "tried: is where it is now"),
     ({"enabled": 0, "disabled_reason": "fans"}, {}, "enabled: disabled: fans"),
     ({"enabled": 0}, {}, "enabled: disabled: no reason given"),
     ({"state": "down"}, {}, "up: is down"),
@@ -148,6 +149,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     ({"labels": {"gpu": "x"}}, {"forbidden": {"gpu": None}}, "labels: has the forbidden label gpu"),
     ({"labels": {"gpu": "x"}}, {"forbidden": {"gpu": "x"}}, "labels: has the forbidden label gpu=x"),
+    (
+        {"labels": {"gpu": "x"}},
+        {"forbidden": {"gpu": "y"}, "extra_specs": {"trait:gpu": "forbidden"}},
+        "labels: has the forbidden label gpu",
+    ),
     ({}, {"extra_specs": {"trait:gpu": "required"}}, "labels: has no label gpu"),
     (
         {"labels": {"gpu": ""}},

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from novactl.objects.numa import LARGE, Fit, HostCell, NumaRequest, shared_cpus, topology_of
-from novactl.scheduler.numa import fit
+from novactl.scheduler import numa
 
 PAGES = (2048, 1 << 20)
 
@@ -24,6 +24,10 @@ def cell(id_: int, cores: int = 4, threads: int = 1, memory_mib: int = 8192, **p
 
 def ask(nodes: int = 1, vcpus: int = 2, memory_mib: int = 1024, **values: Any) -> NumaRequest:
     return NumaRequest(nodes=nodes, vcpus=vcpus, memory_mib=memory_mib, **values)
+
+
+def fit(request: NumaRequest, host: Any, aside: Any, held: Any, ratio: float = 4.0) -> Fit | str:
+    return numa.fit(request, host, aside, held, ratio)
 
 
 def fitted(*args: Any) -> Fit:
@@ -94,17 +98,45 @@ def test_whole_cores_first_and_then_those_in_use() -> None:
             ASIDE,
             f"huge pages: the host has no such that the guest's 1025 MiB fill {SIZES}",
         ),
-        (ask(), (cell(0, cores=2),), frozenset({0, 1}), "shared cpus: a cell has none"),
+        (
+            ask(),
+            (cell(0, cores=2),),
+            frozenset({0, 1}),
+            "shared cpus: 2 wanted, the largest cell that has the memory has 0",
+        ),
+        (ask(vcpus=5), TWO, frozenset(), "shared cpus: 5 wanted, the largest cell that has the memory has 4"),
+        (
+            ask(nodes=2, vcpus=3),
+            TWO,
+            ASIDE,
+            "shared cpus: 3 wanted on each of 2 cells, 0 have that,"
+            " the largest cell that has the memory has 2",
+        ),
     ],
 )
 def test_reasons(request_: NumaRequest, host: Any, aside: Any, reason: str) -> None:
     assert fit(request_, host, aside, ()) == reason
 
 
+def test_processors_of_a_cell_are_shared_as_far_as_the_ratio_goes() -> None:
+    """The fullest cell first, but no more vcpus on it than the host's ratio has for it."""
+    held: list[Any] = []
+    for at in (1, 1, 0, 0):
+        found = fitted(ask(vcpus=4), TWO, frozenset(), held, 2.0)
+        assert [(one.cell, dict(one.cpus)) for one in found.cells] == [(at, {})]
+        held.append(found.as_dict())
+    reason = "shared cpus: 1 wanted, 0 free on one cell that has the memory (16 of 16 held)"
+    assert fit(ask(vcpus=1), TWO, frozenset(), held, 2.0) == reason
+    pinned = fitted(ask(dedicated=True), (cell(0),), frozenset({2, 3}), ())
+    fitted(ask(), (cell(0),), frozenset({2, 3}), [pinned.as_dict()], 1.0)  # theirs are not shared
+    reason = "shared cpus: 2 wanted, 1 free on one cell that has the memory (0 of 1 held)"
+    assert fit(ask(vcpus=2), (cell(0, cores=2),), frozenset(), (), 0.5) == reason
+
+
 def test_large_pages_are_the_largest_that_there_are_enough_of() -> None:
-    first = fitted(ask(memory_mib=2048, page_kib=LARGE), TWO, ASIDE, ())
+    first = fitted(ask(vcpus=1, memory_mib=2048, page_kib=LARGE), TWO, ASIDE, ())
     assert [(one.cell, one.page_kib) for one in first.cells] == [(1, 1 << 20)]
-    second = fitted(ask(page_kib=LARGE), TWO, ASIDE, [first.as_dict()])
+    second = fitted(ask(vcpus=1, page_kib=LARGE), TWO, ASIDE, [first.as_dict()])
     assert [(one.cell, one.page_kib) for one in second.cells] == [(0, 2048)]
 
 
@@ -145,12 +177,14 @@ requests = st.builds(
 
 
 @settings(max_examples=300, deadline=None)
-@given(hosts(), st.lists(requests, max_size=12), st.data())
-def test_nothing_is_given_twice_and_nothing_more_than_there_is(host: Any, asked: Any, data: Any) -> None:
+@given(hosts(), st.lists(requests, max_size=12), st.sampled_from([0.5, 1.0, 1.5, 4.0]), st.data())
+def test_nothing_is_given_twice_and_nothing_more_than_there_is(
+    host: Any, asked: Any, ratio: float, data: Any
+) -> None:
     topology, aside = host
     held: list[Fit] = []
     for request in asked:
-        found = fit(request, topology, aside, [one.as_dict() for one in held])
+        found = fit(request, topology, aside, [one.as_dict() for one in held], ratio)
         if isinstance(found, Fit):
             check_shape(request, found)
             held.append(found)
@@ -158,7 +192,7 @@ def test_nothing_is_given_twice_and_nothing_more_than_there_is(host: Any, asked:
             assert found
         if held and data.draw(st.booleans(), label="one goes"):
             held.pop(data.draw(st.integers(0, len(held) - 1)))
-        check_room(topology, aside, held)
+        check_room(topology, aside, held, ratio)
 
 
 def check_shape(request: NumaRequest, found: Fit) -> None:
@@ -173,15 +207,20 @@ def check_shape(request: NumaRequest, found: Fit) -> None:
         assert request.page_kib in (None, LARGE, one.page_kib)
 
 
-def check_room(topology: Any, aside: frozenset[int], held: list[Fit]) -> None:
+def check_room(topology: Any, aside: frozenset[int], held: list[Fit], ratio: float) -> None:
     pinned = [cpu for one in held for cpu in one.pinned]
     assert len(pinned) == len(set(pinned)) and set(pinned) <= aside
     by_id = {one.id: one for one in topology}
     used: Counter[tuple[int, int]] = Counter()
+    sharing: Counter[int] = Counter()
     for one in held:
         for part in one.cells:
             assert set(part.cpus.values()) <= by_id[part.cell].cpus
             used[part.cell, part.page_kib] += part.memory_mib
+            sharing[part.cell] += 0 if part.cpus else len(part.vcpus)
+            assert part.cpus or len(part.vcpus) <= len(by_id[part.cell].cpus - aside)
+    for number, vcpus in sharing.items():
+        assert vcpus <= len(by_id[number].cpus - aside) * ratio
     for (number, page), memory in used.items():
         there = by_id[number]
         room = page * there.pages[page] // 1024 if page else there.memory_mib - there.huge_mib

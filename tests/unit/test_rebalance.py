@@ -110,6 +110,18 @@ def broken(fleet: Fleet) -> float:
     return sum(one.weight for one in violations(fleet))
 
 
+def welcome(fleet: Fleet, g: int, b: int) -> bool:
+    """As filters.group and filters.together_with see a member that is moved."""
+    one, there = fleet.guests[g], {fleet.guests[h].uuid for h in fleet.on[b]}
+    party = fleet.rules.groups.get(one.group or "")
+    others = {h.uuid for h in fleet.guests if h.group == one.group} - {one.uuid}
+    if party is not None and party.together and party.hard and others and not others & there:
+        return False
+    pairs = fleet.rules.together
+    named = {pair[1 - n] for pair in pairs for n in (0, 1) if pair[n] == one.uuid} - {one.uuid}
+    return not named or bool(named & there)
+
+
 @given(fleets(), st.booleans(), st.sampled_from((None, 1, 3)))
 @settings(max_examples=150, deadline=None)
 def test_any_plan(case: Case, only_rules: bool, most: int | None) -> None:
@@ -123,6 +135,7 @@ def test_any_plan(case: Case, only_rules: bool, most: int | None) -> None:
         assert one.blocker is None and fleet.nodes[fleet.at[g]].up, "what is blocked stays"
         assert fleet.why_not(g, b) is None, "never to a host that its own wishes refuse"
         assert fleet.at[g] != b
+        assert welcome(fleet, g, b), "placement takes it there"
         moved.append(one.uuid)
     assert len(moved) == len(set(moved)), "each moves at most once"
     assert most is None or len(moved) <= most
@@ -141,7 +154,7 @@ def test_any_plan(case: Case, only_rules: bool, most: int | None) -> None:
 @given(fleets())
 @settings(max_examples=60, deadline=None)
 def test_nothing_is_newly_broken_on_the_way(case: Case) -> None:
-    """But for a bundle that moves as a whole, which is apart while it does."""
+    """But for a bundle, which is as far apart while the rest of it goes where some is."""
     made = plan(*case)
     end, before = None, None
     for fleet, g, b in walked(case, made):
@@ -278,13 +291,53 @@ def test_a_host_that_is_down_keeps_its_guests() -> None:
     assert moves(made) == [("web1", "kvm1", None, "its host kvm1 is not up")]
 
 
-def test_a_bundle_moves_as_a_whole() -> None:
-    guests = [guest(n, "kvm1", kind="a", group="g") for n in range(3)]
-    rules = Rules(refused={"a": {"kvm1": "other zone"}}, groups={"g": Party(name="db", together=True)})
+def test_nobody_of_a_bundle_can_go_first() -> None:
+    """Placement takes a member only where another one is (filters.group, filters.together_with)."""
+    refused, near = {"a": {"kvm1": "other zone"}}, {"g": Party(name="db", together=True)}
+    guests = [guest(n, "kvm1", kind="a", group="g") for n in range(5)]
     nodes = filled([node("kvm1"), node("kvm2"), node("kvm3")], guests)
-    made = plan(nodes, guests, rules)
-    assert [target for _, _, target, _ in moves(made)] == ["kvm2"] * 3
+    made = plan(nodes, guests, Rules(refused=refused, groups=near))
+    says = "must be with web1, web2, web3 and 1 more: none of them may go first where no other one is"
+    assert moves(made)[0] == ("web0", "kvm1", None, says)
+    assert [target for _, _, target, _ in moves(made)] == [None] * 5
+    pair = [guest(n, "kvm1", kind="a") for n in range(2)]
+    made = plan(filled(nodes, []), pair, Rules(refused=refused, together=[("uuid-000", "uuid-001")]))
+    assert moves(made)[1][2:] == (None, "must be with web0: none of them may go first where no other one is")
+
+
+def test_a_member_alone_goes_where_it_may() -> None:
+    guests = [guest(1, "kvm1", kind="a", group="g")]
+    rules = Rules(refused={"a": {"kvm1": "other zone"}}, groups={"g": Party(name="db", together=True)})
+    made = plan(filled([node("kvm1"), node("kvm2")], guests), guests, rules)
+    assert moves(made) == [("web1", "kvm1", "kvm2", None)]
+
+
+def test_the_rest_of_a_bundle_goes_where_some_of_it_is() -> None:
+    """Each after one whom it names: web1 names web2, and web2 the one that is there."""
+    guests = [guest(1, "kvm1", kind="a"), guest(2, "kvm1", kind="a"), guest(3, "kvm2")]
+    pairs = [("uuid-001", "uuid-002"), ("uuid-002", "uuid-003")]
+    rules = Rules(refused={"a": {"kvm1": "other zone"}}, together=pairs)
+    made = plan(filled([node("kvm1"), node("kvm2"), node("kvm3")], guests), guests, rules)
+    assert moves(made) == [("web2", "kvm1", "kvm2", None), ("web1", "kvm1", "kvm2", None)]
     assert made.after.violations == ()
+
+
+def test_a_bundle_breaks_no_anti_affinity() -> None:
+    """Beside the one whom both must be with their group has room for neither, for one, or for both."""
+    guests = [
+        *(guest(n, "kvm1", kind="a", group="g") for n in (1, 2)),
+        guest(3, "kvm2"),
+        guest(4, "kvm2", group="g"),
+    ]
+    pairs = [("uuid-001", "uuid-003"), ("uuid-002", "uuid-003")]
+    nodes = filled([node("kvm1"), node("kvm2"), node("kvm3")], guests)
+    for most in (1, 2, 3):
+        groups = {"g": Party(name="web", together=False, max_per_host=most)}
+        rules = Rules(refused={"a": {"kvm1": "no ssd"}}, groups=groups, together=pairs)
+        found = plan(nodes, guests, rules, only_rules=True)
+        crowd = [text for text in found.after.violations if "of group web" in text]
+        assert crowd == (["kvm1 has 2 of group web, 1 may be"] if most == 1 else []), most
+    assert found.after.violations == ()
 
 
 def test_wishes_are_not_made_worse() -> None:

@@ -169,6 +169,13 @@ def test_a_scale_of_one_weighs_nothing() -> None:
         ([{"zone": "a"}], {"zone": "b"}, ["drop --zone"]),
         ([{"enabled": 0}], {}, ["novactl host set kvm0 --enable"]),
         ([{"state": "down"}], {}, ["novactl host check kvm0"]),
+        ([{"state": "fenced"}], {}, ["novactl audit --heal"]),
+        ([{}], {"resources": Resources(vcpus=2, memory_mib=65536, disk_gib=10)}, []),
+        (
+            [{"disk_gib_used": 95, "foreign_vcpus": 3}, {"memory_mib": 512}],
+            {},
+            ["free 5 GiB of disk on kvm0"],
+        ),
         ([{}], {"host": "other"}, ["drop --host"]),
         ([{}], {"apart": {"kvm0": "db1"}}, ["drop --apart-from"]),
         ([{}], {"together": {"x": "db1"}}, ["drop --with"]),
