@@ -71,6 +71,10 @@ class Cloud:
     # --- what actions get ---
 
     @cached_property
+    def fleet(self) -> str:
+        return self.db.fleet()
+
+    @cached_property
     def world(self) -> Any:
         from novactl.actions.world import World
 
@@ -82,7 +86,7 @@ class Cloud:
             clock=SystemClock(),
             ids=RandomIds(),
             interrupt=self.interrupt,
-            fleet=self.db.fleet(),
+            fleet=self.fleet,
             template=lambda name: resources.template(name, self.settings.config / "templates"),
             tell=self.tell,
             reached=self._reached,
@@ -103,7 +107,7 @@ class Cloud:
         from novactl.images.store import LocalStore
 
         root = Path(os.environ.get("NOVACTL_IMAGES") or self.settings.config / "images")
-        return LocalStore(root, lambda: self.db.fleet())
+        return LocalStore(root, lambda: self.fleet)
 
     @cached_property
     def secrets(self) -> Any:
@@ -195,7 +199,7 @@ class Cloud:
             return connect(host.name, files, self._sockets.pop(host.name, None))
 
         shell = HostShell(host.name, connected, sudo=host.user != "root")
-        hypervisor = Hypervisor(shell, self.db.fleet(), host.instances_path)
+        hypervisor = Hypervisor(shell, self.fleet, host.instances_path)
         hypervisor.mark = self._mark
         return hypervisor
 

@@ -3,6 +3,7 @@ paramiko is behind, with a state directory of its own and the virsh of tests/sup
 
 import os
 import queue
+import secrets
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,14 @@ from novactl.remote.shell import HostShell, library
 
 STATE = "nv_state=/var/lib/novactl\n"
 TOOLS = [Path(__file__).with_name(name) for name in ("virsh", "rbd")]
+
+
+def with_library(shell: str, path: Path, script: str) -> list[str]:
+    """The beginning of a command: this shell has the functions and runs the script. By a file in this
+    directory: Linux takes no word as long as they are."""
+    file = path / f"{secrets.token_hex(4)}.sh"
+    file.write_text(f"{library()}\n{script}\n")
+    return [shell, str(file)]
 
 
 class LocalChannel:

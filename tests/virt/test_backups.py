@@ -8,8 +8,8 @@ from xml.etree.ElementTree import fromstring
 import pytest
 
 from novactl.errors import HostFault
-from novactl.remote.shell import library
 from novactl.virt.backups import Checkpoint, Disk, backup_xml, checkpoint_xml
+from tests.support.local_shell import with_library
 from tests.virt.ground import BASE, OPERATION, UUID, Ground
 
 NOTED = Checkpoint(name="novactl-1", seconds=1795945662, devices=("vda", "vdb"))
@@ -61,7 +61,7 @@ def test_what_libvirt_is_told() -> None:
 @pytest.mark.parametrize("name", ["mawk", "awk"])
 def test_the_room_for_what_changed_is_a_whole_number(tmp_path: Path, name: str) -> None:
     """Above 2^31 too, where mawk prints what it calculated as 3.06711e+09."""
-    script = f"""{library()}
+    script = f"""set -e
         awk() {{ command {name} "$@"; }}
         nv_recall() {{ true; }}
         nv_virsh() {{ echo "<disk name='vda' size='3000000000'/>"; }}
@@ -69,5 +69,7 @@ def test_the_room_for_what_changed_is_a_whole_number(tmp_path: Path, name: str) 
         nv_where=/ nv_uuid={UUID} nv_full_xml=full nv_part_xml=part nv_parent_xml= nv_bytes=1
         nv_choose && echo "$nv_how $nv_bytes"
     """
-    chosen = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    chosen = subprocess.run(
+        with_library("sh", tmp_path, script), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (chosen.returncode, chosen.stdout) == (0, "incremental 3067108864\n"), chosen.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from novactl.remote.shell import library
+from tests.support.local_shell import with_library
 from tests.virt.ground import sparse
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-img")
@@ -38,13 +38,9 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., "subp
     def starts(
         *words: str, asked: str = "", giver: str = ssh, room: str = "unlimited"
     ) -> "subprocess.Popen[bytes]":
+        script = f"{giver}\nulimit -f {room}\ntrap '' XFSZ\nnv_job={tmp_path}/job\nset -e\n\"$@\""
         return subprocess.Popen(
-            [
-                *(str(request.param), "-c"),
-                f"{library()}\n{giver}\nulimit -f {room}\ntrap '' XFSZ\n"
-                f'nv_job={tmp_path}/job\nset -e\n"$@"\n',
-                *("host", *words),
-            ],
+            [*with_library(str(request.param), tmp_path, script), *words],
             env={**os.environ, "SSH_ORIGINAL_COMMAND": asked},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

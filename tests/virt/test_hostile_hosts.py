@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from novactl.remote.shell import library
+from tests.support.local_shell import with_library
 from tests.virt.ground import sparse
 from tests.virt.test_receiver import end, piece
 
@@ -27,10 +27,8 @@ def shell(request: pytest.FixtureRequest) -> str:
 def told(shell: str, path: Path, *words: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """A call of a host's function; what would get into root's authorized_keys is in `keys`."""
     kept = f"nv_change_keys() {{ printf '%s\\n' \"$2\" >>'{path}/keys'; }}"
-    script = f"{library()}\nnv_state='{path}/state'\n{kept}\nset -e\n\"$@\"\n"
-    return subprocess.run(
-        [shell, "-c", script, "host", *words], input=data, capture_output=True, check=False, timeout=60
-    )
+    begins = with_library(shell, path, f"nv_state='{path}/state'\n{kept}\nset -e\n\"$@\"")
+    return subprocess.run([*begins, *words], input=data, capture_output=True, check=False, timeout=60)
 
 
 def test_a_key_and_an_address_are_let_in(shell: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from novactl.errors import UsageError
 from novactl.images.transfer import feed
-from novactl.remote.shell import library
+from tests.support.local_shell import with_library
 from tests.virt.ground import BASE, CONTENT, Ground, quiet, real, source, sparse
 
 
@@ -152,7 +152,7 @@ def test_a_sparse_sum_is_of_what_it_holds(
     """Whatever of its zeros is a hole."""
 
     def summed(path: Path) -> str:
-        words = [shell, "-c", f'{library()}\nset -e\nnv_digest sparse "$1"', "host", str(path)]
+        words = [*with_library(shell, tmp_path, 'set -e\nnv_digest sparse "$1"'), str(path)]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
     holes, whole, other = tmp_path / "holes", tmp_path / "whole", tmp_path / "other"
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_has_no_sparse_sum(tmp_path: Path, shell: str, fails
     path = tmp_path / "file"
     path.write_bytes(os.urandom(PIECE + 1))
     fault = "nv_image_tool() { return 1; }" if fails == "qemu-img" else f"{fails}() {{ return 1; }}"
-    words = [shell, "-c", f'{library()}\n{fault}\nset -e\nnv_digest sparse "$1"', "host", str(path)]
+    words = [*with_library(shell, tmp_path, f'{fault}\nset -e\nnv_digest sparse "$1"'), str(path)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
 
