@@ -159,3 +159,47 @@ def test_bad_input(grounds: Grounds, name: Callable[[], str]) -> None:
         refused(novactl, "resize", one, "--flavor", "tiny", code=5, says="already")
         refused(novactl, "resize-confirm", one, code=5, says="SHUTOFF")
         refused(novactl, "migrate", one, "--post-copy", code=2, says="--post-copy goes with --live")
+
+
+AS_A_GUEST = """
+import subprocess, sys
+disk, base, made = sys.argv[1:]
+size = 1 << 16
+with open(base, "rb") as old, open(made, "rb") as new:
+    at = 0
+    while data := new.read(size):
+        if data != old.read(size):
+            open(made + ".piece", "wb").write(data)
+            command = f"write -q -s {made}.piece {at} {len(data)}"
+            subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, disk], check=True)
+        at += len(data)
+"""
+
+
+def test_a_file_system_of_its_own_goes_too(grounds: Grounds, name: Callable[[], str]) -> None:
+    """Of the ephemeral disk only what was written goes, cold and live: the empty file system under it is the
+    same everywhere."""
+    novactl, one = grounds.novactl, name()
+    novactl.ok("boot", one, *TINY, "--host", "kvm1", "--ephemeral", "1", "--swap", "64")
+    novactl.ok("stop", one, "--force")
+    disk = f"{INSTANCES}/{novactl.json('show', one)['uuid']}/disk.local"
+    base, made = f"{INSTANCES}/_base/ephemeral_1_ext4_v2", "/var/lib/novactl/made"
+    kvm1 = grounds.host("kvm1")
+    for words in (
+        ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, made],
+        ["debugfs", "-w", "-R", "set_super_value mnt_count 7", made],  # all that a mount writes
+        ["python3", "-c", AS_A_GUEST, disk, base, made],
+    ):
+        kvm1.run(words).check_returncode()
+    for host, verb in (("kvm2", ["migrate", "--confirm"]), ("kvm1", ["migrate", "--live"])):
+        if "--live" in verb:
+            novactl.ok("start", one)
+        novactl.ok(verb[0], one, *verb[1:], "--host", host)
+        if "--live" in verb:
+            novactl.ok("stop", one, "--force")
+        there = grounds.host(host)
+        there.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, made]).check_returncode()
+        looked = there.run(["e2fsck", "-fn", made])
+        assert looked.returncode == 0, looked.stdout
+        assert "Mount count:              7\n" in there.run(["dumpe2fs", "-h", made]).stdout
+        there.run(["sh", "-c", f"rm -f {made}*"]).check_returncode()
