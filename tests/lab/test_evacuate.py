@@ -16,7 +16,7 @@ from novactl.lab import guests
 from novactl.lab.host import LabHost
 from novactl.lab.processes import in_namespace_of
 from tests.lab.conftest import Grounds
-from tests.lab.support import console_until, refused
+from tests.lab.support import console_until, refused, wait_until
 from tests.support import dying
 from tests.support.command import Command
 
@@ -230,4 +230,33 @@ def test_shared_storage(sharing: Grounds) -> None:
     assert sharing.domains("kvm1") == [] and sharing.state("kvm2", uuid) == "running"
     assert sharing.host("kvm2").run(["ls", f"{SHARED}/{uuid}/disk"]).returncode == 0
     assert novactl.json("host", "show", "kvm1")["state"] == "up"
+    novactl.ok("delete", "web", "--yes")
+
+
+def test_what_its_firmware_remembers_is_not_on_that_storage(sharing: Grounds) -> None:
+    """A cold move takes it along, and the host that it left keeps it until the move is confirmed."""
+    novactl = sharing.novactl
+    image = ["--file", str(guests.tiny().disk), "--format", "raw", "--property", "hw_firmware_type=uefi"]
+    novactl.ok("image", "add", "uefi", *image)
+    novactl.ok("flavor", "create", "mid", "--vcpus", "1", "--memory", "256", "--disk", "1")
+    uuid = novactl.json("boot", "web", "--flavor", "mid", "--image", "uefi", "--host", "kvm1")["uuid"]
+    wait_until(lambda: "Shell" in novactl.ok("console-log", "web").out, 60, "the shell of the firmware")
+    novactl.ok("stop", "web", "--force")
+
+    def nvram(host: str) -> str:
+        look = "sha256sum /var/lib/libvirt/qemu/nvram/* 2>/dev/null | cut -c 1-64"
+        return sharing.host(host).run(["sh", "-c", look]).stdout
+
+    written = nvram("kvm1")
+    assert len(written) == 65
+    novactl.ok("migrate", "web", "--host", "kvm2")
+    assert (nvram("kvm1"), nvram("kvm2")) == (written, written)
+    novactl.ok("resize-revert", "web")
+    assert (nvram("kvm1"), nvram("kvm2")) == (written, "")
+    novactl.ok("migrate", "web", "--host", "kvm2", "--confirm")
+    assert (nvram("kvm1"), nvram("kvm2")) == ("", written)
+    files = sharing.host("kvm1").run(["ls", "-A", f"{SHARED}/{uuid}"]).stdout.split()
+    assert not [file for file in files if "nvram" in file]
+    novactl.ok("start", "web")
+    assert sharing.state("kvm2", uuid) == "running"
     novactl.ok("delete", "web", "--yes")
