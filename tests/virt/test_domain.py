@@ -72,7 +72,7 @@ def fitted(vcpus: int = 2, memory_mib: int = 2048, **specs: str) -> DomainSpec:
     )
     request = numa_request(flavor, None)
     assert request
-    found = fit(request, TWO_CELLS, SET_ASIDE, ())
+    found = fit(request, TWO_CELLS, SET_ASIDE, (), cpu_ratio=4.0)
     assert not isinstance(found, str), found
     return replace(
         spec(flavor=flavor, numa=found.as_dict()), shared=shared_cpus(TWO_CELLS, SET_ASIDE), confined=True
