@@ -16,7 +16,7 @@ from novactl.lab import guests
 from novactl.lab.host import LabHost
 from novactl.lab.processes import in_namespace_of
 from tests.lab.conftest import Grounds
-from tests.lab.support import console_until, refused, wait_until
+from tests.lab.support import INSTANCES, console_until, refused, wait_until
 from tests.support import dying
 from tests.support.command import Command
 
@@ -145,9 +145,9 @@ def test_a_move_that_waits(grounds: Grounds, name: Callable[[], str], fence: Pat
     assert grounds.state("kvm1", uuid) == "running"
 
 
-def killed(grounds: Grounds, step: str, *words: str) -> None:
+def killed(grounds: Grounds, step: str, *words: str, instant: str = "after-act") -> None:
     """novactl dies by SIGKILL after this step has acted."""
-    argv = [sys.executable, "-m", dying.MODULE, step, "after-act", "--", *words]
+    argv = [sys.executable, "-m", dying.MODULE, step, instant, "--", *words]
     ended = subprocess.run(argv, env=grounds.novactl.environment, cwd=ROOT, capture_output=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
@@ -181,6 +181,35 @@ def test_a_move_that_was_left_half_way(grounds: Grounds, name: Callable[[], str]
     assert healed.code == 0, healed.out + healed.err
     assert novactl.json("host", "show", "kvm1")["state"] == "up"
     assert novactl.json("show", web)["status"] == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("step", "how"), [("record-moved", "--confirm"), ("record-arrived", "--live")], ids=["cold", "live"]
+)
+def test_a_move_whose_new_host_is_lost_before_the_old_one_was_cleaned(
+    grounds: Grounds, name: Callable[[], str], step: str, how: str
+) -> None:
+    """What the old one has is all that is left: nothing takes it, and the move is reverted."""
+    novactl, web = grounds.novactl, name()
+    uuid = novactl.json("boot", web, *TINY, "--host", "kvm1")["uuid"]
+    grounds.host("kvm1").run(["touch", f"{INSTANCES}/{uuid}/witness"]).check_returncode()
+    killed(grounds, step, "migrate", web, "--host", "kvm2", how, instant="after-record")
+    grounds.host("kvm2").stop()
+    words = ["evacuate", web, "--yes", "--i-have-verified-host-is-down", "kvm2"]
+    refused(novactl, *words, code=5, says=web, hint="resize-revert")
+    assert novactl.json("show", web)["status"] == "VERIFY_RESIZE"
+    novactl.ok("resize-revert", web)
+    assert novactl.json("op", "list", "--active") == []
+    assert novactl.json("show", web)["host"] == "kvm1"
+    assert grounds.host("kvm1").run(["ls", f"{INSTANCES}/{uuid}/witness"]).returncode == 0
+    novactl.ok("start", web)
+    assert grounds.state("kvm1", uuid) == "running"
+    grounds.host("kvm2").start()
+    novactl("audit", "--heal", "--yes")
+    healed = novactl("audit", "--heal", "--yes")
+    assert healed.code == 0, healed.out + healed.err
+    assert grounds.files("kvm2") == [] and grounds.domains("kvm2") == []
+    assert novactl.json("host", "show", "kvm2")["state"] == "up"
 
 
 SHARED = "/srv/shared/instances"
