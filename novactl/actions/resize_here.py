@@ -35,10 +35,9 @@ def unfit(tx: Tx, instance: Instance, flavor: Flavor) -> str | None:
     held = hosts.hold_of(tx, host, instance.uuid) or instance.resources
     now = most(held, wanted.resources)
     more = Resources(**{size: amount - vars(held)[size] for size, amount in vars(now).items()})
-    selection = placement.Board.of(tx).select(replace(spec, resources=more))
-    if selection.best(0) is None:
-        refusal = placement.Board.of(tx).refusal(instance.name, replace(spec, resources=more))
-        return refusal.message
+    spec = replace(spec, resources=more, stays=True)
+    if placement.Board.of(tx).select(spec).best(0) is None:
+        return placement.Board.of(tx).refusal(instance.name, spec).message
     return None if hosts.change_hold(tx, host, instance.uuid, now) else "there is no room"
 
 

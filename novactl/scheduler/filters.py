@@ -268,7 +268,7 @@ def active(spec: Spec, *, aggregates: bool) -> tuple[Filter, ...]:
     chosen = [test for test, matters in FILTERS if matters(spec)]
     if aggregates:
         chosen += OF_AGGREGATES
-    if spec.rules.max_instances_per_host or aggregates:
+    if (spec.rules.max_instances_per_host or aggregates) and not spec.stays:
         chosen.append(instances)
     return tuple(chosen)
 

@@ -34,7 +34,7 @@ class Rules:
 class Spec:
     """One instance's wishes. `apart` and `together`: hosts, and which instance is the reason (its name).
     `required`, `forbidden`: labels, None for any value. `leaves`, `from_zone`: where it is now, for a
-    move."""
+    move; `stays`: it is on that host already, and is not one more."""
 
     resources: Resources
     arch: str = "x86_64"
@@ -47,6 +47,7 @@ class Spec:
     aggregate: str | None = None
     not_hosts: frozenset[str] = frozenset()
     leaves: str | None = None
+    stays: bool = False
     apart: Mapping[str, str] = field(default_factory=dict)
     together: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, str | None] = field(default_factory=dict)

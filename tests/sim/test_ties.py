@@ -8,7 +8,7 @@ import pytest
 from novactl.actions import drain, rebalance
 from novactl.db import instances, pruning, settings
 from novactl.db.session import meta, set_meta
-from tests.sim.actions import boot, delete, evacuate, lose_host, migrate, revert
+from tests.sim.actions import boot, delete, evacuate, lose_host, migrate, resize, revert
 from tests.support.sim import SimFleet, settled
 
 LATER = "2099-01-01T00:00:00.000000Z"
@@ -92,3 +92,16 @@ def test_who_may_come_back_finds_its_place_free(fleet: SimFleet) -> None:
     assert fleet.run(revert("mover")).code == 0
     assert fleet.run(migrate("other", confirm=True)).code == 0
     assert where(fleet) == {"mover": "kvm1", "other": "kvm2"} and settled(fleet) == []
+
+
+def test_one_that_is_resized_where_it_is_is_not_one_more_there(fleet: SimFleet) -> None:
+    """Its host has more than it may have since the bound was lowered; elsewhere it would be one more."""
+    for name in ("grows", "other"):
+        assert fleet.run(boot(name, host="kvm1")).code == 0
+    for host in ("kvm2", "kvm3"):
+        assert fleet.run(boot(f"on-{host}", host=host)).code == 0
+    with fleet.db.writing() as tx:
+        settings.put(tx, "scheduler", {"max_instances_per_host": 1})
+    assert fleet.run(resize("large", "grows", confirm=True)).error is None
+    assert where(fleet)["grows"] == "kvm1" and settled(fleet) == []
+    assert "kvm2: has 1 instances, 1 allowed" in str(fleet.run(resize("large", "other", host="kvm2")).error)
