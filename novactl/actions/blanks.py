@@ -34,7 +34,9 @@ def check(world: World, instance: Instance, files: Iterable[str], target: str) -
             why = f"its {file} cannot go to {target}: {found}"
         else:
             continue
-        raise Refused(
-            f"{instance.name}: {why}",
-            hint=f"novactl shelve {instance.name}, and unshelve it there: {file} then stands on an image",
-        )
+        raise Refused(f"{instance.name}: {why}", hint=instead(instance))
+
+
+def instead(instance: Instance) -> str:
+    """How it gets there all the same."""
+    return f"novactl shelve {instance.name}, and unshelve it there: its disks are made anew"

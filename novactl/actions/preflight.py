@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from novactl.actions import guest, moving, transports
+from novactl.actions import blanks, guest, moving, transports
 from novactl.actions.acting import Seen
 from novactl.actions.steps.files import CreateDisk
 from novactl.actions.steps.images import FetchBase, unlike
@@ -154,15 +154,17 @@ class _Look:
         """What becomes of each."""
         steps = guest.disk_steps(self.instance, self.target.name)
         bases = {step.base for step in steps if isinstance(step, CreateDisk)}
+        blank = blanks.under(self.instance, sizes)
         for file, size in sizes.items():
             what = f"disk {file}"
             base = size.base.rpartition("/")[2]
+            instead = f"; {blanks.instead(self.instance)}" if file in blank else ""
             if base not in bases:
-                words = f"stands on {size.base or 'nothing'}, and not on what its record says"
+                words = f"stands on {size.base or 'nothing'}, and not on what its record says{instead}"
                 yield Item(what, self.source.name, FAIL, words)
                 continue
             if BLANK.fullmatch(base) and (why := unlike(self.here, self.there, base)):
-                yield Item(what, self.target.name, FAIL, why)
+                yield Item(what, self.target.name, FAIL, f"{why}{instead}")
                 continue
             copied = f"{size.allocated_bytes // MIB} of {size.virtual_bytes // MIB} MiB"
             words = f"{copied} are copied, over the same base"

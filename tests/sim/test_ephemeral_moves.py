@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from novactl.actions.outcome import Outcome
 from novactl.db import instances
 from tests.sim.actions import boot, live_migrate, migrate, share, stop
 from tests.support.sim import SimFleet, always, settled
@@ -36,6 +37,7 @@ def test_bases_that_differ(fleet: SimFleet, move: Move) -> None:
     assert (outcome.code, outcome.operation) == (5, None)
     assert outcome.error is not None
     assert f"its base file {EPHEMERAL} is not that of kvm1" in outcome.error.message
+    assert says_what_to_do(outcome)
     assert always(fleet) == [] and settled(fleet) == []
 
 
@@ -56,6 +58,7 @@ def test_a_base_of_before(fleet: SimFleet, move: Move) -> None:
     outcome = fleet.run(move(host="kvm2"))
     assert (outcome.code, outcome.operation) == (5, None)
     assert outcome.error is not None and "stands on ../_base/ephemeral_1_ext4, " in outcome.error.message
+    assert says_what_to_do(outcome)
 
 
 def test_shared_storage_has_one_base(fleet: SimFleet) -> None:
@@ -63,6 +66,11 @@ def test_shared_storage_has_one_base(fleet: SimFleet) -> None:
     share(fleet)
     assert fleet.run(stop()).code == 0
     assert fleet.run(migrate(host="kvm2")).code == 0
+
+
+def says_what_to_do(outcome: Outcome) -> bool:
+    assert outcome.error is not None
+    return "novactl shelve web1, and unshelve it there" in f"{outcome.error.message} {outcome.error.hint}"
 
 
 def old_base(fleet: SimFleet) -> None:
