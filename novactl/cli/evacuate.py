@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import lifecycle, verbs
-from novactl.cli.options import All, DryRun, LockWait, Names, NoWait, On, Selector, Timeout
+from novactl.cli import verbs
+from novactl.cli.chosen import Chosen, over_instances
+from novactl.cli.options import DryRun, LockWait, NoWait, Timeout
 from novactl.errors import NotFound, UsageError
 
 To = Annotated[str | None, typer.Option("--to", metavar="H", help="To this host; else placement chooses.")]
@@ -29,20 +30,8 @@ def register(app: typer.Typer) -> None:
     app.command()(evacuate)
 
 
-def evacuate(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
-    to: To = None,
-    fenced_by: FencedBy = None,
-    verified: Verified = None,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
-) -> None:
+@over_instances
+def evacuate(chosen: Chosen, to: To = None, fenced_by: FencedBy = None, verified: Verified = None) -> None:
     """Run instances of a host that is down on other hosts. Disks on shared storage are kept, others are made
     anew from the image.
 
@@ -50,13 +39,11 @@ def evacuate(
 
     novactl evacuate --on kvm1 --fenced-by ipmi --yes
     """
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
-    found = [verbs.find(ctx.obj, target) for target in targets]
-    waiting = verbs.Waiting(no_wait, timeout, lock_wait)
+    found = [verbs.find(chosen.session, target) for target in chosen.targets]
     there = {one.host for one in found if one.host is not None}
-    if found and not there and not dry_run:
+    if found and not there and not chosen.dry_run:
         raise NotFound("none of them is on a host")
-    _evacuate(ctx.obj, found, there, to, fenced_by, verified, dry_run, waiting)
+    _evacuate(chosen.session, found, there, to, fenced_by, verified, chosen.dry_run, chosen.waiting)
 
 
 def of_host(

@@ -1,11 +1,13 @@
 """novactl resize, migrate, resize-confirm, resize-revert: instances that get another host or flavor."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import lifecycle, verbs
-from novactl.cli.options import All, DryRun, LockWait, Names, NoWait, On, Selector, Timeout
+from novactl.cli import verbs
+from novactl.cli.chosen import Chosen, over_instances
+from novactl.cli.options import DryRun, LockWait, NoWait, Timeout
 from novactl.errors import UsageError
 
 Host = Annotated[str | None, typer.Option("--host", metavar="HOST", help="To this host.")]
@@ -58,12 +60,9 @@ def resize(
         verbs.run(ctx.obj, [action], many=True, waiting=verbs.Waiting(no_wait, timeout, lock_wait))
 
 
+@over_instances
 def migrate(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
+    chosen: Chosen,
     live: Annotated[bool, typer.Option("--live", help="The guest runs on.")] = False,
     host: Host = None,
     block: Annotated[
@@ -96,10 +95,6 @@ def migrate(
     post_copy: Annotated[
         bool, typer.Option("--post-copy", help="Let it run on the target before all its memory is there.")
     ] = False,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
 ) -> None:
     """Move instances to other hosts. With --live their guests run on, or stay paused. Without
     it they are shut down, their disks copied, and they wait in VERIFY_RESIZE until they are confirmed or
@@ -115,7 +110,6 @@ def migrate(
 
     novactl migrate web1 --live --direct --host kvm2
     """
-    project = ctx.obj.settings.project
     options = {
         "block": block,
         "direct": direct,
@@ -126,67 +120,42 @@ def migrate(
         "auto_converge": auto_converge,
         "post_copy": post_copy,
     }
-    make = _live(options, project, host, confirm) if live else _cold(options, project, host, confirm)
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
-    lifecycle.carry_out(ctx.obj, targets, make, dry_run, verbs.Waiting(no_wait, timeout, lock_wait))
+    chosen.carry_out((_live if live else _cold)(options, host, confirm))
 
 
 UNSET = {"block": None, "transport": None, "max_downtime_ms": None, "bandwidth_mibps": None}
 
 
-def _cold(options: dict[str, Any], project: str, host: str | None, confirm: bool) -> Any:
+def _cold(options: dict[str, Any], host: str | None, confirm: bool) -> Any:
     from novactl.actions.resize import Migrate
 
     if given := [name for name, value in options.items() if value != UNSET.get(name, False)]:
         raise UsageError(f"--{given[0].replace('_', '-')} goes with --live")
-    return lambda name: Migrate(name=name, project=project, host=host, confirm=confirm)
+    return partial(Migrate, host=host, confirm=confirm)
 
 
-def _live(options: dict[str, Any], project: str, host: str | None, confirm: bool) -> Any:
+def _live(options: dict[str, Any], host: str | None, confirm: bool) -> Any:
     from novactl.actions.live_migrate import LiveMigrate
 
     if confirm:
         raise UsageError("--confirm goes without --live: there is nothing to confirm")
     options["transport"] = options["transport"] or ("tls" if options["direct"] else "ssh")
-    return lambda name: LiveMigrate(name=name, project=project, host=host, **options)
+    return partial(LiveMigrate, host=host, **options)
 
 
-def resize_confirm(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
-) -> None:
+@over_instances
+def resize_confirm(chosen: Chosen) -> None:
     """Keep instances as a resize or migration left them; what they have left behind is removed.
 
     novactl resize-confirm web1
     """
     from novactl.actions.resize import Confirm as Confirming
 
-    project = ctx.obj.settings.project
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
-    waiting = verbs.Waiting(no_wait, timeout, lock_wait)
-    lifecycle.carry_out(
-        ctx.obj, targets, lambda name: Confirming(name=name, project=project), dry_run, waiting
-    )
+    chosen.carry_out(Confirming)
 
 
-def resize_revert(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
-) -> None:
+@over_instances
+def resize_revert(chosen: Chosen) -> None:
     """Bring instances back to what they were before a move: host and flavor. What their guests wrote since
     is lost where the disks were copied.
 
@@ -194,7 +163,4 @@ def resize_revert(
     """
     from novactl.actions.resize import Revert
 
-    project = ctx.obj.settings.project
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
-    waiting = verbs.Waiting(no_wait, timeout, lock_wait)
-    lifecycle.carry_out(ctx.obj, targets, lambda name: Revert(name=name, project=project), dry_run, waiting)
+    chosen.carry_out(Revert)

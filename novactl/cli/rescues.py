@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from novactl.cli import lifecycle, verbs
+from novactl.cli.chosen import Chosen, over_instances
 from novactl.cli.image_store import bring_shelved
-from novactl.cli.options import All, DryRun, LockWait, Names, NoWait, On, Selector, Timeout
 from novactl.errors import NovactlError, TimedOut
 
 
@@ -18,19 +17,12 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
+@over_instances
 def rescue(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
+    chosen: Chosen,
     image: Annotated[
         str | None, typer.Option("--image", metavar="I", help="Boot this one.  [default: the instance's]")
     ] = None,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
 ) -> None:
     """Boot guests from a rescue image, their own disks behind it: vda is the rescue system, vdb the root
     disk that is to be repaired.
@@ -43,51 +35,23 @@ def rescue(
     """
     from novactl.actions.rescue import Rescue
 
-    project = ctx.obj.settings.project
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
-    lifecycle.carry_out(
-        ctx.obj,
-        targets,
-        lambda name: Rescue(name=name, project=project, image=image),
-        dry_run,
-        verbs.Waiting(no_wait, timeout, lock_wait),
-    )
+    chosen.carry_out(Rescue, image=image)
 
 
-def unrescue(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
-) -> None:
+@over_instances
+def unrescue(chosen: Chosen) -> None:
     """Boot guests from their own disks again; what is on the rescue disk is lost.
 
     novactl unrescue web1
     """
     from novactl.actions.rescue import Unrescue
 
-    project = ctx.obj.settings.project
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
-    lifecycle.carry_out(
-        ctx.obj,
-        targets,
-        lambda name: Unrescue(name=name, project=project),
-        dry_run,
-        verbs.Waiting(no_wait, timeout, lock_wait),
-    )
+    chosen.carry_out(Unrescue)
 
 
+@over_instances
 def rebuild(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
+    chosen: Chosen,
     image: Annotated[
         str | None, typer.Option("--image", metavar="I", help="Of this one.  [default: the instance's]")
     ] = None,
@@ -100,10 +64,6 @@ def rebuild(
     user_data: Annotated[
         Path | None, typer.Option("--user-data", metavar="FILE", help="Other cloud-init data; - for stdin.")
     ] = None,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
 ) -> None:
     """Give instances new disks of an image: what was on the old ones is lost. Host, addresses and metadata
     stay, key and user-data unless others are given; one that is stopped stays so.
@@ -117,35 +77,17 @@ def rebuild(
     from novactl.actions.reimage import Reimage
     from novactl.cli.boot import content_of
 
-    project = ctx.obj.settings.project
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
     given: dict[str, Any] = {"key": key, "user_data": content_of(user_data)}
-    if targets and not dry_run:
-        ctx.obj.confirm(f"rebuild {', '.join(targets.values())}: what is on their disks is lost?")
-    lifecycle.carry_out(
-        ctx.obj,
-        targets,
-        lambda name: Reimage(
-            name=name, project=project, image=image, preserve_ephemeral=preserve_ephemeral, **given
-        ),
-        dry_run,
-        verbs.Waiting(no_wait, timeout, lock_wait),
-    )
+    chosen.confirm("rebuild", ": what is on their disks is lost")
+    chosen.carry_out(Reimage, image=image, preserve_ephemeral=preserve_ephemeral, **given)
 
 
+@over_instances
 def shelve(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
+    chosen: Chosen,
     offload: Annotated[
         bool, typer.Option("--offload", help="Leave the host: nothing of them stays there.")
     ] = False,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
 ) -> None:
     """Put instances away as images of their disks: their guests are shut down. They keep their hosts until
     they are offloaded, their names, addresses and quota in any case. Where images are shared (image store),
@@ -159,42 +101,27 @@ def shelve(
     """
     from novactl.actions.shelve import Shelve
 
-    project = ctx.obj.settings.project
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
     failed: NovactlError | None = None
     try:
-        lifecycle.carry_out(
-            ctx.obj,
-            targets,
-            lambda name: Shelve(name=name, project=project, offload=offload),
-            dry_run,
-            verbs.Waiting(no_wait, timeout, lock_wait),
-        )
+        chosen.carry_out(Shelve, offload=offload)
     except TimedOut:
         raise  # they go on without us
     except NovactlError as error:
         failed = error
-    if not (dry_run or no_wait):
-        unshared = bring_shelved(ctx.obj, targets)
+    if not (chosen.dry_run or chosen.waiting.no_wait):
+        unshared = bring_shelved(chosen.session, chosen.targets)
         failed = failed or unshared
     if failed is not None:
         raise failed
 
 
+@over_instances
 def unshelve(
-    ctx: typer.Context,
-    names: Names = None,
-    selector: Selector = None,
-    on: On = None,
-    everything: All = False,
+    chosen: Chosen,
     host: Annotated[str | None, typer.Option("--host", metavar="HOST", help="On this host.")] = None,
     zone: Annotated[
         str | None, typer.Option("--zone", metavar="Z", help="In this zone, and stay there.")
     ] = None,
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    lock_wait: LockWait = 0.0,
 ) -> None:
     """Let shelved instances run again: where they are, or, when they are on no host, on one that is chosen.
     The image that was kept of them goes.
@@ -205,12 +132,4 @@ def unshelve(
     """
     from novactl.actions.unshelve import Unshelve
 
-    project = ctx.obj.settings.project
-    targets = lifecycle.targets_of(ctx.obj, names, selector, on, everything)
-    lifecycle.carry_out(
-        ctx.obj,
-        targets,
-        lambda name: Unshelve(name=name, project=project, host=host, zone=zone),
-        dry_run,
-        verbs.Waiting(no_wait, timeout, lock_wait),
-    )
+    chosen.carry_out(Unshelve, host=host, zone=zone)
