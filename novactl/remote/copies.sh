@@ -131,6 +131,7 @@ nv_knows_gmac() { # OpenSSL 3 does
 nv_send() { # op directory file: the target has the file, whole and checked. Goes on where it was cut
     exec 9>&- # a takeover must not wait for it: it ends the job, or goes on with it
     cd "$2"
+    [ "$3" != nvram ] || [ -e nvram ] || return 0 # libvirt makes the first at the guest's first start
     nv_said=$nv_job/said nv_size=$(stat -c %s "$3") nv_tries=0
     nv_kind=gmac
     nv_knows_gmac || nv_kind=sha256
@@ -165,8 +166,12 @@ nv_hash() { # file: read in the background; its sum is in the job's directory wh
 
 nv_send_rest() { # op file: fails with the status of what went wrong; $nv_said tells
     if [ -z "$nv_have" ]; then
-        nv_have=$(nv_trust_share "$1" target have "$2" </dev/null 2>"$nv_said" | head -c 32) || return
-        [ "$nv_have" != ready ] || return 0
+        nv_have=$({ nv_trust_share "$1" target have "$2" </dev/null 2>"$nv_said" || echo "failed $?"; } | head -c 32)
+        case $nv_have in
+            ready) return 0 ;;
+            *failed*) nv_digits "${nv_have##* }" && return "${nv_have##* }" ;;
+            '' | *[!0-9]*) return 1 ;;
+        esac
     fi
     { nv_send_pieces "$2" "$nv_have" && nv_send_sum "$2"; } 2>/dev/null |
         nv_trust_share "$1" target take "$2" "$nv_size" "$nv_have" "$nv_kind" >/dev/null 2>"$nv_said"

@@ -331,6 +331,8 @@ class SimHost:
         if op not in self.keys or not targets or not targets[0].up:
             return 255, "Permission denied (publickey)."
         there, aside = targets[0], self.aside.get(uuid)
+        if aside is not None and file == "nvram" and file not in aside.files:
+            return 0, ""
         if aside is None or file not in aside.files:
             return 1, f"{file}: No such file or directory"
         try:
@@ -1130,7 +1132,8 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
                 if uuid in self.host.aside:
                     self._die(76, f"{self.directory(uuid)}_resize is there already")
                 aside = self.host.aside[uuid] = self.host.directories.pop(uuid)
-                aside.files["nvram"] = self.host.nvram.get(uuid, b"variables")
+                if uuid in self.host.nvram:
+                    aside.files["nvram"] = self.host.nvram[uuid]
 
     def bring_back(self, uuid: str, epoch: int) -> None:
         with self._fenced("bring_back", uuid, epoch):
