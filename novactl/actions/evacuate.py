@@ -12,7 +12,7 @@ from novactl.actions.steps.files import MakeDirectory
 from novactl.actions.steps.moves import ClaimTarget, RecordMoved
 from novactl.actions.steps.records import SetTask
 from novactl.actions.world import World
-from novactl.db import hosts, instances, moves
+from novactl.db import hosts, instances, moves, operations
 from novactl.db.session import Tx
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
@@ -54,21 +54,19 @@ class Evacuate:
         return instance
 
     def proven(self, world: World) -> Instance:
-        """The record, when it may be evacuated and its host is down for certain. Raises Refused."""
-        return world.db.read(lambda tx: self._allowed(tx, world))
+        """The record, when it may be evacuated, as far as what was left of it half way does not come first,
+        and its host is down for certain. Raises Refused."""
+        return world.db.read(lambda tx: self._allowed(tx, world, after_left=True))
 
-    def _allowed(self, tx: Tx, world: World) -> Instance:
+    def _allowed(self, tx: Tx, world: World, *, after_left: bool = False) -> Instance:
         instance = instances.find(tx, self.name, self.project)
         if instance.host is None:
             raise Refused(f"{instance.name}: is on no host ({instance.status})")
         check_unlocked(self.kind, instance.name, instance.locked)
-        if (waits := moves.open_of(tx, instance.uuid)) is not None and instance.vm_state is VmState.RESIZED:
-            verb = "resize-confirm" if waits.here else "resize-revert"
-            raise Refused(
-                f"{instance.name}: waits in VERIFY_RESIZE",
-                hint=f"novactl {verb} {instance.name} does without {waits.target} once that is fenced",
-            )
-        check_allowed(self.kind, instance.name, instance.vm_state)
+        if instance.vm_state is not VmState.RESIZED:
+            check_allowed(self.kind, instance.name, instance.vm_state)
+        elif not (after_left and operations.holding(tx, instance.uuid)):
+            _refuse_waiting(tx, instance)
         self._check_proof(instance, hosts.get(tx, instance.host), world)
         return instance
 
@@ -123,6 +121,20 @@ class Evacuate:
             storage=storage,
             host=self.host,
         )
+
+
+def _refuse_waiting(tx: Tx, instance: Instance) -> None:
+    """One that waits in VERIFY_RESIZE may be where it was before, or stays by its record alone."""
+    waits = moves.open_of(tx, instance.uuid)
+    if waits is None:
+        check_allowed(Evacuate.kind, instance.name, instance.vm_state)
+        return
+    stays = waits.here or hosts.get(tx, waits.source).state == "fenced"
+    verb = "resize-confirm" if stays else "resize-revert"
+    raise Refused(
+        f"{instance.name}: waits in VERIFY_RESIZE",
+        hint=f"novactl {verb} {instance.name} does without {waits.target} once that is fenced",
+    )
 
 
 def next_attempt(world: World, tx: Tx, op: Operation, failure: str) -> Attempt | None:

@@ -15,21 +15,22 @@ from novactl.objects.states import VmState
 MAY_WAIT = frozenset({MigrationStatus.CONFIRMED, MigrationStatus.MIGRATING})
 
 
-def spare(ctx: Any, host: str, uuid: str, entry: str) -> None:
+def spare(ctx: Any, host: str, uuid: str) -> None:
     """Before it is removed: the instance's own host answers. Raises HostUnreachable when it does not, Refused
-    when it is down for certain and this entry of the instances' directory is whole: it goes under this name
-    all at once."""
+    when it is down for certain and what is here is whole: it goes under its name all at once."""
     own = ctx.world.db.read(lambda tx: instances.get(tx, uuid)).host
     if own is None or own == host:
         return
     if own not in ctx.gone:
         ctx.world.hypervisor(own).fence(uuid, ctx.epoch)
-    elif _is_there(ctx.world, host, entry):
+    elif _is_there(ctx.world, host, uuid):
         raise Refused(f"{own}, which it is on, is lost: what {host} has of it is all that is left")
 
 
-def _is_there(world: World, host: str, entry: str) -> bool:
-    return any(one.entry == entry for one in world.hypervisor(host).survey().directories)
+def _is_there(world: World, host: str, uuid: str) -> bool:
+    """Under its name, or set aside."""
+    entries = (uuid, f"{uuid}_resize")
+    return any(one.entry in entries for one in world.hypervisor(host).survey().directories)
 
 
 def move_to(tx: Tx, instance: Instance, gone: frozenset[str]) -> Migration | None:
@@ -49,19 +50,20 @@ def found(world: World, instance: Instance, gone: frozenset[str]) -> Migration |
     move = world.db.read(lambda tx: move_to(tx, instance, gone))
     if move is None:
         return None
-    entry = instance.uuid if move.status is MigrationStatus.MIGRATING else f"{instance.uuid}_resize"
     try:
-        return move if _is_there(world, move.source, entry) else None
+        return move if _is_there(world, move.source, instance.uuid) else None
     except (HostUnreachable, HostFault):
         return None
 
 
 def tidy(world: World, move: Migration, op_id: str, epoch: int) -> None:
-    """The host that has them keeps nothing of the operation."""
+    """The host that has them keeps nothing of the operation, and has them set aside, as those of every move
+    that waits."""
     host = world.hypervisor(move.source)
     if move.status is MigrationStatus.MIGRATING:
         host.forget_move(move.instance_uuid, epoch)
         host.unlisten(op_id)
+        host.set_aside(move.instance_uuid, epoch)
     host.trust_end(op_id)
 
 

@@ -34,19 +34,21 @@ LEFT = {Storage.COPIED: "aside", Storage.SHARED: "nothing"}
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What check saw. `lost`: the host that has to do nothing but to forget is fenced, so down for certain:
-    what is there is for audit to clean when it returns."""
+    what is there is for audit to clean when it returns; `both`: so is the other one, and only the record can
+    be confirmed."""
 
     seen: Seen
     migration: Migration
     lost: bool
+    both: bool
 
 
 def _check(world: World, action: str, name: str, project: str) -> Found:
     """The instance, when a move of it waits and both hosts answer: none of it is done half only because the
     other one is away. What need only be forgotten may be on one that is fenced."""
     instance, migration = world.db.read(lambda tx: _move_of(tx, name, project))
-    lost = migration is not None and world.db.read(lambda tx: _is_lost(tx, migration, action))
-    if migration is not None and lost and (migration.here or action == Revert.kind):
+    lost, both = world.db.read(lambda tx: _lost(tx, migration, action))
+    if lost and (both or action == Revert.kind):
         seen = Seen(instance, instance.power_state)
     else:
         seen = acting.look(world, name, project)
@@ -58,7 +60,7 @@ def _check(world: World, action: str, name: str, project: str) -> Found:
         greeting = world.hypervisor(migration.source).greet(instance.uuid)
         restored.check_mark(world, migration.source, greeting.mark)
         restored.check_epoch(world, instance, greeting)
-    return Found(seen=seen, migration=migration, lost=lost)
+    return Found(seen=seen, migration=migration, lost=lost, both=both)
 
 
 def _move_of(tx: Tx, name: str, project: str) -> tuple[Instance, Migration | None]:
@@ -66,10 +68,14 @@ def _move_of(tx: Tx, name: str, project: str) -> tuple[Instance, Migration | Non
     return instance, moves.open_of(tx, instance.uuid)
 
 
-def _is_lost(tx: Tx, migration: Migration, action: str) -> bool:
+def _lost(tx: Tx, migration: Migration | None, action: str) -> tuple[bool, bool]:
+    """Found's `lost` and `both`."""
+    if migration is None:
+        return False, False
+    source, target = (hosts.get(tx, name).state == "fenced" for name in (migration.source, migration.target))
     if action == Revert.kind:
-        return not migration.here and hosts.get(tx, migration.target).state == "fenced"
-    return hosts.get(tx, migration.source).state == "fenced"
+        return target and not migration.here, False
+    return source, source and target
 
 
 def _waiting(tx: Tx, found: Found, action: str) -> tuple[Instance, Migration]:
@@ -77,7 +83,7 @@ def _waiting(tx: Tx, found: Found, action: str) -> tuple[Instance, Migration]:
     migration = moves.open_of(tx, instance.uuid)
     if migration is None:
         raise Refused(f"{instance.name}: no move of it waits any more")
-    if _is_lost(tx, migration, action) != found.lost:
+    if _lost(tx, migration, action) != (found.lost, found.both):
         raise Busy(f"{instance.name}: one of its hosts was fenced, or is no more, just now", hint="try again")
     return instance, migration
 
@@ -110,7 +116,7 @@ class Confirm:
                 uuid=instance.uuid, migration=migration.id, vm_state=vm_state, power_state=seen.power
             ),
         ]
-        if not (migration.here and found.lost):
+        if not found.both:
             xml = acting.domain_with(world, tx, op_id, instance, epoch, None)
             steps.append(WriteCopy(host=instance.host, uuid=instance.uuid, xml=xml))
             steps.append(RecordCopied(uuid=instance.uuid))

@@ -188,7 +188,7 @@ def _away(instance: Instance, other: str, domain: SeenDomain, why: str) -> Findi
 
 def _stale(scene: Scene, instance: Instance, home: str, other: str, made_by: str | None) -> Finding:
     """A domain that is off. What may be the only disk there is, is kept."""
-    healed = scene.has_disk(home, instance.uuid) and is_operation(made_by)
+    healed = _is_not_all(scene, instance, home, other) and is_operation(made_by)
     if scene.share(home, other):
         return of(
             instance,
@@ -212,8 +212,8 @@ def _stale(scene: Scene, instance: Instance, home: str, other: str, made_by: str
 
 def _stale_files(scene: Scene, instance: Instance, home: str) -> Iterator[Finding]:
     """Files on another host, with no domain there."""
-    healed = scene.has_disk(home, instance.uuid)
     for other in scene.directories.get(instance.uuid, {}):
+        healed = _is_not_all(scene, instance, home, other)
         if other != home and scene.domain(other, instance.uuid) is None and not scene.share(home, other):
             yield of(
                 instance,
@@ -223,3 +223,8 @@ def _stale_files(scene: Scene, instance: Instance, home: str) -> Iterator[Findin
                 f"removes the files on {other}" if healed else None,
                 host=other,
             )
+
+
+def _is_not_all(scene: Scene, instance: Instance, home: str, other: str) -> bool:
+    """Whether what another host has of it may go."""
+    return scene.has_disk(home, instance.uuid) and not scene.may_go_back(other, instance.uuid)

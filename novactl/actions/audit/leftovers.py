@@ -7,7 +7,6 @@ from novactl.actions.audit.gather import Believed, Gone, Surveys, is_active
 from novactl.actions.audit.records import of
 from novactl.actions.audit.scene import Scene, is_operation
 from novactl.actions.steps.domains import OFF
-from novactl.actions.steps.moves import SOURCE
 from novactl.errors import NovactlError
 from novactl.objects.finding import Finding, Severity
 from novactl.objects.names import UUID, operation_of
@@ -203,8 +202,7 @@ def _aside(scene: Scene, host: str, uuid: str, entry: str) -> Iterator[Finding]:
     the instance has its disk elsewhere; where it is all that the instance has, guests.of_guests() says so."""
     known = scene.seen.living.get(uuid)
     message = f"{host}: {entry} was set aside by a move that does not wait any more"
-    kept = {"instance_uuid": uuid, "host": host, "role": SOURCE}.items()
-    if uuid in scene.busy or any(kept <= hold.items() for hold in scene.seen.holds):
+    if uuid in scene.busy or scene.may_go_back(host, uuid):
         return
     if known is None:
         yield _orphan(scene, host, uuid, f"{message}; its instance")

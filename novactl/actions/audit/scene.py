@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from novactl.actions.audit.gather import Believed, Surveys
+from novactl.actions.steps.moves import SOURCE
 from novactl.objects.survey import SeenDirectory, SeenDomain, Survey
 
 OPERATION = re.compile(r"op-[0-9a-f]+")
@@ -60,6 +61,11 @@ class Scene:
     def is_aside(self, host: str, uuid: str) -> bool:
         """Whether a move has set its files aside there."""
         return self.directory(host, f"{uuid}_resize") is not None
+
+    def may_go_back(self, host: str, uuid: str) -> bool:
+        """Whether a move that waits keeps a place for it there."""
+        kept = {"instance_uuid": uuid, "host": host, "role": SOURCE}.items()
+        return any(kept <= hold.items() for hold in self.seen.holds)
 
     def is_there(self, host: str, uuid: str) -> bool:
         """Whether the host has anything of it."""

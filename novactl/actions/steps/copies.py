@@ -225,6 +225,5 @@ class CleanUp(Step):
         """Raises Refused while it is all that is left of the instance."""
         assert self.host
         if self.left != "nothing":
-            entry = self.uuid if self.left == "directory" else f"{self.uuid}_resize"
-            last_copy.spare(ctx, self.host, self.uuid, entry)
+            last_copy.spare(ctx, self.host, self.uuid)
         ctx.world.hypervisor(self.host).clean_up(self.uuid, ctx.epoch, self.left)

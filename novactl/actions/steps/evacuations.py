@@ -46,9 +46,10 @@ class KeepDisks(Step):
             raise HostFault(f"{self.host}: {', '.join(missing)} is not on the storage that it shares")
         if held := host.held_files(self.uuid, self.files):
             raise HostFault(f"{self.host}: {', '.join(held)} is held open: its guest runs somewhere")
+        host.forget_move(self.uuid, ctx.epoch)
 
     def undo(self, ctx: Any) -> None:
-        """Nothing: it only looked."""
+        """Nothing: it looked, and removed what only a live move that was under way could use."""
 
 
 @REGISTRY.add

@@ -104,7 +104,8 @@ class ReadyGuest(trust.BetweenHosts):
             raise HostFault(
                 f"{self.host}: its guest is {here.state} here, and {there.state} on {self.target}"
             )
-        target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
+        if self.target not in ctx.gone:
+            target.drop_arrival(self.uuid, ctx.epoch, ctx.operation_id)
         if self.host in ctx.gone:
             return
         if here.state == "paused" and not self.paused:
@@ -174,6 +175,8 @@ class MoveGuest(trust.BetweenHosts):
     def happened(self, ctx: Any) -> Answer:
         """Decided by where the guest is (docs/live-migration.md). A job that runs is attached to, or ended
         when the operation is to be undone."""
+        if ctx.gone.issuperset(self.hosts):
+            return Answer.NO  # nor does it run anywhere
         if self.host in ctx.gone:
             return self._left_behind(ctx)
         source = ctx.world.hypervisor(self.host)
@@ -311,7 +314,7 @@ class LeaveSource(Step):
         """Raises Refused while it is all that is left of the instance."""
         assert self.host
         if not self.shared:
-            last_copy.spare(ctx, self.host, self.uuid, self.uuid)
+            last_copy.spare(ctx, self.host, self.uuid)
         host = ctx.world.hypervisor(self.host)
         host.leave_source(self.uuid, ctx.epoch, shared=self.shared)
         host.unlisten(ctx.operation_id)
