@@ -166,8 +166,8 @@ def usage(tx: Tx, name: str) -> dict[str, int]:
         "SELECT uuid, flavor, metadata, group_id FROM instances WHERE project = :name AND deleted_at IS NULL",
         name=name,
     )
-    moving = _moving(tx, name)
-    used = [most_use(*moving.get(row["uuid"], [Flavor(**json.loads(row["flavor"]))])) for row in rows]
+    both = moving(tx, name)
+    used = [most_use(*both.get(row["uuid"], [Flavor(**json.loads(row["flavor"]))])) for row in rows]
     members = Counter(row["group_id"] for row in rows if row["group_id"])
     return {
         **dict.fromkeys(NOVA_LIMITS, 0),
@@ -181,12 +181,13 @@ def usage(tx: Tx, name: str) -> dict[str, int]:
     }
 
 
-def _moving(tx: Tx, name: str) -> dict[str, list[Flavor]]:
-    """Both flavors of each instance of the project whose move is open: the larger counts."""
+def moving(tx: Tx, project: str | None = None) -> dict[str, list[Flavor]]:
+    """Both flavors of each instance (of the project) whose move is open, by its uuid: the larger counts."""
     rows = tx.all(
         "SELECT m.instance_uuid, m.old_flavor, m.new_flavor FROM migrations m JOIN instances i"
-        f" ON i.uuid = m.instance_uuid WHERE i.project = :name AND m.status IN ({_OPEN})",
-        name=name,
+        f" ON i.uuid = m.instance_uuid WHERE m.status IN ({_OPEN})"
+        + (" AND i.project = :project" if project is not None else ""),
+        **({"project": project} if project is not None else {}),
     )
     return {
         row["instance_uuid"]: [Flavor(**json.loads(row[which])) for which in ("old_flavor", "new_flavor")]

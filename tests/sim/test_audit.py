@@ -17,7 +17,7 @@ from novactl.errors import Busy, HostFault, HostUnreachable, Refused
 from novactl.objects.finding import Finding
 from novactl.objects.states import PowerState, VmState
 from novactl.objects.survey import SeenDirectory, SeenDomain, Survey
-from tests.sim.actions import boot, delete, migrate, reset_state, revert, start, stop
+from tests.sim.actions import boot, delete, migrate, reset_state, resize, revert, start, stop
 from tests.support import fleet as records
 from tests.support import scratch
 from tests.support.sim import Fault, SimDirectory, SimFleet, SimJob, always, settled
@@ -483,6 +483,17 @@ def test_what_a_move_that_waits_has_set_aside_is_kept(fleet: SimFleet) -> None:
     assert fleet.run(migrate("web1")).code == 0
     assert fleet.run(reset_state("error", "web1")).code == 0
     assert heal(fleet) == [] and len(fleet.hosts["kvm1"].aside) == 1
+    assert fleet.run(revert("web1")).code == 0
+    assert look(fleet) == []
+
+
+@pytest.mark.parametrize("flavor", ["large", "lean"])
+def test_both_flavors_of_a_move_that_waits_count(fleet: SimFleet, flavor: str) -> None:
+    """The project counts the larger, as either may be what is kept."""
+    wrong_quota(fleet)
+    assert [outcome.code for outcome in heal(fleet)] == [0]
+    assert fleet.run(resize(flavor)).code == 0
+    assert look(fleet) == []
     assert fleet.run(revert("web1")).code == 0
     assert look(fleet) == []
 

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from novactl.actions.world import World
@@ -10,6 +10,7 @@ from novactl.db import hosts, instances, operations, projects, pruning, second_c
 from novactl.db.session import Row, Tx, meta
 from novactl.engine.operation import ACTIVE, Operation, OpState
 from novactl.errors import HostFault, NovactlError
+from novactl.objects.flavor import Flavor
 from novactl.objects.host import Host
 from novactl.objects.instance import Instance
 from novactl.objects.project import Project
@@ -45,6 +46,8 @@ class Believed:
     projects: tuple[Project, ...] = ()
     living: Mapping[str, Instance] = field(default_factory=dict)
     gone: Mapping[str, Gone] = field(default_factory=dict)
+    moving: Mapping[str, Sequence[Flavor]] = field(default_factory=dict)
+    """Both flavors of those whose move is open."""
     holds: tuple[Row, ...] = ()
     ports: tuple[Row, ...] = ()
     secrets: tuple[Row, ...] = ()
@@ -141,6 +144,7 @@ def believed(tx: Tx, fleet: str, is_left: IsLeft) -> Believed:
         projects=tuple(projects.everything(tx)),
         living={instance.uuid: instance for instance in instances.everything(tx)},
         gone={row["uuid"]: Gone(**row) for row in gone},
+        moving=projects.moving(tx),
         holds=tuple(tx.all("SELECT * FROM holds ORDER BY host, instance_uuid, role")),
         ports=tuple(tx.all("SELECT id, instance_uuid, ip, tap FROM ports ORDER BY instance_uuid, idx")),
         secrets=tuple(tx.all("SELECT id, owner FROM secrets ORDER BY owner, id")),

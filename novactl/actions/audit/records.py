@@ -8,6 +8,7 @@ from novactl.engine.operation import Operation
 from novactl.objects.finding import Finding, Severity
 from novactl.objects.host import Host, Resources
 from novactl.objects.instance import Instance
+from novactl.objects.migration import most_use
 from novactl.objects.states import VmState
 
 SIZES = ("vcpus", "memory_mib", "disk_gib")
@@ -71,9 +72,10 @@ def _used(seen: Believed) -> Iterator[Finding]:
 
 def _quotas(seen: Believed) -> Iterator[Finding]:
     for project in seen.projects:
-        flavors = [one.flavor for one in seen.living.values() if one.project == project.name]
+        theirs = [one for one in seen.living.values() if one.project == project.name]
+        uses = [most_use(*seen.moving.get(one.uuid, [one.flavor])) for one in theirs]
         counted = (project.instances_used, project.cores_used, project.memory_mib_used)
-        are = (len(flavors), sum(one.vcpus for one in flavors), sum(one.memory_mib for one in flavors))
+        are = (len(theirs), sum(one["cores"] for one in uses), sum(one["memory_mib"] for one in uses))
         if counted != are:
             told = ["{} instances, {} cores and {} MiB".format(*amounts) for amounts in (counted, are)]
             yield Finding(
