@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,7 +133,7 @@ class Reader:
         net, gateway = fleet.network, fleet.gateway
         base = net.rpartition(".")[0]
         kernel = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
-        self.own = [
+        self.own: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
             (r"debian-12-generic-amd64\.qcow2", shlex.join([str(tiny.disk), "--format", "raw", *kernel])),
             (r"192\.0\.2\.0/24", net),
             (r"192\.0\.2\.1\b", gateway),
