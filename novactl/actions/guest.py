@@ -1,7 +1,6 @@
 """What boot and start plan alike: the steps that put a guest's parts on a host. They only read."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from novactl.actions.steps.bridges import EnsureBridges
@@ -174,15 +173,6 @@ def config_drive_step(instance: Instance, host: Host | Candidate) -> WriteConfig
         metadata=metadata,
         user_data=instance.user_data,
         disks=[[file, format_] for file, format_ in domain.disks_of(instance)],
-    )
-
-
-def other_drive(host: Host, instance: Instance, was: Instance) -> WriteConfigDrive:
-    """The config drive of an instance that was another before: that one's is there again when it is undone,
-    before its guest is started again."""
-    now, before = config_drive_step(instance, host), config_drive_step(was, host)
-    return replace(
-        now, before={"metadata": before.metadata, "user_data": before.user_data, "disks": before.disks}
     )
 
 

@@ -9,6 +9,7 @@ from novactl.actions.acting import Seen, still
 from novactl.actions.move_parts import power_off
 from novactl.actions.rescue import chosen, swapped
 from novactl.actions.steps.domains import OFF
+from novactl.actions.steps.files import DRIVE
 from novactl.actions.steps.records import SetTask
 from novactl.actions.steps.rescues import (
     DropOldDisks,
@@ -56,6 +57,8 @@ class Reimage:
         image = world.db.read(lambda tx: chosen(tx, seen.instance, self.image))
         check_fit(seen.instance.flavor, image)
         check_user_data(self.user_data)
+        if self.user_data is None:
+            check_opened(world, seen.instance)
         return seen, image
 
     def plan(self, world: World, tx: Tx, op_id: str, found: tuple[Seen, Image]) -> Plan:
@@ -92,14 +95,14 @@ class Reimage:
     ) -> Iterator[Step]:
         host, uuid = str(instance.host), instance.uuid
         anew = [step for step in guest.disk_steps(rebuilt, host) if not self._stays(step.file)]
-        files = [step.file for step in anew]
+        files = [*(step.file for step in anew), *DRIVE]
         runs = seen.vm_state is not VmState.STOPPED
         yield SetTask(uuid=uuid, task=TaskState.REBUILDING)
-        *prepared, _ = guest.prepared_steps(tx, rebuilt)
+        *prepared, drive = guest.prepared_steps(tx, rebuilt)
         yield from prepared
         yield power_off(instance, host, ran=seen.power not in OFF)
-        yield guest.other_drive(hosts.get(tx, host), rebuilt, instance)
         yield SetDisksAside(host=host, uuid=uuid, files=files)
+        yield drive
         yield from anew
         yield from swapped(world, tx, op_id, rebuilt, instance, epoch, runs=runs)
         if login_of(rebuilt) != login_of(instance):
@@ -131,6 +134,19 @@ class Reimage:
 
     def _stays(self, file: str) -> bool:
         return self.preserve_ephemeral and file == "disk.local"
+
+
+def check_opened(world: World, instance: Instance) -> None:
+    """Raises Refused when its user-data, which its guest is given again, cannot be opened here."""
+    if (secret := instance.user_data) is None:
+        return
+    try:
+        world.db.read(lambda tx: world.secrets.open(tx, secret))
+    except Refused as error:
+        raise Refused(
+            f"{instance.name}: its user-data cannot be opened: {error.message}",
+            hint=f"{error.hint}; or give it other ones: --user-data",
+        ) from error
 
 
 def login_of(instance: Instance) -> dict[str, str | None]:

@@ -14,8 +14,8 @@ nv_storage() { # instances-path: the name of the storage behind it, the same on 
 nv_held() { # directory file...: the qcow2 disks of it that a process has open for writing, on whatever host
     cd "$1"
     shift
+    for nv_file in "$@" disk.config disk.info user-data.sealed; do nv_alone "$nv_file"; done
     for nv_file in "$@"; do
-        nv_alone "$nv_file"
         nv_out=$(nv_image_tool qemu-img info -f qcow2 "$nv_file" 2>&1) || case $nv_out in
             *"Failed to get"*lock*) echo "$nv_file" ;;
             *) nv_die 1 "cannot look at $nv_file: $nv_out" ;;

@@ -264,6 +264,10 @@ def kept_by_one_of_nobody(fleet: SimFleet) -> None:
     fleet.hosts["kvm1"].directories[uuid_of(fleet, "web1")].files["disk.op-0a"] = b"before"
 
 
+def a_drive_of_nobody(fleet: SimFleet) -> None:
+    fleet.hosts["kvm1"].directories[uuid_of(fleet, "web1")].files["disk.config.op-0a"] = b"before"
+
+
 def half_removed(fleet: SimFleet) -> None:
     fleet.hosts["kvm3"].strays.add(f"{uuid_of(fleet, 'web0')}.del")
 
@@ -417,6 +421,7 @@ PLANTED = [
         kept_by_one_that_is_done, "disks-aside", "warning", "kvm2", "web2", "is kept aside on kvm2", True
     ),
     Planted(kept_by_one_of_nobody, "disks-aside", "error", "kvm1", "web1", "disk of before operation op-0a"),
+    Planted(a_drive_of_nobody, "disks-aside", "error", "kvm1", "web1", "disk.config of before operation"),
     Planted(half_removed, "stray-directory", "warning", "kvm3", "web0", ".del was half removed", True),
     Planted(half_made, "stray-directory", "warning", "kvm3", "web2", ".op-0a was half made", True),
     Planted(half_of_nobody, "stray-directory", "warning", "kvm3", NOBODY, "its instance is unknown"),

@@ -346,6 +346,31 @@ def test_an_undone_rebuild_leaves_no_login(fleet: SimFleet, user_data: bytes | N
     assert kept() == was and seen == [was] and settled(fleet) == []
 
 
+def test_who_cannot_open_the_user_data_undoes_a_rebuild_all_the_same(fleet: SimFleet) -> None:
+    """With the key lost, it is refused while the guest still runs, or takes no key to be undone."""
+    run(fleet, boot(user_data=b"#old"))
+    was = only(fleet)
+    host = fleet.hosts[str(was.host)]
+
+    def disks() -> dict[str, Any]:
+        there = host.directories[was.uuid].files.items()
+        return {file: kept for file, kept in there if file not in ("libvirt.xml", "console.log")}
+
+    had = disks()
+    (fleet.directory / "secret.key").unlink()
+    outcome = fleet.run(rebuild())
+    assert outcome.code == 5 and outcome.error is not None
+    assert outcome.error.message.startswith("web1: its user-data cannot be opened: the secret was sealed")
+    assert "--user-data" in outcome.error.hint and only(fleet) == was and disks() == had
+    fleet.faults.append(Fault("define", "fails"))
+    assert fleet.run(rebuild(user_data=b"#new")).code == 1
+    assert disks() == had and settled(fleet) == []
+    assert replace(only(fleet), version=0, epoch=0) == replace(was, version=0, epoch=0)
+    assert host.domains[was.uuid].state is PowerState.RUNNING
+    run(fleet, rebuild(user_data=b"#new"))
+    assert settled(fleet) == [] and secrets_of(fleet) == [only(fleet).user_data]
+
+
 def secrets_of(fleet: SimFleet) -> list[str]:
     with fleet.db.reading() as tx:
         return [f"secret:{row['id']}" for row in tx.all("SELECT id FROM secrets")]

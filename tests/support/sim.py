@@ -19,6 +19,7 @@ from novactl.actions import audit, recover
 from novactl.actions.operate import Outcome
 from novactl.actions.power import Start, Stop
 from novactl.actions.steps import REGISTRY
+from novactl.actions.steps.files import DRIVE
 from novactl.actions.steps.images import QUICK
 from novactl.actions.world import World
 from novactl.db import backups, catalogue, groups, hosts, instances, projects
@@ -957,7 +958,7 @@ class SimHypervisor(SimLive, SimSizes, SimSnapshots, SimRescues, SimBackups, Sim
         with self._call("held_files"):
             self._ours()
             held = self._files(uuid).get("held", b"")
-            for file in files:
+            for file in (*files, *DRIVE):
                 self._alone(self._files(uuid), file)
             return list(files) if held else []
 

@@ -229,3 +229,5 @@ def test_disks_that_another_operation_keeps_aside(shell: str, tmp_path: Path) ->
     assert {one.name for one in instance.iterdir()} == {"disk", "disk.op-1"}
     assert told(shell, tmp_path, "nv_disks_gone", str(instance), "op-1", "disk").returncode == 0
     assert told(shell, tmp_path, "nv_held", str(instance), "disk").returncode == 0
+    (instance / "disk.config.op-1").touch()
+    assert told(shell, tmp_path, "nv_held", str(instance), "disk").returncode == 76

@@ -1,4 +1,4 @@
-"""Disks that a rebuild or a restore has kept aside, and whose operation ended without their host. Pure."""
+"""Disks and drives a rebuild or a restore kept, and whose operation ended without its host. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,9 @@ from novactl.engine.operation import OpState
 from novactl.objects.finding import Finding
 from novactl.objects.instance import Instance
 
-ASIDE_DISK = re.compile(r"(disk|disk\.local|disk\.swap)\.(op-[0-9a-f]+)")
+ASIDE_DISK = re.compile(
+    r"(disk|disk\.local|disk\.swap|disk\.config|disk\.info|user-data\.sealed)\.(op-[0-9a-f]+)"
+)
 BACK, GONE = "gives them their places again", "removes them"
 
 

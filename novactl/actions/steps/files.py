@@ -1,6 +1,6 @@
 """Steps on an instance's directory on a host."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from novactl.actions import restored
@@ -13,6 +13,7 @@ from novactl.objects.image import MARGIN
 from novactl.virt.files import disk_info
 
 SEALED = "user-data.sealed"  # {id, owner, sealed}: a row of the secrets
+DRIVE = ("disk.config", "disk.info", SEALED)  # what WriteConfigDrive writes
 
 
 @REGISTRY.add
@@ -100,15 +101,13 @@ class CreateDisk(Step):
 @REGISTRY.add
 @dataclass(frozen=True, kw_only=True)
 class WriteConfigDrive(Step):
-    """disk.config (config-2) holds the instance's metadata, and disk.info every disk's format. `before`: what
-    of this step was otherwise in the one whose files these replace."""
+    """disk.config (config-2) holds the instance's metadata, and disk.info every disk's format."""
 
     type: ClassVar[str] = "write-config-drive"
     uuid: str
     metadata: dict[str, Any]
     user_data: str | None
     disks: list[list[str]]
-    before: dict[str, Any] | None = None
 
     def do(self, ctx: Any) -> None:
         from novactl.virt import config_drive
@@ -134,13 +133,7 @@ class WriteConfigDrive(Step):
         host.put(self.uuid, ctx.epoch, SEALED, "0600", (dumps(row) + "\n").encode())
 
     def undo(self, ctx: Any) -> None:
-        """What was there before is there again; else nothing by itself: it goes with the directory."""
-        if self.before is None:
-            return
-        was = replace(self, **self.before, before=None)
-        if self.user_data is not None and was.user_data is None:  # an empty one is none
-            ctx.world.hypervisor(self.host).put(self.uuid, ctx.epoch, SEALED, "0600", b"")
-        was.do(ctx)
+        """Nothing by itself: it goes with the directory, or what was there before is kept aside (DRIVE)."""
 
 
 @REGISTRY.add
