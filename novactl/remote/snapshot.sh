@@ -119,9 +119,10 @@ nv_mirrored() { # file...: all of them are there and followed
 nv_cut() { # file...: the copies stand as they are now
     nv_ends=
     for nv_file in "$@"; do nv_ends="$nv_ends blockjob $nv_uuid $nv_where/$nv_file --abort;"; done
-    nv_ms=- nv_why=
+    nv_ms=- nv_rc=0 nv_why=
     if [ "$nv_freeze" = not ]; then
-        nv_said=$(nv_virsh "$nv_ends" 2>&1) || true
+        nv_said=$(nv_virsh "$nv_ends" 2>&1) || nv_rc=$?
+        [ "$nv_rc" -ne 79 ] || nv_die 79 "libvirt does not end the copying"
     else
         nv_frozen "${nv_ends%;}"
     fi
@@ -134,20 +135,34 @@ nv_cut() { # file...: the copies stand as they are now
 }
 
 nv_frozen() { # virsh-commands: carried out while the guest's file systems are frozen; nv_said is what they said, nv_ms for how
-    # long, "-" when they were not: nv_why
-    nv_ms=- nv_sep="error: ::" # as virsh tells an error that is "::"
+    # long, "-" when they were not: nv_why. Dies with 79 when nobody knows what of it was done
+    nv_ms=- nv_rc=0 nv_sep="error: ::" # as virsh tells an error that is "::"
     nv_watch
     trap nv_thaw EXIT
     nv_began=$(date +%s%N)
-    nv_said=$(nv_virsh "domfsfreeze $nv_uuid; echo --err ::; $1; echo --err ::; domfsthaw $nv_uuid" 2>&1) || true
+    nv_said=$(nv_virsh "domfsfreeze $nv_uuid; echo --err ::; $1; echo --err ::; domfsthaw $nv_uuid" 2>&1) || nv_rc=$?
     nv_ended=$(date +%s%N)
+    case $nv_rc,$nv_said in
+        79,*) nv_die 79 "libvirt did not answer while the guest's file systems were frozen" ;;
+        *"$nv_sep"*"$nv_sep"*) ;;
+        *) nv_die 79 "libvirt did not answer: $nv_said" ;;
+    esac
     nv_why=$(printf '%s' "${nv_said%%"$nv_sep"*}" | tr '\n' ' ' | tr -cd '[:print:]') # a guest's words
     nv_why=${nv_why% }
     if [ -z "$nv_why" ] && [ ! -e "$nv_op.frozen" ]; then nv_why="it was thawed before its copies stood"; fi
-    case ${nv_said##*"$nv_sep"} in *error:*) nv_thaw ;; *) rm -f "$nv_op.frozen" ;; esac
-    if [ -n "$nv_why" ]; then rm -f "$nv_op.frozen"; else nv_ms=$(((nv_ended - nv_began) / 1000000)); fi
+    case ${nv_said##*"$nv_sep"} in *error:*) nv_not_asked || nv_thaw ;; *) rm -f "$nv_op.frozen" ;; esac
+    [ -n "$nv_why" ] || nv_ms=$(((nv_ended - nv_began) / 1000000))
     trap - EXIT
     nv_said=${nv_said#*"$nv_sep"} nv_said=${nv_said%%"$nv_sep"*}
+}
+
+nv_not_asked() { # libvirt says that no agent was told to freeze: nothing is frozen. Whatever else it says, the guest may be
+    case $nv_why in
+        *"agent is not connected"* | *"agent is not configured"* | *"agent is not available due to an error"*) ;;
+        *"agent not available for now"* | *"respond to synchronization"*) ;;
+        *) return 1 ;;
+    esac
+    rm -f "$nv_op.frozen"
 }
 
 nv_thaw() { # what is frozen is thawed. While that fails, nv_watch tries on: a freeze that somebody cut still goes on in libvirt
@@ -158,7 +173,8 @@ nv_thaw() { # what is frozen is thawed. While that fails, nv_watch tries on: a f
     rm -f "$nv_where/$nv_op.frozen"
 }
 
-nv_watch() { # another process thaws the guest when this one is killed, or takes longer than 10 s; nobody ends it with a job
+nv_watch() { # another process thaws the guest when this one is killed, or takes longer than 10 s; nobody ends it with a job.
+    # The sign of a guest that does not let itself be thawed stays: nv_drop_files begins anew
     : >"$nv_where/$nv_op.frozen" || nv_failed "cannot write in the instance's directory"
     # shellcheck disable=SC2016  # its own arguments
     setsid sh -c '
@@ -169,8 +185,7 @@ nv_watch() { # another process thaws the guest when this one is killed, or takes
             if timeout 30 virsh -q -c qemu:///system domfsthaw "$3"; then rm -f "$1"; fi
             sleep 1
             n=$((n + 1))
-        done
-        rm -f "$1"' watch "$nv_where/$nv_op.frozen" "$$" "$nv_uuid" </dev/null >/dev/null 2>&1 3>&- 5>&- 6>&- 7>&- 9>&- &
+        done' watch "$nv_where/$nv_op.frozen" "$$" "$nv_uuid" </dev/null >/dev/null 2>&1 3>&- 5>&- 6>&- 7>&- 9>&- &
 }
 
 nv_extract() { # directory op file from raw|qcow2 yes|no(compressed): <op>.<file> is all of that disk by itself; a job
@@ -195,7 +210,7 @@ nv_extract() { # directory op file from raw|qcow2 yes|no(compressed): <op>.<file
 }
 
 nv_drop_files() { # directory uuid op: nothing of what the operation made there is left, nor does QEMU write to it;
-    # but for the sign of a guest that does not let itself be thawed, which who watches it removes
+    # but for the sign of a guest that does not let itself be thawed, which who watches it removes when it does
     nv_where=$1 nv_uuid=$2 nv_op=$3 nv_tries=0
     nv_thaw
     if [ -e "$1/$3.frozen" ]; then nv_watch; fi # who watched may be gone

@@ -20,6 +20,7 @@ from novactl.errors import HostFault, HostUnreachable, ImageRefused, Interrupted
 from novactl.images.store import LocalStore
 from novactl.objects.states import PowerState
 from novactl.remote.shell import failure
+from tests.support.local_shell import with_library
 from tests.support.sim import Fault
 from tests.virt.ground import UUID, Ground
 from tests.virt.jobs import carry_out
@@ -336,6 +337,85 @@ def test_a_guest_that_freezes_after_its_copies_were_given_up(host: Ground) -> No
         time.sleep(0.2)
     assert made_files(host) == []
     assert not (domain / "frozen").exists()
+
+
+def freezes(host: Ground, script: str) -> subprocess.CompletedProcess[str]:
+    """What the library does with a guest whose agent answers: libvirt may take 1 s, `sleep 1` takes less."""
+    assert host.local
+    begins = f"nv_limit=1 nv_where={host.path}/{UUID} nv_uuid={UUID} nv_op={OP} nv_state={host.local.state}"
+    environment = {**host.local.environment, "PATH": f"{quick_sleep(host)}:{host.local.environment['PATH']}"}
+    words = with_library("sh", host.local.state, f'set -e; {begins}; cd "$nv_where"; {script}')
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def quick_sleep(host: Ground) -> Path:
+    assert host.local
+    tool = host.local.state / "quick" / "sleep"
+    tool.parent.mkdir(exist_ok=True)
+    tool.write_text('#!/bin/sh\n[ "$1" != 1 ] || set -- 0.1\nPATH=${PATH#*:}\nexec sleep "$1"\n')
+    tool.chmod(0o700)
+    return tool.parent
+
+
+@pytest.fixture
+def answering(host: Ground) -> Ground:
+    """Its guest runs, and its agent answers."""
+    assert host.local
+    host.guest()
+    host.hypervisor.start(UUID, 1)
+    (host.local.domains / UUID / "agent").touch()
+    return host
+
+
+def thawed(host: Ground, *, within: float) -> bool:
+    """Whether the guest is, and nothing says otherwise."""
+    assert host.local
+    patience = time.monotonic() + within
+    while made_files(host) and time.monotonic() < patience:
+        time.sleep(0.1)
+    return made_files(host) == [] and not (host.local.domains / UUID / "frozen").exists()
+
+
+@pytest.mark.parametrize("cut", ["nv_freeze=may; nv_cut disk", "nv_freeze=yes; nv_begin_backup"])
+def test_a_libvirt_that_freezes_later_than_it_is_waited_for(answering: Ground, cut: str) -> None:
+    """Nothing was copied; whoever watches thaws the guest once that can be."""
+    assert answering.local
+    domain = answering.local.domains / UUID
+    (domain / "slow").write_text("3")
+    (domain / "mirror.disk").touch()
+    done = freezes(answering, cut)
+    assert done.returncode == 79 and "libvirt did not answer" in done.stderr, done
+    assert made_files(answering) == [f"{OP}.frozen"]
+    assert thawed(answering, within=20)
+
+
+def test_a_libvirt_that_does_not_end_copies_in_time(answering: Ground) -> None:
+    """Without a freeze: what it did not say is not taken for done."""
+    slow = 'timeout() { if [ "$1" = -k ]; then return 124; fi; }; nv_freeze=not; nv_cut disk'
+    done = freezes(answering, slow)
+    assert done.returncode == 79 and made_files(answering) == [], done
+
+
+def test_a_libvirtd_that_restarts_while_the_guest_freezes(answering: Ground) -> None:
+    assert answering.local
+    domain = answering.local.domains / UUID
+    (domain / "restarts").touch()
+    done = freezes(answering, "nv_freeze=may; nv_cut disk")
+    assert done.returncode != 0 and made_files(answering) == [f"{OP}.frozen"], done
+    (answering.local.domains / ".down").unlink()
+    assert thawed(answering, within=20)
+
+
+def test_a_libvirt_that_is_away_for_longer_than_it_is_watched(answering: Ground) -> None:
+    """Whoever takes it back thaws the guest."""
+    assert answering.local
+    (answering.local.domains / UUID / "frozen").touch()
+    (answering.local.domains / ".down").touch()
+    assert freezes(answering, "nv_watch; wait").returncode == 0
+    assert made_files(answering) == [f"{OP}.frozen"]
+    (answering.local.domains / ".down").unlink()
+    answering.hypervisor.drop_files(UUID, 1, OP)
+    assert thawed(answering, within=0)
 
 
 def test_compressed_qcow2_of_a_disk_that_nobody_uses(host: Ground) -> None:
