@@ -64,6 +64,7 @@ def feed(
 class Growing(Protocol):
     """A file that comes in; images.store.Incoming."""
 
+    def need_room(self, size: int) -> None: ...
     def write_at(self, offset: int, data: bytes) -> None: ...
     def stands_at(self, offset: int) -> None: ...
 
@@ -72,7 +73,8 @@ def take(
     growing: Growing, progress: Callable[[int, int], None], limit: int = MAX_VIRTUAL_SIZE
 ) -> Callable[[Callable[[int], bytes]], None]:
     """What HostShell.fetch() is given to receive from nv_file_send. EOFError when that ends early, or sends
-    other pieces than those that come next, within what it said; HostFault for more than `limit` bytes."""
+    other pieces than those that come next, within what it said; HostFault for more than `limit` bytes;
+    Refused without room for the next ones: a database may be on the same disk."""
 
     def receive(read: Callable[[int], bytes]) -> None:
         size, end = int(_exactly(read, HEADER)), 0
@@ -87,6 +89,8 @@ def take(
                     raise EOFError("the transfer is damaged")
                 end = offset + length
                 for at in range(offset, end, TAKEN):
+                    if (at - offset) % EXTENT == 0:
+                        written(growing.need_room, min(EXTENT, end - at))
                     written(growing.write_at, at, _exactly(read, min(TAKEN, end - at)))
                     progress(at, size)
                 written(growing.stands_at, end)

@@ -16,8 +16,10 @@ from novactl.actions.steps.images import PullFile, forget_pulled
 from novactl.engine.operation import Operation, Record, StepState
 from novactl.engine.ports import Interrupt, SystemClock
 from novactl.engine.runner import StepContext
-from novactl.errors import HostFault, HostUnreachable, ImageRefused, Interrupted
+from novactl.errors import HostFault, HostUnreachable, ImageRefused, Interrupted, Refused
+from novactl.images import blocks
 from novactl.images.store import LocalStore
+from novactl.objects.image import MARGIN
 from novactl.objects.states import PowerState
 from novactl.remote.shell import failure
 from tests.support.local_shell import with_library
@@ -169,6 +171,25 @@ def test_what_arrives_is_inspected(made: Ground, store: LocalStore, tmp_path: Pa
     ctx = context(made, store, step)
     with pytest.raises(ImageRefused):
         step.do(ctx)
+    step.undo(ctx)
+    assert left(made, tmp_path) == ([], [])
+
+
+def test_what_comes_leaves_room_for_the_database(
+    made: Ground, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at before each piece, whatever was counted on when it began."""
+
+    def look(fd: int) -> Any:
+        return SimpleNamespace(f_bavail=MARGIN + 512 - os.fstat(fd).st_blocks * 512, f_frsize=1)
+
+    monkeypatch.setattr(blocks.os, "fstatvfs", look)
+    step = pull()
+    ctx = context(made, store, step)
+    with pytest.raises(Refused, match=r"no room for .*: [1-9] MiB are to come, 0 MiB are free") as caught:
+        step.do(ctx)
+    assert "free space under" in caught.value.hint
+    assert all(path.stat().st_blocks == 0 for path in (tmp_path / "store").rglob("*.part"))
     step.undo(ctx)
     assert left(made, tmp_path) == ([], [])
 
