@@ -195,7 +195,7 @@ class BackUp:
             type=self.type,
             rotation=self.rotation,
             parent=found.parent.id if found.parent else None,
-            files={file: {} for file in found.sizes},
+            files={file: {"virtual_size_bytes": size} for file, size in found.sizes.items()},
             checkpoint=f"novactl-{id_}" if found.live else "",
             reason=found.reason,
             quiesced=self.quiesce,

@@ -133,6 +133,18 @@ def test_a_backup_that_is_deleted_leaves_no_note_in_the_disks(fleet: SimFleet, v
     run(fleet, forget_notes())  # there is nothing to do
 
 
+def test_a_host_that_sends_a_larger_disk_than_it_said(
+    fleet: SimFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made of a backup is as large as its record says."""
+    run(fleet, boot())
+    monkeypatch.setattr("tests.support.sim_backups.content_of", lambda *_: qcow2(size=GIB, l1_size=512))
+    outcome = fleet.run(back_up("first"))
+    assert outcome.code == 1 and outcome.error is not None
+    assert f"backup first: disk has {GIB} bytes, not 1048576" in outcome.error.message
+    assert fleet.db.read(backups.everything) == [] and settled(fleet) == []
+
+
 def test_a_backup_is_deleted_while_it_is_restored(fleet: SimFleet) -> None:
     """Its file is in the disk already: the one before has its place again."""
     run(fleet, boot(), back_up("first"), stop())

@@ -1,13 +1,17 @@
 """Chains of backups, their rotation, and disks put together from them."""
 
+import os
+import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from novactl.errors import HostFault, NovactlError, Refused, UsageError
-from novactl.images import assemble, transfer
+from novactl.images import assemble, blocks, transfer
 from novactl.objects.backup import Backup, beyond, chain, check_request, unneeded
+from novactl.objects.image import MARGIN
 
 MIB = 1 << 20
 
@@ -125,6 +129,34 @@ def test_one_that_says_to_be_larger_than_its_disk_leaves_nothing(tmp_path: Path)
     with pytest.raises(NovactlError):
         assemble.assemble([hostile], tmp_path / "out", "raw", 4 * MIB)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("disk_format", ["qcow2", "raw"])
+def test_what_is_small_and_unpacks_to_a_whole_disk(
+    tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cluster is one and the same, compressed: there must be room for all of them."""
+    plain, hostile, out = tmp_path / "plain", tmp_path / "hostile", tmp_path / "out"
+    plain.write_bytes(os.urandom(256) * 256)
+    os.truncate(plain, 64 * MIB)
+    qemu_img("convert", "-q", "-c", "-f", "raw", "-O", "qcow2", str(plain), str(hostile))
+    data = bytearray(hostile.read_bytes())
+    (table,) = struct.unpack_from(">Q", data, struct.unpack_from(">Q", data, 40)[0])
+    at = table & 0x00FFFFFFFFFFFE00
+    for cluster in range(64 * MIB >> 16):
+        data[at + 8 * cluster : at + 8 * cluster + 8] = data[at : at + 8]
+    hostile.write_bytes(data)
+    assert hostile.stat().st_size < MIB
+    free = MARGIN + 32 * MIB
+    monkeypatch.setattr(blocks.os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=free, f_frsize=1))
+    with pytest.raises(Refused, match=r"no room for out: 6[4-9] MiB are to come, 32 MiB are free"):
+        assemble.assemble([hostile], out, disk_format, 64 * MIB)
+    assert not out.exists()
+    free += 64 * MIB
+    assemble.assemble([hostile], out, disk_format, 64 * MIB)
+    qemu_img("create", "-q", "-f", "qcow2", str(plain), "64M")  # holes take none
+    free = MARGIN + 2 * MIB
+    assemble.assemble([plain], out, disk_format, 64 * MIB)
 
 
 def test_a_host_sends_no_more_than_a_disk_can_have() -> None:

@@ -80,7 +80,7 @@ class RecordBackup(RecordStep):
 
     def apply(self, tx: Any, ctx: Any) -> None:
         copied = ctx.result(CopyDisks.type)  # nothing when the guest is off
-        made = replace(Backup(**self.backup), files=_pulled(ctx))
+        made = replace(Backup(**self.backup), files=self._files(ctx))
         if copied:
             parent = made.parent if copied["kind"] == "incremental" else None
             made = replace(made, parent=parent, reason=copied["reason"])
@@ -94,6 +94,16 @@ class RecordBackup(RecordStep):
         backups.add(tx, made)
         backups.rotate(tx, made.instance_uuid, made.type, made.rotation, ctx.world.clock.now())
         instances.update(tx, self.uuid, task_state=None)
+
+    def _files(self, ctx: Any) -> dict[str, Any]:
+        """What came, each as large for the guest as was looked up before: others are made of it by that."""
+        found = _pulled(ctx)
+        for file, planned in self.backup["files"].items():
+            size = found[file]["virtual_size_bytes"]
+            wanted = planned.get("virtual_size_bytes", size)  # an operation that began before has no such
+            if size != wanted:
+                raise HostFault(f"backup {self.backup['name']}: {file} has {size} bytes, not {wanted}")
+        return found
 
 
 def _pulled(ctx: Any) -> dict[str, Any]:
