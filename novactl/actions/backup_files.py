@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from novactl.actions.steps.backups import remove_unneeded
+from novactl.actions.steps.images import swept
 from novactl.actions.world import World
-from novactl.db import backups, catalogue
+from novactl.db import backups
 from novactl.db.session import Tx
 from novactl.errors import NovactlError, Refused, UsageError
 from novactl.images.assemble import assemble
@@ -75,9 +76,7 @@ def _keep_whole(world: World, store: Any, one: Backup, made: dict[str, Path]) ->
     taken: dict[str, StoredImage] = {}
 
     def sweep(tx: Tx) -> None:
-        ours = one.sums | {stored.sha256 for stored in taken.values()}
-        for sha256 in ours - catalogue.stored_files_in_use(tx):
-            store.delete(sha256)
+        swept(store, tx, one.sums | {stored.sha256 for stored in taken.values()})
 
     try:
         for file, path in made.items():

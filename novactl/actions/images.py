@@ -1,12 +1,13 @@
 """image add, set, delete."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from novactl.actions.steps.images import swept
 from novactl.actions.world import World
 from novactl.db import catalogue
 from novactl.db.session import Tx
@@ -29,6 +30,7 @@ class FileStore(Protocol):
     def add_blob(self, source: Path) -> tuple[str, int]: ...
     def has(self, sha256: str) -> bool: ...
     def delete(self, sha256: str) -> None: ...
+    def keep(self, sums: Iterable[str]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +218,4 @@ def _take_out(tx: Tx, name: str) -> Image:
 
 def sweep(world: World, store: FileStore, files: set[str]) -> None:
     """Remove those files of the store that nothing needs."""
-
-    def work(tx: Tx) -> None:
-        for sha256 in files - catalogue.stored_files_in_use(tx):
-            store.delete(sha256)
-
-    world.db.write(work)  # nobody adds an image of these files meanwhile
+    world.db.write(lambda tx: swept(store, tx, files))  # nobody adds an image of these files meanwhile

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -99,6 +99,10 @@ class LocalStore:
     def delete(self, sha256: str) -> None:
         """The file is not in the store, unless another fleet needs it."""
         self._users.drop(_valid(sha256))
+
+    def keep(self, sums: Iterable[str]) -> None:
+        """We need those of these files that are in the store: no other fleet takes them away."""
+        self._users.keep(sums)
 
     def put_record(self, uuid: str, content: bytes, kind: str = "shelved") -> None:
         """What is known of something that only its files here are left of: of an instance that is on no host,

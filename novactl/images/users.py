@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,23 +21,33 @@ class Users:
     def place(self, new: Path, sha256: str) -> None:
         """The new file is there as sha256, whole and needed by us, or is not."""
         with self._turn():
-            if self._fleet():
-                self._marks.mkdir(mode=0o700, exist_ok=True)
-                self._mark(sha256).touch(mode=0o600)
-                sync_directory(self._marks)
+            self._leave([sha256])
             new.replace(self._root / sha256)
             sync_directory(self._root)
+
+    def keep(self, sums: Iterable[str]) -> None:
+        """We need those of these files that are there, whoever brought them."""
+        with self._turn():
+            there = {path.name for path in self._root.iterdir()}
+            self._leave(sorted(there.intersection(sums)))
 
     def drop(self, sha256: str) -> None:
         """We do not need it any more; it goes unless another fleet does."""
         with self._turn():
-            if not (self._root / sha256).exists():
-                return
             self._mark(sha256).unlink(missing_ok=True)
             if not any(self._marks.glob(f"{sha256}.*")):
                 (self._root / sha256).unlink(missing_ok=True)
             with suppress(OSError):  # others' are in it, or it was never made
                 self._marks.rmdir()
+
+    def _leave(self, sums: list[str]) -> None:
+        if not (sums and self._fleet()):
+            return
+        self._marks.mkdir(mode=0o700, exist_ok=True)
+        for mark in map(self._mark, sums):
+            if not mark.exists():
+                mark.touch(mode=0o600)
+        sync_directory(self._marks)
 
     def _mark(self, sha256: str) -> Path:
         return self._marks / f"{sha256}.{self._fleet()}"

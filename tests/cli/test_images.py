@@ -171,3 +171,23 @@ def test_what_an_image_needs_can_be_changed(novactl: Command, web: Web) -> None:
     for words, code in ((["--min-disk", "-1"], 2), (["--property", "os_type=beos"], 2)):
         assert novactl("image", "set", "tiny", *words).code == code
     assert novactl.json("image", "show", "tiny")["min_disk_gib"] == 0
+
+
+def test_what_a_database_needs_is_marked_before_it_drops_another(novactl: Command, tmp_path: Path) -> None:
+    """That of two which did not bring it last has no mark, of a time before there were any."""
+    (tmp_path / "a.raw").write_bytes(raw(b"a" * 4096))
+    (tmp_path / "b.raw").write_bytes(raw(b"b" * 4096))
+    theirs = ("--db", str(tmp_path / "theirs.db"))
+    novactl.ok(*theirs, "db", "init")
+    sums = []
+    for name in "ab":
+        made = novactl.json("image", "add", name, "--file", str(tmp_path / f"{name}.raw"), "--format", "raw")
+        sums.append(made["sha256"])
+    kept = sums[0]
+    next((novactl.config / "images" / ".users").glob(f"{kept}.*")).unlink()
+    novactl.ok("image", "delete", "b", "--yes")
+    novactl.ok(*theirs, "image", "add", "a", "--file", str(tmp_path / "a.raw"), "--format", "raw")
+    novactl.ok(*theirs, "image", "delete", "a", "--yes")
+    assert files(novactl) == [kept]
+    novactl.ok("image", "delete", "a", "--yes")
+    assert files(novactl) == []

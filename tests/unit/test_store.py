@@ -448,3 +448,32 @@ def test_what_another_fleet_needs_stays(tmp_path: Path) -> None:
         store.delete(sum_)
     assert not theirs.has(sum_)
     assert not (tmp_path / "images" / ".users").exists()
+
+
+def test_what_is_needed_without_a_mark_gets_one(tmp_path: Path) -> None:
+    """It was brought before there were marks, or its mark went with a command that was undone."""
+    old, ours, theirs = (
+        LocalStore(tmp_path / "images", lambda fleet=fleet: fleet) for fleet in ("", "a", "b")
+    )
+    source = tmp_path / "source.raw"
+    source.write_bytes(raw(b"x" * 4096))
+    sum_ = old.add(source, declared="raw").sha256
+    theirs.add(source, declared="raw")
+    ours.keep({sum_, "0" * 64})
+    theirs.delete(sum_)
+    assert ours.has(sum_) and len(list((tmp_path / "images" / ".users").iterdir())) == 1
+    ours.delete(sum_)
+    assert not ours.has(sum_)
+
+
+def test_what_was_set_aside_and_deleted_is_needed_no_more(tmp_path: Path) -> None:
+    """Its mark would keep the same file for ever, when another fleet brings it again."""
+    ours, theirs = (LocalStore(tmp_path / "images", lambda fleet=fleet: fleet) for fleet in ("a", "b"))
+    source = tmp_path / "source.raw"
+    source.write_bytes(raw(b"x" * 4096))
+    sum_ = ours.add(source, declared="raw").sha256
+    ours.set_aside(sum_)
+    ours.delete(sum_)
+    theirs.add(source, declared="raw")
+    theirs.delete(sum_)
+    assert not theirs.has(sum_)

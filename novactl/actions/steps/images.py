@@ -247,5 +247,8 @@ class SweepStore(Step):
 
 def swept(store: Any, tx: Any, sums: Iterable[str]) -> None:
     """Those of these files that nothing needs are gone; nobody comes to need them while `tx` is open."""
-    for sha256 in set(sums) - catalogue.stored_files_in_use(tx):
+    needed = catalogue.stored_files_in_use(tx)
+    if gone := set(sums) - needed:
+        store.keep(needed)  # what another fleet brought too may have no mark of ours yet
+    for sha256 in gone:
         store.delete(sha256)
