@@ -11,8 +11,10 @@ nv_disks_aside() { # directory nvram op file...
         if [ -e "$nv_file" ]; then mv "$nv_file" "$nv_file.$nv_op"; else install -m 0600 /dev/null "$nv_file.$nv_op"; fi
     done
     if [ -e "$nv_vars" ]; then
-        cp "$nv_vars" .nvram.new || nv_failed "cannot copy its NVRAM"
+        install -T -m 0600 "$nv_vars" .nvram.new || nv_failed "cannot copy its NVRAM"
+        sync .nvram.new || nv_failed "cannot copy its NVRAM"
         mv .nvram.new "nvram.$nv_op"
+        sync .
         rm -f "$nv_vars"
     fi
     sync .
@@ -30,6 +32,8 @@ nv_disks_back() { # directory nvram op file...: what was kept is in its place ag
     cd "$nv_where"
     if [ -e "nvram.$nv_op" ]; then
         install -D -m 0600 "nvram.$nv_op" "$nv_vars" || nv_failed "cannot write its NVRAM"
+        sync "$nv_vars" || nv_failed "cannot write its NVRAM"
+        sync "${nv_vars%/*}"
         rm -f "nvram.$nv_op"
     fi
     for nv_file in "$@"; do

@@ -231,3 +231,25 @@ def test_disks_that_another_operation_keeps_aside(shell: str, tmp_path: Path) ->
     assert told(shell, tmp_path, "nv_held", str(instance), "disk").returncode == 0
     (instance / "disk.config.op-1").touch()
     assert told(shell, tmp_path, "nv_held", str(instance), "disk").returncode == 76
+
+
+def test_firmware_variables_are_on_disk_before_the_others_go(shell: str, tmp_path: Path) -> None:
+    """A host that loses its power has one of the two, whole."""
+    instance, variables, log = tmp_path / "uuid", tmp_path / "nvram" / "vars", tmp_path / "log"
+    for path in (instance, variables.parent):
+        path.mkdir()
+    variables.write_bytes(b"variables")
+    noted = f"sync() {{ echo sync $1 >>'{log}'; }}; rm() {{ echo rm >>'{log}'; command rm \"$@\"; }}; "
+    words = f"'{instance}' '{variables}' op-1"
+    refused = told(shell, tmp_path, "eval", f"sync() {{ return 1; }}; nv_disks_aside {words}")
+    assert refused.returncode == 1 and b"cannot copy its NVRAM" in refused.stderr
+    assert variables.read_bytes() == b"variables" and not (instance / "nvram.op-1").exists()
+    assert told(shell, tmp_path, "eval", f"{noted}nv_disks_aside {words}").returncode == 0
+    assert log.read_text().split("\n")[:3] == ["sync .nvram.new", "sync .", "rm"]
+    refused = told(shell, tmp_path, "eval", f"sync() {{ return 1; }}; nv_disks_back {words}")
+    assert refused.returncode == 1 and (instance / "nvram.op-1").read_bytes() == b"variables"
+    log.unlink()
+    assert told(shell, tmp_path, "eval", f"{noted}nv_disks_back {words}").returncode == 0
+    assert log.read_text().split("\n")[:3] == [f"sync {variables}", f"sync {variables.parent}", "rm"]
+    assert variables.read_bytes() == b"variables"
+    assert [one.name for one in instance.iterdir()] == []
