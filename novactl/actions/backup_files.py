@@ -1,10 +1,11 @@
 """What is done with the files of backups: checked, made whole, exported, removed."""
 
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from novactl.db import backups
 from novactl.db.session import Tx
 from novactl.errors import NovactlError, Refused, UsageError
 from novactl.images.assemble import assemble
-from novactl.images.blocks import sha256_of
+from novactl.images.blocks import blocks, sha256_of, write_at
 from novactl.images.incoming import StoredImage
 from novactl.objects.backup import Backup, beyond, check_rotation, unneeded
 from novactl.objects.image import MARGIN, MIB
 
 SUFFIXES = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
 """Of a file that an export is made to: its format."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def checked(world: World, one: Backup) -> list[Backup]:
@@ -151,12 +153,45 @@ def _export_file(world: World, one: Backup, where: Path, disk_format: str) -> di
     with _explained(where), tempfile.TemporaryDirectory(dir=where.absolute().parent) as made:
         new = Path(made) / where.name
         assemble(_paths(world, parts, file), new, disk_format, one.files[file]["virtual_size_bytes"])
-        new.chmod(0o600)
+        _make_private(new)
         manifest = _manifest(one, Path(made), {file: where.name}, disk_format)
         _write(Path(made) / beside.name, manifest)
-        for path in (where, beside):  # what appeared there meanwhile, a link too, is not written over
-            os.link(Path(made) / path.name, path)
+        for path in (where, beside):
+            _put(Path(made) / path.name, path)
     return manifest
+
+
+def _put(made: Path, where: Path) -> None:
+    """The file is there. What appeared there meanwhile, a link too, is not written over: FileExistsError."""
+    try:
+        os.link(made, where)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _copy(made, where)
+
+
+def _copy(made: Path, where: Path) -> None:
+    """As _put, on a file system that has no links, as on many a USB stick."""
+    fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with made.open("rb") as file:
+            size, at = os.fstat(file.fileno()).st_size, 0
+            for hole, data in blocks(file.fileno(), size):
+                if not hole:
+                    write_at(fd, data, at)
+                at += len(data)
+        os.ftruncate(fd, size)
+    except BaseException:
+        where.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+def _make_private(path: Path) -> None:
+    with suppress(PermissionError):  # it is ours: such a file system has one mode for all, by its mount
+        path.chmod(0o600)
 
 
 @contextmanager
@@ -187,7 +222,7 @@ def _manifest(one: Backup, directory: Path, names: dict[str, str], disk_format: 
 
 def _write(path: Path, manifest: dict[str, Any]) -> None:
     path.write_text(json.dumps(manifest, indent=1) + "\n")
-    path.chmod(0o600)
+    _make_private(path)
 
 
 def _readme(one: Backup, names: dict[str, str], disk_format: str) -> str:

@@ -1,7 +1,9 @@
 """What instances are made of while others work with it: chains, sums, claims, what is left in the store."""
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +230,42 @@ def test_a_difference_is_made_whole_or_nothing_is_left(
             with pytest.raises(Refused, match="MiB are free"):
                 backup_files.made_whole(process.world, fleet.store, second)
         assert first.name == "first" and len(made) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_an_export_to_a_stick_without_links_or_modes(
+    fleet: SimFleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    """Nothing that is there is written over, and nothing is left of what does not fit."""
+    disk = qcow2() + bytes(4 << 20) + b"end"
+    out, beside, other = (tmp_path / name for name in ("web1.qcow2", "web1.qcow2.json", "other.qcow2"))
+    monkeypatch.setattr(backup_files, "assemble", lambda parts, path, *_: path.write_bytes(disk))
+    run(fleet, boot(), back_up("first"))
+    (first,) = fleet.db.read(backups.everything)
+
+    def no_link(source: Path, target: Path) -> None:
+        if target == other:
+            other.write_bytes(b"theirs")
+        raise OSError(number, os.strerror(number))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_mode(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(backup_files.os, "link", no_link)
+    monkeypatch.setattr(Path, "chmod", no_mode)
+    with fleet.process("exporter") as process:
+        with monkeypatch.context() as patched, pytest.raises(NovactlError, match="No space left"):
+            patched.setattr(backup_files, "write_at", full)
+            backup_files.export(process.world, first, out, None)
+        assert list(tmp_path.iterdir()) == []
+        told = backup_files.export(process.world, first, out, None)
+        with pytest.raises(NovactlError, match="File exists"):
+            backup_files.export(process.world, first, other, None)
+    assert out.read_bytes() == disk and json.loads(beside.read_text()) == told
+    assert other.read_bytes() == b"theirs" and set(tmp_path.iterdir()) == {out, beside, other}
 
 
 def test_a_name_is_of_one_backup(fleet: SimFleet) -> None:
