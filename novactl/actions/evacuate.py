@@ -1,5 +1,6 @@
 """evacuate: an instance whose host is down runs on another one."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from novactl.actions.steps.moves import ClaimTarget, RecordMoved
 from novactl.actions.steps.records import SetTask
 from novactl.actions.world import World
 from novactl.db import hosts, instances, moves, operations
+from novactl.db.locks import unlocked
 from novactl.db.session import Tx
 from novactl.engine.operation import Attempt, Lock, Mode, Operation, Plan
 from novactl.engine.step import Step
@@ -81,12 +83,14 @@ class Evacuate:
 
     def _room(self, tx: Tx, instance: Instance) -> tuple[str, Storage]:
         """Where it would go, and what becomes of its disks then; nothing is claimed."""
+        before = Counter(unlocked(tx))
         tx.run("SAVEPOINT room")
         try:
             chosen = moving.choose(tx, instance, host=self.host)
         finally:
             tx.run("ROLLBACK TO SAVEPOINT room")
             tx.memo.pop("board", None)
+            tx.memo["unlocked"] = before
         return chosen.host, _storage(tx, instance, chosen.host)
 
     def plan(self, world: World, tx: Tx, op_id: str, found: Instance) -> Plan:

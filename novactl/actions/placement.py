@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from novactl.db import groups, hosts, placement, settings
+from novactl.db.locks import unlocked
 from novactl.db.session import Tx, dumps
 from novactl.errors import NoValidHost
 from novactl.objects.candidate import Candidate
@@ -288,6 +289,7 @@ def _claimed(
         board.reserve(tx, selection, pick, together, like)
     if (reserved := board.reserved.get(like)) and (own := reserved.popleft()) is not None:
         hosts.hold(tx, own.name, instance.uuid, instance.resources, role)
+        unlocked(tx)[own.name] += 1
         told = explained(own.name, [], rows, []) if rows is not None else None
         return Claimed(host=own.name, candidate=own, alternates=[], explained=told)
     while (best := selection.best(pick)) is not None:
@@ -299,6 +301,7 @@ def _claimed(
             others = [] if many else [one.name for one in selection.ordered(ALTERNATES + 1)]
             others = [name for name in others if name != best.name][:ALTERNATES]
             selection.take(best)
+            unlocked(tx)[best.name] += 1
             told = explained(best.name, others, rows, []) if rows is not None else None
             return Claimed(host=best.name, candidate=best, alternates=others, numa=numa, explained=told)
         selection.drop(best)

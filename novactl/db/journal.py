@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from novactl.db import operations
-from novactl.db.locks import any_held, clash, name
+from novactl.db.locks import any_held, clash, hold, name
 from novactl.db.session import MANY, Database, Row, Tx, count_up, dumps
 from novactl.db.step_words import words
 from novactl.engine.operation import (
@@ -126,19 +126,7 @@ class DbJournal:
         self._refuse_held(tx, sorted({lock for _, lock in wanted}))
         if (both := clash(wanted)) is not None:
             raise self._busy(both[0], vars(both[1]))
-        tx.insert_many(
-            "op_locks",
-            [
-                {
-                    "kind": lock.kind,
-                    "id": lock.id,
-                    "operation": op.id,
-                    "mode": lock.mode,
-                    "exclusive": name(lock) if lock.mode is Mode.EXCLUSIVE else None,
-                }
-                for op, lock in wanted
-            ],
-        )
+        hold(tx, wanted)
 
     def _refuse_held(self, tx: Tx, locks: Sequence[Lock]) -> None:
         """One that is shared is only in the way of one who wants it alone: thousands may share it. Mostly

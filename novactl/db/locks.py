@@ -1,5 +1,6 @@
-"""Whether what operations lock is held: named queries."""
+"""What operations lock, and whether it is held: named queries."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from novactl.db.session import Tx
@@ -22,6 +23,30 @@ def any_held(tx: Tx, locks: Sequence[Lock]) -> bool:
         values |= {f"kind{k}": kind, **ids}
     looks = [f"SELECT 1 AS held FROM op_locks WHERE {test}" for test in tests]
     return tx.one(f"{' UNION ALL '.join(looks)} LIMIT 1", **values) is not None
+
+
+def hold(tx: Tx, wanted: Sequence[tuple[Operation, Lock]]) -> None:
+    """They hold them; who looks for what works on a host finds them here from now on."""
+    tx.insert_many(
+        "op_locks",
+        [
+            {
+                "kind": lock.kind,
+                "id": lock.id,
+                "operation": op.id,
+                "mode": lock.mode,
+                "exclusive": name(lock) if lock.mode is Mode.EXCLUSIVE else None,
+            }
+            for op, lock in wanted
+        ],
+    )
+    unlocked(tx).clear()
+
+
+def unlocked(tx: Tx) -> Counter[str]:
+    """How many operations this transaction has planned for each host whose locks it does not hold yet."""
+    found: Counter[str] = tx.memo.setdefault("unlocked", Counter())
+    return found
 
 
 def clash(wanted: Sequence[tuple[Operation, Lock]]) -> tuple[Lock, Operation] | None:

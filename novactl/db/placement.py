@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from novactl.db.locks import unlocked
 from novactl.db.session import Tx, among
 from novactl.objects.candidate import COLUMNS, Candidate
 from novactl.objects.host import Resources
@@ -20,16 +21,19 @@ UNFENCED = "host NOT IN (SELECT name FROM hosts WHERE state = 'fenced')"
 def candidates(tx: Tx, *, counted: bool, busy: bool = True, name: str | None = None) -> list[Candidate]:
     """All hosts, by name, or the one named. `counted`: with the number of instances that they have, or that
     are moved there or may go back, which an aggregate may ask for too; `busy`: and of the operations that
-    work on them."""
+    work on them, or will when this transaction has journaled them."""
     only = {} if name is None else {"name": name}
     where = " WHERE name = :name" if only else ""
     found = [Candidate(*row) for row in tx.tuples(f"{SELECT}{where} ORDER BY name", **only)]
     by_name = {host.name: host for host in found}
     if busy:
+        for host, count in unlocked(tx).items():
+            if host in by_name:
+                by_name[host].busy = count
         locks = "SELECT id, COUNT(*) FROM op_locks WHERE kind = 'host'" + (" AND id = :name" if only else "")
         for host, count in tx.tuples(f"{locks} GROUP BY id", **only):
             if host in by_name:
-                by_name[host].busy = count
+                by_name[host].busy += count
     for aggregate, hosts, metadata in tx.tuples("SELECT name, hosts, metadata FROM aggregates"):
         words = json.loads(metadata)
         counted |= "max_instances_per_host" in words

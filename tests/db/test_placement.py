@@ -309,6 +309,30 @@ def test_a_batch_whose_hosts_are_fuller_than_they_were(
     assert check_batch(db, ops) == went
 
 
+def placed(db: SqliteDatabase) -> Counter[str]:
+    """How many instances each host has."""
+    with db.reading() as tx:
+        return Counter(str(one.host) for one in instances.everything(tx))
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_no_host_is_worked_on_by_more_of_a_batch_than_may_be(
+    novactl: Operator, db: SqliteDatabase, shown: bool
+) -> None:
+    with db.writing() as tx:
+        settings.put(tx, "scheduler", {"max_io_ops_per_host": 2})
+    many = boots(BootRequest(name="b", image="tiny", flavor="small", networks=LAN, count=9, partial=True))
+    outcomes = [Outcome(target=one.name) for one in many]
+    if shown:
+        plans = novactl.show(many, partial=True)
+        went = Counter(plan["host"] for plan in plans if "refused" not in plan)
+    else:
+        novactl.submit_all(many, None, OpState.RUNNING, outcomes)
+        assert [one.error is None for one in outcomes] == [True] * 6 + [False] * 3
+        went = placed(db)
+    assert went == {"kvm1": 2, "kvm2": 2, "kvm3": 2}
+
+
 def test_a_batch_is_explained_by_the_hosts_as_they_were_before_it(
     novactl: Operator, db: SqliteDatabase
 ) -> None:
