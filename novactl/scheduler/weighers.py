@@ -1,7 +1,8 @@
 """What speaks for a host: raw values, and how they become one weight.
 
 As Nova does it (nova/weights.py): each weigher's values are normalised over the candidates, 0 for the least
-and 1 for the most (equal ones are all 0), and summed with the operator's multipliers.
+and 1 for the most (equal ones are all 0), and summed with the operator's multipliers. Members of a soft group
+count 1 each while no host has more of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +99,10 @@ class Scale:
                 continue
             values = [weigher(host, spec) for host in hosts]
             least = 0.0 if name in FROM_ZERO else min(values)
-            if (span := max(values) - least) <= 0:
+            span = max(values) - least
+            if name in SOFT:  # those of this decision become members: hosts are not alike for long
+                span = max(span, 1)
+            if span <= 0:
                 continue
             factor = multiplier / span
             self.parts.append((name, weigher, least, factor))

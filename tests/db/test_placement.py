@@ -333,6 +333,29 @@ def test_no_host_is_worked_on_by_more_of_a_batch_than_may_be(
     assert went == {"kvm1": 2, "kvm2": 2, "kvm3": 2}
 
 
+@pytest.mark.parametrize(
+    ("policy", "went"),
+    [
+        (GroupPolicy.SOFT_AFFINITY, {"kvm1": 3}),
+        (GroupPolicy.SOFT_ANTI_AFFINITY, {"kvm1": 1, "kvm2": 1, "kvm3": 1}),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_members_of_a_soft_group_go_where_they_would_one_by_one(
+    novactl: Operator, db: SqliteDatabase, policy: GroupPolicy, went: dict[str, int], together: bool
+) -> None:
+    with db.writing() as tx:
+        groups.create(tx, ServerGroup(id="s", name="soft", project="default", policy=policy))
+        hosts.update(tx, "kvm1", memory_mib=6144 if policy is GroupPolicy.SOFT_ANTI_AFFINITY else 4096)
+    if together:
+        batch(novactl, 3, lambda: None, group="soft")
+    else:
+        for name in ("a", "b", "c"):
+            db.write(looked(novactl, boot(name, group="soft")))
+            db.write(lambda tx: tx.run("DELETE FROM op_locks"))
+    assert placed(db) == went
+
+
 def test_a_batch_is_explained_by_the_hosts_as_they_were_before_it(
     novactl: Operator, db: SqliteDatabase
 ) -> None:

@@ -151,6 +151,28 @@ def test_soft_groups_weigh() -> None:
         assert group.on == expected
 
 
+@pytest.mark.parametrize(
+    ("policy", "memory_mib", "expected"),
+    [
+        (GroupPolicy.SOFT_AFFINITY, 4096, {"kvm0": 3}),
+        (GroupPolicy.SOFT_ANTI_AFFINITY, 8192, {"kvm0": 1, "kvm1": 1, "kvm2": 1}),
+    ],
+)
+def test_a_soft_group_weighs_from_its_first_member_on(
+    policy: GroupPolicy, memory_mib: int, expected: dict[str, int]
+) -> None:
+    """The free memory alone would spread them, or have all on the first."""
+    group = Members(name="g", policy=policy, on={})
+    rules = Rules(multipliers={"memory": 0.5, "vcpus": 0.0, "disk": 0.0, "io_ops": 0.0})
+    found = [host("kvm0", memory_mib=memory_mib), host("kvm1"), host("kvm2")]
+    selection = Selection(found, spec(group=group, rules=rules))
+    for _ in range(3):
+        best = selection.best()
+        assert best is not None
+        selection.take(best)
+    assert group.on == expected
+
+
 def test_a_scale_of_one_weighs_nothing() -> None:
     assert Scale([host()], spec()).weights(host()) == {}
 
