@@ -150,13 +150,13 @@ class Board:
             self.told[like] = self.explain(spec)
         if count == 1:
             return [best] if (best := made.best(pick)) is not None else []
-        self.expected[like] = _taken(made, pick, count)
+        self.expected[like] = made.ahead(pick, count) if asks_anew(made) else made.taken(pick, count)
         return self.expected[like]
 
     def still(self, tx: Tx, host: Candidate, selection: Selection) -> bool:
         """Whether a host that passed in an earlier look does so now. Of what may have changed while the
         catalogue has not, hosts.claim asks the rest itself."""
-        if not self.prepared or not CHANGING.intersection(selection.filters):
+        if not self.prepared or not asks_anew(selection):
             return True
         counted, busy = bool(self.rules.max_instances_per_host), bool(self.rules.max_io_ops_per_host)
         now = placement.candidates(tx, counted=counted, busy=busy, name=host.name)
@@ -167,11 +167,11 @@ class Board:
     def reserve(self, tx: Tx, selection: Selection, pick: int, count: int, like: object) -> None:
         """Hosts for so many who ask alike are claimed at once, as many as there are; none where what changes
         meanwhile is asked of each anew."""
-        if selection.spec.numa is not None or (self.prepared and CHANGING.intersection(selection.filters)):
+        if selection.spec.numa is not None or (self.prepared and asks_anew(selection)):
             return
         chosen = self.expected.get(like, [])[:count]
         if len(chosen) < count or selection is not self.prepared[like][1]:
-            chosen = _taken(selection, pick, count)
+            chosen = selection.taken(pick, count)
         wanted = Counter(host.name for host in chosen)
         one = vars(selection.spec.resources)
         asked = {
@@ -202,18 +202,14 @@ class Board:
         return self.explain(selection.spec)
 
 
+def asks_anew(selection: Selection) -> bool:
+    """Whether each host is asked anew when an instance gets it: then none is taken before."""
+    return bool(CHANGING.intersection(selection.filters))
+
+
 def pick_of(instance: Instance) -> int:
     """Its own large number, for Selection.best()."""
     return int(instance.uuid.replace("-", ""), 16)
-
-
-def _taken(selection: Selection, pick: int, count: int) -> list[Candidate]:
-    """Hosts for so many who ask alike, each decision seeing those before it; fewer when none is left."""
-    chosen: list[Candidate] = []
-    while len(chosen) < count and (best := selection.best(pick + len(chosen))) is not None:
-        selection.take(best)
-        chosen.append(best)
-    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

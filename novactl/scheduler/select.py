@@ -61,6 +61,29 @@ class Selection:
             self._now[host.name] = weight
             heapq.heappush(self._heap, (-weight, host.name, host))
 
+    def taken(self, pick: int, count: int) -> list[Candidate]:
+        """Hosts for so many who ask alike, each decision seeing those before it; fewer when none is left."""
+        chosen: list[Candidate] = []
+        while len(chosen) < count and (best := self.best(pick + len(chosen))) is not None:
+            self.take(best)
+            chosen.append(best)
+        return chosen
+
+    def ahead(self, pick: int, count: int) -> list[Candidate]:
+        """taken(), of which nothing stays."""
+        wanted, group = self.spec.resources, self.spec.group
+        now, heap, members = dict(self._now), list(self._heap), dict(group.on) if group is not None else {}
+        held = {host.name: host.numa_holds for _, _, host in heap} if self.spec.numa is not None else {}
+        chosen = self.taken(pick, count)
+        self._now, self._heap = now, heap
+        if group is not None:
+            group.on.clear()
+            group.on.update(members)
+        for host in chosen:
+            host.give_back(wanted.vcpus, wanted.memory_mib, wanted.disk_gib)
+            host.numa_holds = held.get(host.name, host.numa_holds)
+        return chosen
+
     def passes(self, host: Candidate) -> bool:
         """Whether it can take the instance, asked anew."""
         return _passes(host, self.spec, self.filters)

@@ -315,6 +315,36 @@ def placed(db: SqliteDatabase) -> Counter[str]:
         return Counter(str(one.host) for one in instances.everything(tx))
 
 
+PACKED = {"memory": -1.0, "vcpus": -1.0, "disk": -1.0, "io_ops": 0.0}
+
+
+@pytest.mark.parametrize("count", [4, 7, 9])
+@pytest.mark.parametrize("metadata", [None, {}, {"max_instances_per_host": "8"}])
+def test_an_aggregate_does_not_change_where_a_packed_batch_goes(
+    novactl: Operator, db: SqliteDatabase, metadata: dict[str, str] | None, count: int
+) -> None:
+    with db.writing() as tx:
+        settings.put(tx, "weighers", PACKED)
+        if metadata is not None:
+            aggregates.create(tx, replace(A, metadata=metadata))
+    expected = {"kvm1": min(count, 7), "kvm2": max(0, count - 7)}
+    assert check_batch(db, batch(novactl, count, lambda: None)) == +Counter(expected)
+
+
+def test_a_packed_batch_with_processors_for_themselves_fills_one_host_after_the_other(
+    novactl: Operator, db: SqliteDatabase
+) -> None:
+    cells = [{"id": 0, "cores": "0 1 2 3", "memory_mib": 2048, "pages": {}}]
+    with db.writing() as tx:
+        settings.put(tx, "weighers", PACKED)
+        catalogue.add_flavor(tx, fleet.flavor("pinned", extra_specs={"hw:cpu_policy": "dedicated"}))
+        for name in ("kvm1", "kvm2", "kvm3"):
+            hosts.update(tx, name, facts={"topology": cells}, dedicated_cpus="2-3", dedicated_vcpus=2)
+    many = boots(BootRequest(name="b", image="tiny", flavor="pinned", networks=LAN, count=3))
+    novactl.submit_all(many, None, OpState.RUNNING)
+    assert placed(db) == {"kvm1": 2, "kvm2": 1}
+
+
 @pytest.mark.parametrize("shown", [False, True])
 def test_no_host_is_worked_on_by_more_of_a_batch_than_may_be(
     novactl: Operator, db: SqliteDatabase, shown: bool
@@ -331,6 +361,15 @@ def test_no_host_is_worked_on_by_more_of_a_batch_than_may_be(
         assert [one.error is None for one in outcomes] == [True] * 6 + [False] * 3
         went = placed(db)
     assert went == {"kvm1": 2, "kvm2": 2, "kvm3": 2}
+
+
+def test_a_packed_batch_goes_on_to_the_next_host_when_one_is_worked_on_enough(
+    novactl: Operator, db: SqliteDatabase
+) -> None:
+    with db.writing() as tx:
+        settings.put(tx, "scheduler", {"max_io_ops_per_host": 4})
+        settings.put(tx, "weighers", PACKED)
+    assert check_batch(db, batch(novactl, 5, lambda: None)) == {"kvm1": 4, "kvm2": 1}
 
 
 @pytest.mark.parametrize(

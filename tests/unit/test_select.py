@@ -69,6 +69,23 @@ def test_many_are_placed_as_if_all_hosts_were_looked_at_each_time(
         assert len(group.on) <= 1
 
 
+@given(hosts(), POLICIES, MULTIPLIERS, st.integers(1, 40), st.integers(1, 3))
+def test_a_look_ahead_leaves_all_as_it_was(
+    found: list[Candidate],
+    policy: GroupPolicy | None,
+    multipliers: dict[str, float],
+    count: int,
+    size: int,
+) -> None:
+    group = Members(name="g", policy=policy, on={"kvm0": 1}) if policy else None
+    asked = spec(group=group, rules=Rules(multipliers=multipliers, host_subset_size=size))
+    selection, before = Selection(found, asked), explain(found, asked)
+    ahead = selection.ahead(3, count)
+    assert explain(found, asked) == before
+    assert group is None or group.on == {"kvm0": 1}
+    assert selection.taken(3, count) == ahead
+
+
 @given(hosts(), st.integers(1, 5), st.integers(0, 100))
 def test_a_subset_shares_out_the_best(found: list[Candidate], size: int, pick: int) -> None:
     asked = spec(rules=Rules(host_subset_size=size))
