@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from novactl.db import aggregates, catalogue, groups, hosts, projects
+from novactl.db import aggregates, catalogue, groups, hosts, instances, projects, settings
 from novactl.db.sqlite import SqliteDatabase
 from novactl.objects.aggregate import Aggregate
 from novactl.objects.group import GroupPolicy, ServerGroup
@@ -142,6 +142,36 @@ def test_capacity_after_a_loss_counts_what_has_to_go_elsewhere(three: Command, d
     found = three.json("host", "capacity", "--flavor", "small")
     assert (found["fits"], found["lost_host"], found["fits_after_any_host_lost"]) == (6, "kvm1", -2)
     assert "and 2 of its instances find no place" in three.ok("host", "capacity", "--flavor", "small").err
+
+
+def test_capacity_after_a_loss_of_a_host_that_takes_nothing_any_more(
+    three: Command, db: SqliteDatabase
+) -> None:
+    """The disabled kvm1 can be lost too: its 6 instances take kvm2's 4 places."""
+    amounts = fleet.instance(1).resources
+    with db.writing() as tx:
+        for n in range(6):
+            assert hosts.claim(tx, "kvm1", fleet.uuid(100 + n), amounts)
+        hosts.update(tx, "kvm1", enabled=0)
+    found = three.json("host", "capacity", "--flavor", "small")
+    assert (found["fits"], found["lost_host"], found["fits_after_any_host_lost"]) == (4, "kvm1", -2)
+
+
+@pytest.mark.parametrize(("most", "fits", "left"), [(7, 9, 2), (5, 5, 0), (4, 3, -1), (3, 2, -2)])
+def test_capacity_after_a_loss_minds_how_many_a_host_may_have(
+    three: Command, db: SqliteDatabase, most: int, fits: int, left: int
+) -> None:
+    """kvm1 has 4, kvm2 has 1 and room for 9 more."""
+    with db.writing() as tx:
+        hosts.update(tx, "kvm2", memory_mib=5632)
+        settings.put(tx, "scheduler", {"max_instances_per_host": most})
+        for n in range(3):
+            other = fleet.instance(10 + n, name=f"x{n}", host="kvm1")
+            instances.add(tx, other)
+            assert hosts.claim(tx, "kvm1", other.uuid, other.resources)
+        assert hosts.claim(tx, "kvm1", fleet.uuid(1), fleet.instance(1).resources)
+    found = three.json("host", "capacity", "--flavor", "small")
+    assert (found["fits"], found["lost_host"], found["fits_after_any_host_lost"]) == (fits, "kvm1", left)
 
 
 BAD: list[tuple[tuple[str, ...], int, str]] = [
