@@ -1,11 +1,12 @@
 """host drain and undrain: the instances of a host go to others, and those that left come back."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from novactl.actions import moving
 from novactl.actions.live_migrate import LiveMigrate
+from novactl.actions.placement import Board
 from novactl.actions.resize import Migrate
 from novactl.actions.world import World
 from novactl.db import balance, hosts, instances, moves
@@ -112,6 +113,8 @@ def look(world: World, host: str, method: str) -> list[Leaving]:
 
     def work(tx: Tx) -> list[Leaving]:
         hosts.get(tx, host)
+        board = Board.of(tx)  # they move one after the other: each asks how many may work on a host
+        board.rules = replace(board.rules, max_io_ops_per_host=0)
         worked_on = balance.worked_on(tx)
         found = sorted(instances.on_host(tx, host), key=lambda one: -one.flavor.memory_mib)
         return [_leaving(tx, one, method, worked_on.get(one.uuid)) for one in found]

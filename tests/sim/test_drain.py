@@ -9,7 +9,7 @@ import pytest
 
 from novactl.actions import drain
 from novactl.actions.outcome import Outcome
-from novactl.db import hosts, instances, operations
+from novactl.db import hosts, instances, operations, settings
 from novactl.engine.operation import ACTIVE, Operation, OpState
 from novactl.errors import Busy, NovactlError, NoValidHost
 from tests.sim.actions import boot, lock, migrate, pause, stop
@@ -143,6 +143,14 @@ def test_without_room_for_all_nothing_is_begun(fleet: SimFleet) -> None:
     with fleet.db.writing() as tx:
         hosts.update(tx, "kvm2", reserved_memory_mib=0)
     assert [one.result for one in drained(fleet)] == ["done"] * 3
+
+
+def test_more_leave_than_may_be_worked_on_at_once(fleet: SimFleet) -> None:
+    """One at a time they keep to max_io_ops_per_host, however many leave."""
+    with fleet.db.writing() as tx:
+        settings.put(tx, "scheduler", {"max_io_ops_per_host": 1})
+    assert [one.result for one in drained(fleet)] == ["done"] * 3
+    assert emptied(fleet)
 
 
 def test_a_drain_excludes_another(fleet: SimFleet) -> None:
