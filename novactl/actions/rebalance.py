@@ -81,13 +81,13 @@ def look(world: "World", cooldown: int = COOLDOWN) -> View:
 
     def work(tx: Tx) -> View:
         board, found = Board.of(tx), balance.guests(tx)
-        kinds, there = Kinds(), Counter(row.host for row in found)
+        kinds, there, held = Kinds(), Counter(row.host for row in found), balance.second(tx)
         blockers = Blockers(
             now=now,
             since=since,
             cooldown=cooldown,
             worked_on=balance.worked_on(tx),
-            unconfirmed=balance.unconfirmed(tx),
+            unconfirmed={uuid for uuid, _ in held},
             moved=balance.moved_since(tx, since),
         )
         return View(
@@ -107,6 +107,7 @@ def look(world: "World", cooldown: int = COOLDOWN) -> View:
                 },
                 apart=kinds.apart,
                 together=kinds.together,
+                held=held,
             ),
             versions={row.uuid: row.version for row in found},
             projects={row.uuid: row.project for row in found},

@@ -48,11 +48,10 @@ def worked_on(tx: Tx) -> dict[str, str]:
     return {row["id"]: row["operation"] for row in rows}
 
 
-def unconfirmed(tx: Tx) -> set[str]:
-    """uuids of instances that have room on a second host: they are being moved, or may go back."""
-    return {
-        row["instance_uuid"] for row in tx.all("SELECT instance_uuid FROM holds WHERE role <> 'instance'")
-    }
+def second(tx: Tx) -> list[tuple[str, str]]:
+    """(uuid, host) of each that has room on a second host: it is being moved there, or may go back."""
+    rows = tx.tuples("SELECT instance_uuid, host FROM holds WHERE role <> 'instance'")
+    return [(uuid, host) for uuid, host in rows]
 
 
 def moved_since(tx: Tx, moment: str) -> dict[str, str]:

@@ -59,12 +59,14 @@ class Party:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """`refused`: for each kind of guest the hosts that are not for it, and why; `apart` and `together`: pairs
-    of uuids; `groups` by their ids."""
+    of uuids; `groups` by their ids; `held`: uuids and the hosts beside their own that these guests have room
+    on, since they are moved there or may go back."""
 
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     groups: Mapping[str, Party] = field(default_factory=dict)
     apart: Sequence[tuple[str, str]] = ()
     together: Sequence[tuple[str, str]] = ()
+    held: Sequence[tuple[str, str]] = ()
 
 
 class Fleet:
@@ -108,6 +110,10 @@ class Fleet:
         self.bundle: dict[int, set[int]] = {}  # those that must be on one host
         self.pairs: dict[int, set[int]] = defaultdict(set)  # who names whom of them
         self.members: dict[str, dict[int, int]] = {}  # of a group on a node
+        self.held: list[set[int]] = [set() for _ in self.nodes]  # who may come there, or come back
+        for uuid, host in self.rules.held:
+            if uuid in index and host in self.number and self.number[host] != self.at[index[uuid]]:
+                self.held[self.number[host]].add(index[uuid])
         for one, other in self.rules.apart:
             if one in index and other in index and one != other:
                 self.apart[index[one]].add(index[other])
@@ -188,7 +194,7 @@ class Fleet:
 
     def suits(self, g: int, b: int) -> bool:
         """Whether a move there breaks no rule, and none more than before."""
-        if self.why_not(g, b) is not None or any(self.at[h] == b for h in self.apart.get(g, ())):
+        if self.why_not(g, b) is not None or self.is_near(g, b):
             return False
         a, guest = self.at[g], self.guests[g]
         if guest.group in self.members:
@@ -198,7 +204,10 @@ class Fleet:
             if party.together:
                 if there < here:
                     return False
-            elif there >= party.max_per_host and (party.hard or there > here):
+            elif party.hard:
+                if there + self.coming(guest.group, b) >= party.max_per_host:
+                    return False
+            elif there >= party.max_per_host and there > here:
                 return False
         if (bundle := self.bundle.get(g)) is not None:
             return (
@@ -206,6 +215,14 @@ class Fleet:
                 and sum(self.at[h] == b for h in bundle) >= sum(self.at[h] == a for h in bundle) - 1 > -1
             )
         return True
+
+    def is_near(self, g: int, b: int) -> bool:
+        """Whether one that it must be apart from is on that node, or may come there."""
+        return any(self.at[h] == b or h in self.held[b] for h in self.apart.get(g, ()))
+
+    def coming(self, group: str, b: int) -> int:
+        """How many of the group are not on that node, but may come there. Such do not move now."""
+        return sum(self.guests[h].group == group for h in self.held[b])
 
     def meets(self, g: int, b: int, coming: Set[int] = frozenset()) -> bool:
         """Whether one whom it must be with is on that node, or `coming`: placement takes it nowhere else."""

@@ -279,7 +279,9 @@ class Repairer:
         return (
             fleet.open[b]
             and all(self._free(g) and fleet.why_not(g, b) is None for g in guests)
-            and not any(fleet.at[h] == b or h in guests for g in guests for h in fleet.apart.get(g, ()))
+            and not any(
+                fleet.is_near(g, b) or not fleet.apart.get(g, set()).isdisjoint(guests) for g in guests
+            )
             and all(not want or have + want <= limit for want, have, limit in room)
             and (node.most is None or len(fleet.on[b]) + len(guests) <= node.most)
             and not self._crowd(b, guests)
@@ -291,7 +293,7 @@ class Repairer:
         coming = Counter(name for g in guests if (name := fleet.guests[g].group) in fleet.members)
         for name, count in coming.items():
             party = fleet.rules.groups[str(name)]
-            there = fleet.members[str(name)].get(b, 0)
+            there = fleet.members[str(name)].get(b, 0) + fleet.coming(str(name), b)
             if party.hard and not party.together and there + count > party.max_per_host:
                 return True
         return False

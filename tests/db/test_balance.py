@@ -44,7 +44,7 @@ def test_guests(db: Database) -> None:
         tx.run("UPDATE instances SET deleted_at = :now WHERE uuid = :uuid", now=LATER, uuid=fleet.uuid(3))
     with db.reading() as tx:
         one, two = balance.guests(tx)
-        assert balance.unconfirmed(tx) == {fleet.uuid(1)}
+        assert balance.second(tx) == [(fleet.uuid(1), "kvm2")]
     assert (one.uuid, one.name, one.host, one.vm_state) == (fleet.uuid(1), "web1", "kvm1", "stopped")
     assert (one.memory_mib, one.vcpus, one.disk_gib) == (512, 1, 1)
     assert (bool(one.pinned), bool(two.pinned)) == (False, True)

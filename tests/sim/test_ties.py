@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from novactl.actions import drain, rebalance
-from novactl.db import instances, pruning, settings
+from novactl.db import groups, instances, pruning, settings
 from novactl.db.session import meta, set_meta
-from tests.sim.actions import boot, delete, evacuate, lose_host, migrate, resize, revert
+from novactl.objects.group import GroupPolicy, ServerGroup
+from tests.sim.actions import boot, delete, evacuate, lock, lose_host, migrate, resize, revert
 from tests.support.sim import SimFleet, settled
 
 LATER = "2099-01-01T00:00:00.000000Z"
@@ -75,6 +77,31 @@ def test_who_may_come_back_finds_nobody_to_be_apart_from(fleet: SimFleet) -> Non
     assert fleet.run(revert("mover")).code == 0
     assert fleet.run(migrate("other", confirm=True)).code == 0
     assert where(fleet) == {"mover": "kvm1", "new": "kvm3", "other": "kvm2"} and settled(fleet) == []
+
+
+@pytest.mark.parametrize("tie", ["group", "apart"])
+def test_nobody_is_planned_to_where_one_to_be_apart_from_may_come_back(fleet: SimFleet, tie: str) -> None:
+    """kvm1 is the emptiest host, but mover may go back there."""
+    wishes: dict[str, Any] = {"apart_from": ("mover",)}
+    if tie == "group":
+        wishes = {"group": "apart"}
+        with fleet.db.writing() as tx:
+            group = ServerGroup(id="g", name="apart", project="default", policy=GroupPolicy.ANTI_AFFINITY)
+            groups.create(tx, group)
+    assert fleet.run(boot("mover", host="kvm1", **(wishes if tie == "group" else {}))).code == 0
+    assert fleet.run(boot("near", host="kvm3", **wishes)).code == 0
+    for n in range(4):
+        assert fleet.run(boot(f"stays{n}", host="kvm3")).code == 0
+        assert fleet.run(lock(f"stays{n}")).code == 0
+    assert fleet.run(migrate("mover", host="kvm2")).code == 0
+    with fleet.process() as process:
+        view = rebalance.look(process.operator.world, 0)
+        assert rebalance.plan(view, rebalance.Wanted(min_gain=0.0)).moves == ()
+    assert fleet.run(revert("mover")).code == 0
+    with fleet.process() as process:
+        view = rebalance.look(process.operator.world, 0)
+        (move,) = rebalance.plan(view, rebalance.Wanted(min_gain=0.0)).moves
+    assert (move.guest.name, move.target) == ("near", "kvm2") and settled(fleet) == []
 
 
 def test_who_may_come_back_finds_its_place_free(fleet: SimFleet) -> None:

@@ -44,8 +44,8 @@ Case = tuple[list[Node], list[Guest], Rules]
 
 @st.composite
 def fleets(draw: st.DrawFn) -> Case:
-    """Hosts of all sizes, some closed, some over their capacity; guests of which some are locked; groups,
-    pairs and kinds that some hosts refuse, kept or not."""
+    """Hosts of all sizes, some closed, some over their capacity; guests of which some are locked, or may go
+    back to another host; groups, pairs and kinds that some hosts refuse, kept or not."""
     count = draw(st.integers(1, 6))
     names = [f"kvm{n}" for n in range(count)]
     nodes = [
@@ -89,6 +89,7 @@ def fleets(draw: st.DrawFn) -> Case:
         },
         apart=draw(pairs),
         together=draw(pairs),
+        held=[(g.uuid, draw(st.sampled_from(names))) for g in guests if g.blocker and draw(st.booleans())],
     )
     return filled(nodes, guests), guests, rules
 
@@ -111,15 +112,20 @@ def broken(fleet: Fleet) -> float:
 
 
 def welcome(fleet: Fleet, g: int, b: int) -> bool:
-    """As filters.group and filters.together_with see a member that is moved."""
+    """As filters.group, filters.together_with and filters.apart_from see a member that is moved."""
     one, there = fleet.guests[g], {fleet.guests[h].uuid for h in fleet.on[b]}
     party = fleet.rules.groups.get(one.group or "")
     others = {h.uuid for h in fleet.guests if h.group == one.group} - {one.uuid}
     if party is not None and party.together and party.hard and others and not others & there:
         return False
-    pairs = fleet.rules.together
-    named = {pair[1 - n] for pair in pairs for n in (0, 1) if pair[n] == one.uuid} - {one.uuid}
-    return not named or bool(named & there)
+    held = there | {uuid for uuid, host in fleet.rules.held if host == fleet.nodes[b].name}
+    if party is not None and party.hard and not party.together and len(others & held) >= party.max_per_host:
+        return False
+    with_it, apart = (
+        {pair[1 - n] for pair in pairs for n in (0, 1) if pair[n] == one.uuid} - {one.uuid}
+        for pairs in (fleet.rules.together, fleet.rules.apart)
+    )
+    return (not with_it or bool(with_it & there)) and not apart & held
 
 
 @given(fleets(), st.booleans(), st.sampled_from((None, 1, 3)))
@@ -338,6 +344,26 @@ def test_a_bundle_breaks_no_anti_affinity() -> None:
         crowd = [text for text in found.after.violations if "of group web" in text]
         assert crowd == (["kvm1 has 2 of group web, 1 may be"] if most == 1 else []), most
     assert found.after.violations == ()
+
+
+@pytest.mark.parametrize("tie", ["group", "apart"])
+def test_a_bundle_does_not_go_where_one_to_be_apart_from_may_come_back(tie: str) -> None:
+    group = "g" if tie == "group" else None
+    guests = [
+        guest(1, "kvm1", kind="a", group=group),
+        guest(2, "kvm2"),
+        guest(3, "kvm3", group=group, blocker="its last move is not confirmed"),
+    ]
+    rules = Rules(
+        refused={"a": {"kvm1": "no ssd"}},
+        groups={"g": Party(name="web", together=False)},
+        together=[("uuid-001", "uuid-002")],
+        apart=[("uuid-001", "uuid-003")] if tie == "apart" else [],
+    )
+    nodes = filled([node("kvm1"), node("kvm2"), node("kvm3")], guests)
+    for held, goes in ([], "kvm2"), ([("uuid-003", "kvm2")], None):
+        made = plan(nodes, guests, replace(rules, held=held), only_rules=True)
+        assert {move.guest.name: move.target for move in made.moves}["web1"] == goes
 
 
 def test_wishes_are_not_made_worse() -> None:
