@@ -228,13 +228,15 @@ class Repairer:
         for b in range(len(fleet.nodes)):
             if not self._may(g, b, broken):
                 continue
-            used, limit = fleet.used[b], fleet.nodes[b].limit
+            used, limit, most = fleet.used[b], fleet.nodes[b].limit, fleet.nodes[b].most
+            if most is not None and len(fleet.on[b]) > most:
+                continue
             for victim in sorted(fleet.on[b]):
                 gone = fleet.guests[victim].size
                 after = zip(size, used, gone, limit, strict=True)
                 if not self._free(victim) or victim in fleet.bundle:
                     continue
-                if all(not want or have - less + want <= most for want, have, less, most in after):
+                if all(not want or have - less + want <= top for want, have, less, top in after):
                     found.append((fleet.guests[victim].cost_gib, victim, b, g))
         for _, victim, b, _ in sorted(found):
             nodes = [

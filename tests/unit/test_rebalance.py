@@ -284,6 +284,19 @@ def test_a_third_host_breaks_a_circle() -> None:
     assert made.after.violations == ()
 
 
+@pytest.mark.parametrize("most", [None, 1, 2, 3])
+def test_no_room_is_made_on_a_host_that_has_more_guests_than_it_may(most: int | None) -> None:
+    """One for another leaves as many there."""
+    guests = [guest(1, "kvm1", 30 * GIB, kind="a"), *(guest(n, "kvm2", 30 * GIB) for n in (2, 3))]
+    rules = Rules(refused={"a": {"kvm1": "no ssd", "kvm3": "no ssd"}})
+    nodes = filled([node("kvm1"), node("kvm2", most=most), node("kvm3")], guests)
+    made = plan(nodes, guests, rules, only_rules=True)
+    if most == 1:
+        assert moves(made) == [("web1", "kvm1", None, "no host that may take it has room")]
+    else:
+        assert moves(made) == [("web2", "kvm2", "kvm3", None), ("web1", "kvm1", "kvm2", None)]
+
+
 def test_a_disabled_host_is_neither_drained_nor_filled() -> None:
     guests = [guest(n, "kvm1") for n in range(8)]
     nodes = filled([node("kvm1", enabled=False), node("kvm2"), node("kvm3", enabled=False)], guests)
