@@ -43,7 +43,7 @@ def wishes(options: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError("--group and --hint group= name different groups")
     return {
         **{key: options[key] for key in ("host", "zone", "aggregate")},
-        "group": options["group"] or next(iter(hinted["group"]), None),
+        "group": options["group"] if options["group"] is not None else next(iter(hinted["group"]), None),
         "apart_from": (*(options["apart_from"] or ()), *hinted["different_host"]),
         "together_with": (*(options["together_with"] or ()), *hinted["same_host"]),
         "required": required(options["require"] or ()),

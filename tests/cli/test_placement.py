@@ -179,6 +179,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("--aggregate", "x"), 4, "aggregate 'x' does not exist"),
     (("--host", "kvm9"), 4, "host 'kvm9' does not exist"),
     (("--group", "x"), 4, "group 'x' does not exist"),
+    (("--group", ""), 4, "group '' does not exist"),
     (("--apart-from", "db9"), 4, "instance 'db9' does not exist"),
     (("--with", fleet.uuid(4)), 5, "was deleted at"),
     (("--apart-from", fleet.uuid(4)), 5, "was deleted at"),
