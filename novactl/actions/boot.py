@@ -25,6 +25,7 @@ from novactl.objects.names import check_name, check_text
 from novactl.objects.network import Network
 from novactl.objects.request import BootRequest
 from novactl.objects.states import TaskState, VmState
+from novactl.scheduler import fixes
 from novactl.virt.domain import check_skeleton
 
 NOBODY = "00000000-0000-4000-8000-000000000000"  # the uuid of what is not made yet
@@ -121,15 +122,22 @@ class Boot:
         if together:
             projects.take(tx, draft.project, **{what: n * together for what, n in _use(draft).items()})
         ports = tuple(addresses.ports(tx, draft.ports, request.networks, networks, alike=drafts))
-        claimed = placement.claim(
-            tx,
-            draft,
-            host=request.host,
-            like=id(request),
-            many=request.count > 1,
-            together=together,
-            explaining=request.explain,
-        )
+        try:
+            claimed = placement.claim(
+                tx,
+                draft,
+                host=request.host,
+                like=id(request),
+                many=request.count > 1,
+                together=together,
+                explaining=request.explain,
+            )
+        except NoValidHost as error:
+            known = tx.memo[f"names {self.project}"]
+            placed = sum(known[one.name] == one.uuid for one in drafts[: self.index])
+            if placed and not request.partial:
+                error.hint = fixes.of_many(placed)
+            raise
         user_data = None
         if request.user_data is not None:
             user_data = world.secrets.seal(tx, world.ids.uuid(), draft.uuid, request.user_data)

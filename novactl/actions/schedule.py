@@ -13,7 +13,7 @@ from novactl.errors import NoValidHost
 from novactl.objects.instance import Instance
 from novactl.objects.request import BootRequest
 from novactl.objects.states import VmState
-from novactl.scheduler.fixes import nearest
+from novactl.scheduler.fixes import nearest, of_many
 from novactl.scheduler.select import ALTERNATES, Selection
 from novactl.scheduler.spec import Spec
 
@@ -37,8 +37,12 @@ def schedule(
         found["placed"] = dict(Counter(chosen))
         if len(chosen) == len(names):
             return found, None
-        rest = board.explain(spec)
-        return {**found, "fixes": nearest(board.hosts, spec, rest)}, board.refusal(names[len(chosen)], spec)
+        refusal = board.refusal(names[len(chosen)], spec)
+        if chosen:
+            found["fixes"], refusal.hint = [of_many(len(chosen))], of_many(len(chosen))
+        else:
+            found["fixes"] = nearest(board.hosts, spec, board.explain(spec))
+        return found, refusal
 
     return world.db.read(work)
 

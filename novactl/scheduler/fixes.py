@@ -6,6 +6,7 @@ from typing import Any
 from novactl.objects.candidate import Candidate
 from novactl.scheduler import hardware
 from novactl.scheduler.filters import shortages
+from novactl.scheduler.numa import UNKNOWN
 from novactl.scheduler.spec import Spec
 
 MOST = 3  # that are named
@@ -17,7 +18,8 @@ OPTIONS: dict[str, Callable[[Spec], str]] = {
     "apart_from": lambda spec: "drop --apart-from",
     "together_with": lambda spec: "drop --with",
 }
-"""Filters that only an option of the command has brought in."""
+"""Filters that only an option of boot has brought in; of a command for an instance that is there, forced_host
+alone: the others are what its boot asked for."""
 
 UNITS = {"vcpus": "vcpus", "memory_mib": "MiB", "disk_gib": "GiB of disk"}
 
@@ -38,7 +40,7 @@ def nearest(hosts: Sequence[Candidate], spec: Spec, explained: Sequence[dict[str
 def _of(name: str, host: Candidate, spec: Spec) -> list[tuple[str, float]]:
     """(what would help, how far away it is: 0 is an option of the command)."""
     if name in OPTIONS:
-        return [(OPTIONS[name](spec), 0.0)]
+        return [(OPTIONS[name](spec), 0.0)] if _is_optional(name, spec) else []
     if name == "enabled":
         return [(f"novactl host set {host.name} --enable", 1.0)]
     if name == "up" and host.state == "fenced":  # its lost guests are still to be cleaned up
@@ -54,16 +56,31 @@ def _of(name: str, host: Candidate, spec: Spec) -> list[tuple[str, float]]:
         far = sum(lack / max(1, amounts[size]) for size, (lack, _) in missing.items())
         return [(f"free {words} on {host.name}", 3.0 + far)]
     if (reason := _hardware(name, host, spec)) is not None:
-        if hardware.UNKNOWN in reason:
+        if UNKNOWN in reason:
             return [(f"novactl host check {host.name}", 2.0)]
         if name == "firmware":
             return [(f"install the package ovmf on {host.name}, then novactl host check {host.name}", 2.5)]
         if name == "numa" and host.dedicated_cpus is None and spec.numa is not None and spec.numa.dedicated:
             return [(f"novactl host set {host.name} --dedicated-cpus …", 2.5)]
-    if name == "group":
+    if name == "group" and _is_new(spec):
         assert spec.group is not None
         return [(f"drop --group {spec.group.name}", 1.0)]
     return []
+
+
+def of_many(placed: int) -> str:
+    """What would help when so many of a --count found a host and the next one none: what is missing on a host
+    then was taken by those before it, and is free again when none of them is made."""
+    return f"boot --partial: {placed} of them fit"
+
+
+def _is_optional(name: str, spec: Spec) -> bool:
+    return name in OPTIONS and (name == "forced_host" or _is_new(spec))
+
+
+def _is_new(spec: Spec) -> bool:
+    """Whether it was never placed before."""
+    return not spec.not_hosts
 
 
 def _hardware(name: str, host: Candidate, spec: Spec) -> str | None:
@@ -96,7 +113,7 @@ def _options(explained: Sequence[dict[str, Any]], spec: Spec) -> list[str]:
     counts: dict[str, int] = {}
     for row in explained:
         for rejection in row["rejections"]:
-            if rejection["filter"] in OPTIONS and rejection["filter"] != "forced_host":
+            if _is_optional(rejection["filter"], spec) and rejection["filter"] != "forced_host":
                 counts[rejection["filter"]] = counts.get(rejection["filter"], 0) + 1
     ranked = sorted(counts, key=lambda name: (-counts[name], name))
     return [OPTIONS[name](spec) for name in ranked[:MOST]]

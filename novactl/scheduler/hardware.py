@@ -6,9 +6,7 @@ from novactl.objects import cpuset
 from novactl.objects.candidate import Candidate
 from novactl.objects.extra_specs import CpuRequest
 from novactl.objects.numa import Fit, NumaRequest, topology_of
-from novactl.scheduler.numa import fit
-
-UNKNOWN = "is not known yet: novactl host check looks"
+from novactl.scheduler.numa import UNKNOWN, fit
 
 
 class Asked(Protocol):

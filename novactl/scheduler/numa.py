@@ -6,6 +6,8 @@ from typing import Any
 
 from novactl.objects.numa import LARGE, Fit, FitCell, HostCell, NumaRequest
 
+UNKNOWN = "is not known yet: novactl host check looks"
+
 Held = Sequence[Mapping[str, Any]]
 """What other guests of the host have: Fit.as_dict() of each."""
 
@@ -54,7 +56,7 @@ def fit(
     """Where the guest's nodes go, or why they do not. The cells that are fullest come first, so that room for
     large guests stays. `cpu_ratio`: so many vcpus may share each processor of a cell."""
     if not topology:
-        return "its NUMA cells are not known: novactl host check looks"
+        return f"its NUMA topology {UNKNOWN}"
     if request.dedicated and not dedicated:
         return f"dedicated cpus: {request.vcpus * request.nodes} wanted, the host has set none aside"
     if len(topology) < request.nodes:

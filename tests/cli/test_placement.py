@@ -15,6 +15,8 @@ from tests.support.command import Command
 
 OF_AGGREGATES = ("tenants", "image_isolation", "flavor_affinity", "instances")
 BOOT = ("boot", "new", "--flavor", "small", "--image", "tiny", "--network", "none")
+PARTIAL = "boot --partial: 12 of them fit"
+ENABLE = "drop --host; or novactl host set kvm3 --enable"
 
 
 @pytest.fixture
@@ -98,6 +100,9 @@ def test_several(three: Command) -> None:
     ended = three("schedule", "--flavor", "small", "--count", "13", "-o", "json")
     assert (ended.code, ended.json["placed"]) == (5, {"kvm1": 8, "kvm2": 4})
     assert "error: 12 of 13 fit\n" in ended.err
+    assert (ended.json["fixes"], ended.error["hint"]) == ([PARTIAL], PARTIAL)
+    ended = three("schedule", "--flavor", "small", "--host", "kvm3", "--count", "2", "-o", "json")
+    assert (ended.error["message"], ended.error["hint"]) == ("0 of 2 fit", ENABLE)
     assert three.json("schedule", "--flavor", "small", "--count", "3", "--group", "affinity")["placed"] == {
         "kvm1": 3
     }
@@ -247,7 +252,10 @@ def test_partial_plans_what_fits(three: Command) -> None:
     assert [plan["host"] for plan in plans].count("kvm2") == 4
     refused = [plan for plan in plans if "refused" in plan]
     assert [(plan["target"], plan["steps"]) for plan in refused] == [("new-13", []), ("new-14", [])]
-    assert three(*BOOT, "--dry-run", "--count", "14").code == 5
+    ended = three(*BOOT, "--dry-run", "--count", "14", "-o", "json")
+    assert (ended.code, ended.error["hint"]) == (5, PARTIAL)
+    ended = three(*BOOT, "--dry-run", "--count", "2", "--host", "kvm3", "-o", "json")
+    assert (ended.code, ended.error["hint"]) == (5, ENABLE)
 
 
 @pytest.mark.parametrize(

@@ -414,6 +414,24 @@ def test_a_batch_that_has_no_room_any_more_leaves_nothing(novactl: Operator, db:
         assert [one.instances for one in hosts.everything(tx)] == [7, 7, 2]
 
 
+@pytest.mark.parametrize(
+    ("full", "there", "hint"),
+    [
+        ((7, 7, 2), "a", "boot --partial: 4 of them fit"),
+        ((7, 7, 2), "b-2", "boot --partial: 4 of them fit"),
+        ((7, 7, 6), "b-1", "free 512 MiB on kvm1; or free 512 MiB on kvm2; or free 512 MiB on kvm3"),
+    ],
+)
+def test_what_helps_a_batch_is_not_the_room_that_its_own_have_taken(
+    novactl: Operator, db: SqliteDatabase, full: tuple[int, ...], there: str, hint: str
+) -> None:
+    filled(novactl, db, full)
+    db.write(looked(novactl, boot(there, host="kvm3")))
+    with pytest.raises(NoValidHost) as refused:
+        batch(novactl, 7, lambda: None, if_not_exists=True)
+    assert refused.value.hint == hint
+
+
 def test_a_batch_of_members_that_are_apart_counts_who_came_meanwhile(
     novactl: Operator, db: SqliteDatabase
 ) -> None:

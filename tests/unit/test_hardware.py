@@ -150,7 +150,7 @@ def test_a_host_that_was_not_looked_at_since() -> None:
     assert hardware.firmware(host, Asked(firmware="uefi")) == f"its firmware {looks}"
     assert hardware.cpu(host, Asked(cpu=CpuRequest(model="EPYC"))) == f"what its processor can do {looks}"
     asked = Asked(numa=NumaRequest(nodes=1, vcpus=1, memory_mib=1))
-    assert hardware.numa(host, asked) == "its NUMA cells are not known: novactl host check looks"
+    assert hardware.numa(host, asked) == f"its NUMA topology {looks}"
     assert hardware.firmware(candidate(facts={**FACTS, "firmwares": []}), Asked(firmware="uefi")) == (
         "has no uefi firmware (package ovmf)"
     )

@@ -64,7 +64,7 @@ def test_whole_cores_first_and_then_those_in_use() -> None:
 @pytest.mark.parametrize(
     ("request_", "host", "aside", "reason"),
     [
-        (ask(), (), ASIDE, "its NUMA cells are not known: novactl host check looks"),
+        (ask(), (), ASIDE, "its NUMA topology is not known yet: novactl host check looks"),
         (ask(dedicated=True), TWO, frozenset(), "dedicated cpus: 2 wanted, the host has set none aside"),
         (ask(nodes=3), TWO, ASIDE, "numa nodes: 3 wanted, the host has 2"),
         (

@@ -10,6 +10,7 @@ from novactl.objects.candidate import Candidate
 from novactl.objects.extra_specs import CpuRequest
 from novactl.objects.group import GroupPolicy
 from novactl.objects.host import Resources
+from novactl.objects.numa import NumaRequest
 from novactl.scheduler.fixes import nearest
 from novactl.scheduler.select import Selection, explain, no_valid_host
 from novactl.scheduler.spec import Members, Rules, Spec
@@ -196,6 +197,8 @@ def test_a_scale_of_one_weighs_nothing() -> None:
 
 # --- what would help ---
 
+THERE = frozenset({"x"})  # of one that is there already
+
 
 @pytest.mark.parametrize(
     ("has", "asks", "fixes"),
@@ -230,6 +233,19 @@ def test_a_scale_of_one_weighs_nothing() -> None:
             ["install the package ovmf on kvm0, then novactl host check kvm0"],
         ),
         ([{}], {"cpu": CpuRequest(model="EPYC")}, ["novactl host check kvm0"]),
+        ([{}], {"numa": NumaRequest(nodes=1, vcpus=1, memory_mib=64)}, ["novactl host check kvm0"]),
+        (
+            [{}],
+            {"numa": NumaRequest(nodes=1, vcpus=1, memory_mib=64, dedicated=True)},
+            ["novactl host check kvm0"],
+        ),
+        ([{"zone": "a"}], {"zone": "b", "not_hosts": THERE}, []),
+        ([{}], {"apart": {"kvm0": "db1"}, "not_hosts": THERE}, []),
+        ([{}], {"together": {"x": "db1"}, "not_hosts": THERE}, []),
+        ([{}], {"aggregate": "a", "not_hosts": THERE}, []),
+        ([{"enabled": 0}], {"aggregate": "a", "not_hosts": THERE}, []),
+        ([{}], {"group": members(GroupPolicy.ANTI_AFFINITY, kvm0=1), "not_hosts": THERE}, []),
+        ([{}], {"host": "other", "not_hosts": THERE}, ["drop --host"]),
         (
             [{"facts": {"cpu_models": "qemu64", "cpu_features": ""}}],
             {"cpu": CpuRequest(model="EPYC")},
