@@ -1,7 +1,7 @@
 """Which rules a fleet breaks, and the moves that mend them. Pure."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -167,7 +167,7 @@ class Repairer:
                 yield from self._move(g, b, broken.text)
                 return
         for g in candidates:
-            if (found := self._room(g, broken)) is not None:
+            if self.left > 1 and (found := self._room(g, broken)) is not None:
                 victim, to, b = found
                 reason = f"makes room on {self.fleet.nodes[b].name} for {self.fleet.guests[g].name}"
                 yield from self._move(victim, to, reason)
@@ -221,8 +221,6 @@ class Repairer:
 
     def _room(self, g: int, broken: Violation) -> tuple[int, int, int] | None:
         """(a guest that makes room, where it goes, the node that then takes `g`), at the least cost."""
-        if self.left < 2:
-            return None
         fleet, size = self.fleet, self.fleet.guests[g].size
         found: list[tuple[float, int, int, int]] = []
         for b in range(len(fleet.nodes)):
@@ -250,15 +248,21 @@ class Repairer:
 
     def _together(self, broken: Violation) -> Iterator[Mend]:
         """The rest of a bundle goes where some of it is."""
+        for b, order in self._ways(broken):
+            if len(order) <= self.left:
+                for g in order:
+                    yield from self._move(g, b, broken.text)
+                return
+
+    def _ways(self, broken: Violation) -> Iterator[tuple[int, list[int]]]:
+        """(a node where some of a bundle is, the rest of it in an order in which that node takes it)."""
         fleet = self.fleet
         members = fleet.bundle[broken.guests[0]]
         nodes = {fleet.at[g] for g in members} - {broken.node}
         for b in sorted(nodes, key=lambda n: (sum(fleet.share[n]), n)):
             order = self._in_order(members, b)
-            if 0 < len(order) <= self.left and self._takes(b, order):
-                for g in order:
-                    yield from self._move(g, b, broken.text)
-                return
+            if order and self._takes(b, order):
+                yield b, order
 
     def _in_order(self, members: set[int], b: int) -> list[int]:
         """Those that are not there yet, each after one whom it must be with; none when that cannot be."""
@@ -307,22 +311,36 @@ class Repairer:
         g = broken.guests[0]
         return sorted(self.fleet.bundle.get(g, {g}) - {g})
 
-    def _no_way(self, broken: Violation) -> str:
+    def _no_way(self, broken: Violation, free: Sequence[int]) -> str:
         """Why none of those that could move does."""
-        others = [self.fleet.guests[g].name for g in self._others(broken)]
-        if broken.kind is not Kind.WISHES or not others:
+        fleet = self.fleet
+        others = [fleet.guests[g].name for g in self._others(broken)]
+        if broken.kind is Kind.WISHES and others:
+            names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            return f"must be with {names}: none of them may go first where no other one is"
+        places = [(g, n) for g in free for n in range(len(fleet.nodes)) if self._may(g, n, broken)]
+        if not places:
+            return "no other host may take it"
+        if not any(fleet.fits(g, n) for g, n in places):
             return "no host that may take it has room"
-        names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        return f"must be with {names}: none of them may go first where no other one is"
+        if all(self._target(g, broken) is None for g in free):
+            return "its move would make the fleet more uneven than its host would be the better for it"
+        return "a host that may take it has room only after these moves: rebalance again"
+
+    def _needs_more(self, broken: Violation, free: Sequence[int]) -> bool:
+        """Whether more moves than are left would mend it."""
+        if broken.kind is Kind.WISHES and self._others(broken):
+            return any(len(order) > self.left for _, order in self._ways(broken))
+        return self.left == 1 and any(self._room(g, broken) is not None for g in free)
 
     def _blocked(self, broken: Violation) -> Mend | None:
         """The guest that would have to move, and why it does not; None when only --max-moves is why."""
         fleet = self.fleet
         free = [g for g in self._order(broken) if self._free(g)]
-        if free and self.left <= 0:
+        if free and (self.left <= 0 or self._needs_more(broken, free)):
             return None
         if free:
-            return Mend(free[0], None, broken.text, self._no_way(broken))
+            return Mend(free[0], None, broken.text, self._no_way(broken, free))
         order = self._order(broken)
         stuck = [g for g in order if fleet.blocker(g) is not None]
         if not stuck:

@@ -248,7 +248,7 @@ def test_anti_affinity() -> None:
     assert made.before.violations == ("kvm1 has 3 of group web, 1 may be",)
     assert made.after.violations == ()
     made = plan(nodes[:2], guests, rules, only_rules=True)
-    assert [blocker for *_, blocker in moves(made)] == [None, "no host that may take it has room"]
+    assert [blocker for *_, blocker in moves(made)] == [None, "no other host may take it"]
 
 
 def test_affinity_joins_the_most() -> None:
@@ -282,6 +282,60 @@ def test_a_third_host_breaks_a_circle() -> None:
     assert moves(made) == [("web2", "kvm2", "kvm3", None), ("web1", "kvm1", "kvm2", None)]
     assert made.moves[0].reason == "makes room on kvm2 for web1"
     assert made.after.violations == ()
+
+
+@pytest.mark.parametrize(
+    ("refused", "most", "why"),
+    [
+        (("kvm1",), None, "no host that may take it has room"),
+        (("kvm1", "kvm2"), None, "no other host may take it"),
+        (("kvm1", "kvm2"), 1, "no other host may take it"),
+    ],
+)
+def test_why_a_rule_cannot_be_mended(refused: tuple[str, ...], most: int | None, why: str) -> None:
+    guests = [guest(1, "kvm1", 60 * GIB, kind="a"), guest(2, "kvm2", blocker="is locked")]
+    rules = Rules(refused={"a": dict.fromkeys(refused, "no ssd")})
+    nodes = filled([node("kvm1"), node("kvm2", (GIB, 0, 0))], guests)
+    assert moves(plan(nodes, guests, rules, max_moves=most)) == [("web1", "kvm1", None, why)]
+
+
+def test_a_full_host_is_not_relieved_at_any_price() -> None:
+    """One vcpu less of ten too many, and nearly all memory that is used were on one host."""
+    guests = [guest(1, "kvm1", 40 * GIB, 1), guest(2, "kvm2", 20 * GIB, 1, blocker="is locked")]
+    nodes = filled([node("kvm1", (0, 73, 0)), node("kvm2")], guests)
+    why = "its move would make the fleet more uneven than its host would be the better for it"
+    assert moves(plan(nodes, guests, Rules(), only_rules=True)) == [("web1", "kvm1", None, why)]
+
+
+def test_what_has_room_only_after_the_plan_is_said_so() -> None:
+    guests = [guest(1, "kvm1", kind="a"), guest(2, "kvm2", 62 * GIB, kind="b"), guest(3, "kvm3", GIB)]
+    rules = Rules(
+        refused={"a": dict.fromkeys(("kvm1", "kvm3"), "no ssd"), "b": {"kvm2": "other zone"}},
+        together=[("uuid-002", "uuid-003")],
+    )
+    nodes = filled([node("kvm1"), node("kvm2"), node("kvm3")], guests)
+    made = plan(nodes, guests, rules, only_rules=True)
+    why = "a host that may take it has room only after these moves: rebalance again"
+    assert moves(made) == [("web2", "kvm2", "kvm3", None), ("web1", "kvm1", None, why)]
+    after = [replace(one, host="kvm3" if one.name == "web2" else one.host) for one in guests]
+    again = plan(filled([node("kvm1"), node("kvm2"), node("kvm3")], after), after, rules, only_rules=True)
+    assert moves(again) == [("web1", "kvm1", "kvm2", None)]
+
+
+def test_what_more_moves_would_mend_is_not_called_impossible() -> None:
+    """One that needs room made, and a bundle of two."""
+    guests = [guest(1, "kvm1", 30 * GIB, kind="a"), *(guest(n, "kvm2", 30 * GIB) for n in (2, 3))]
+    rules = Rules(refused={"a": {"kvm1": "no ssd", "kvm3": "no ssd"}})
+    nodes = filled([node("kvm1"), node("kvm2"), node("kvm3")], guests)
+    assert moves(plan(nodes, guests, rules, only_rules=True, max_moves=1)) == []
+    assert len(moves(plan(nodes, guests, rules, only_rules=True, max_moves=2))) == 2
+    guests = [*(guest(n, "kvm1", kind="a") for n in (1, 2)), guest(3, "kvm2", blocker="is locked")]
+    pairs = [("uuid-001", "uuid-002"), ("uuid-002", "uuid-003")]
+    rules = Rules(refused={"a": {"kvm1": "other zone"}}, together=pairs)
+    nodes = filled([node("kvm1"), node("kvm2")], guests)
+    found = moves(plan(nodes, guests, rules, only_rules=True, max_moves=1))
+    assert found == [("web3", "kvm2", None, "is locked")]
+    assert len(moves(plan(nodes, guests, rules, only_rules=True, max_moves=2))) == 2
 
 
 @pytest.mark.parametrize("most", [None, 1, 2, 3])
