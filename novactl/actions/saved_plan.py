@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from novactl.actions.rebalance import METHODS, View
+from novactl.actions.rebalance import View
 from novactl.errors import Refused, UsageError
 
 FORMAT = 1
@@ -85,36 +85,23 @@ def load(path: Path, fleet: str) -> Document:
         raise Refused(f"{path}: has format {found.get('format')!r}, this novactl reads {FORMAT}", hint=AGAIN)
     if found.get("fleet") != fleet:
         raise Refused(f"{path}: is a plan for another fleet ({found.get('fleet')})", hint=AGAIN)
-    if not _is_whole(found):
-        raise UsageError(f"{path}: is a damaged plan", hint=AGAIN)
+    _check_whole(path, found)
     return found
 
 
 AGAIN = "make a new plan: novactl rebalance --plan-out FILE"
 
 
-def _is_whole(found: Document) -> bool:
-    moves, read = found.get("moves"), found.get("read")
-    return (
-        isinstance(moves, list)
-        and all(isinstance(move, dict) and _is_move(move) for move in moves)
-        and isinstance(found.get("before"), dict)
-        and isinstance(found.get("after"), dict)
-        and isinstance(read, dict)
-        and all(isinstance(read.get(key), dict) for key in ("instances", "hosts"))
-    )
+def _check_whole(path: Path, found: Document) -> None:
+    from novactl.files.document import Document as File
+    from novactl.files.moves import SavedPlan
 
-
-def _is_move(move: Document) -> bool:
-    words = ("instance", "uuid", "from", "reason")
-    to, blocker = move.get("to", 0), move.get("blocker", 0)  # neither may be left out
-    return (
-        all(isinstance(move.get(key), str) for key in words)
-        and move.get("method") in METHODS.values()
-        and isinstance(to, str | None)
-        and isinstance(blocker, str | None)
-        and (to is not None or blocker is not None)
-    )
+    try:
+        File(name=str(path), data=found).as_model(SavedPlan)
+    except UsageError as error:
+        first = error.targets[0]
+        told = f"{path}: is a damaged plan: {first['path']}: {first['message']}"
+        raise UsageError(told, hint=AGAIN) from error
 
 
 def still_holds(path: Path, saved: Document, view: View) -> None:

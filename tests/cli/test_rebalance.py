@@ -1,6 +1,7 @@
 """novactl rebalance: the plan, what keeps instances where they are, and plans that are kept."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -419,20 +420,96 @@ def test_a_host_that_was_changed(uneven: Command, db: SqliteDatabase, kept: Path
         (lambda text: "\udcff", 2, "is no plan of rebalance"),
         (lambda text: '{"moves": []}', 2, "is no plan of rebalance"),
         (lambda text: text.replace('"format": 1', '"format": 2'), 5, "has format 2, this novactl reads 1"),
-        (lambda text: text.replace('"instance": "web1"', '"instance": 7'), 2, "is a damaged plan"),
-        (lambda text: text.replace('"to": "kvm2"', '"to": []'), 2, "is a damaged plan"),
-        (lambda text: text.replace('"read"', '"write"'), 2, "is a damaged plan"),
-        (lambda text: text.replace('"blocker"', '"blocked"'), 2, "is a damaged plan"),
-        (lambda text: text.replace('"blocker": null', '"blocker": []'), 2, "is a damaged plan"),
-        (lambda text: text.replace('"method": "live"', '"method": "teleport"'), 2, "is a damaged plan"),
-        (lambda text: text.replace('"method": "live"', '"method": ["live"]'), 2, "is a damaged plan"),
-        (lambda text: text.replace('"to": "kvm2"', '"to": null'), 2, "is a damaged plan"),
     ],
 )
 def test_files_that_are_no_plan(uneven: Command, kept: Path, change_: Any, code: int, message: str) -> None:
     kept.write_bytes(change_(kept.read_text()).encode(errors="surrogateescape"))
     ended = uneven("rebalance", "--dry-run", "--plan", str(kept), "-o", "json")
     assert (ended.code, ended.error["message"]) == (code, f"{kept}: {message}")
+
+
+NUMBER = "must be a valid number"
+TEXT = "must be a valid string"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        *(("moves[0].instance", value, TEXT) for value in (7, None, [], {})),
+        *(("moves[0].uuid", value, TEXT) for value in (7, ["x"], True)),
+        ("moves[1].project", {}, TEXT),
+        ("moves[0].from", 7, TEXT),
+        *(("moves[0].to", value, TEXT) for value in ([], 7)),
+        ("moves[0]", "web1", "must be a valid dictionary"),
+        ("moves", {}, "must be a valid list"),
+        ("moves[0].blocker", [], TEXT),
+        ("moves[0].blocker", ..., "is missing"),
+        ("moves[0].blocked", None, "is not known here"),
+        *(("moves[0].method", value, "must be 'live' or 'cold'") for value in ("teleport", ["live"], None)),
+        *((f"moves[0].{key}", value, NUMBER) for key in ("cost_gib", "gain") for value in ("1", [], None)),
+        ("moves[0].cost_gib", True, NUMBER),
+        ("moves[0].cost_gib", ..., "is missing"),
+        ("moves[0].cost_gib", -1, "greater than or equal to 0"),
+        *(("moves[0].cost_gib", value, "finite number") for value in (float("nan"), float("inf"))),
+        ("moves[0].cost_gib", 10**400, ""),
+        ("moves[0].cost_gib", 10**20, "less than or equal to"),
+        ("moves[0].gain", float("-inf"), "finite number"),
+        ("before", [], "must be a valid dictionary"),
+        ("before", ..., "is missing"),
+        ("before.score", "0.5", NUMBER),
+        ("after.memory_spread", None, NUMBER),
+        *(("after.violations", value, "must be a valid list") for value in (7, None, "ab", {})),
+        ("after.violations[0]", 7, TEXT),
+        ("read", ..., "is missing"),
+        ("read.instances", [], "must be a valid dictionary"),
+        ("read.hosts", None, "must be a valid dictionary"),
+        ("read.hosts.kvm1", [1], "must be a valid dictionary"),
+        ("read.hosts.kvm1.up", 1, "must be a valid boolean"),
+        ("read.hosts.kvm1.used", "0", "must be a valid list"),
+        ("read.hosts.kvm1.used", [0, 0], "at least 3 items"),
+        ("read.hosts.kvm1.limit[1]", float("nan"), "finite number"),
+        ("read.hosts.kvm2.more", None, "is not known here"),
+        ("read.instances.UUID.version", "1", "must be a valid integer"),
+        ("read.instances.UUID.more", None, "is not known here"),
+        ("read.instances.UUID.name", None, TEXT),
+    ],
+)
+def test_a_plan_that_was_damaged_is_refused(
+    uneven: Command, kept: Path, place: str, value: Any, says: str
+) -> None:
+    place = place.replace("UUID", fleet.uuid(1))
+    content = json.loads(kept.read_text())
+    content["after"]["violations"] = ["one"]
+    *way, last = [int(part) if part.isdecimal() else part for part in re.split(r"[.\[\]]+", place) if part]
+    at = content
+    for part in way:
+        at = at[part]
+    if value is ...:
+        del at[last]
+    else:
+        at[last] = value
+    kept.write_text(json.dumps(content))
+    ended = uneven("rebalance", "--dry-run", "--plan", str(kept), "-o", "json")
+    message = ended.error["message"]
+    assert (ended.code, ended.out) == (2, "") and says in message, message
+    assert message.startswith(f"{kept}: is a damaged plan: {place}: ")
+
+
+def test_a_move_in_a_plan_has_a_host_or_a_blocker(
+    pressing: tuple[Command, SqliteDatabase], tmp_path: Path
+) -> None:
+    novactl, db = pressing
+    change(db, 1, locked=1)
+    kept = tmp_path / "plan.json"
+    novactl.ok("rebalance", "--plan-out", str(kept))
+    (move,) = novactl.json("rebalance", "--dry-run", "--plan", str(kept))["moves"]
+    assert (move["to"], move["blocker"]) == (None, "is locked")
+    content = json.loads(kept.read_text())
+    content["moves"][0]["blocker"] = None
+    kept.write_text(json.dumps(content))
+    ended = novactl("rebalance", "--yes", "--plan", str(kept), "-o", "json")
+    says = f"{kept}: is a damaged plan: moves[0]: has neither a host to go to nor a blocker"
+    assert (ended.code, ended.error["message"]) == (2, says)
 
 
 def test_a_plan_of_another_fleet(uneven: Command, kept: Path) -> None:
