@@ -113,8 +113,11 @@ def still_holds(path: Path, saved: Document, view: View) -> None:
         for key, was in sorted(saved["read"][kind].items())
         if (text := _change(kind, key, was, now[kind].get(key))) is not None
     ]
-    unread = {move["uuid"] for move in saved["moves"]} - set(saved["read"]["instances"])
-    changed += [f"{uuid}: is not among what the plan says it read" for uuid in sorted(unread)]
+    unread = {
+        *({move["uuid"] for move in saved["moves"]} - saved["read"]["instances"].keys()),
+        *({move[end] for move in saved["moves"] for end in ("from", "to")} - saved["read"]["hosts"].keys()),
+    }
+    changed += [f"{one}: is not among what the plan says it read" for one in sorted(unread - {None})]
     if changed:
         more = f"\n  … and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         raise Refused(
@@ -125,17 +128,15 @@ def still_holds(path: Path, saved: Document, view: View) -> None:
         )
 
 
-def _change(kind: str, key: str, was: Any, now: Any) -> str | None:
+def _change(kind: str, key: str, was: Document, now: Document | None) -> str | None:
     """How one thing differs."""
-    if was == now or (isinstance(was, dict) and was.get("blocked") and {**was, "blocked": False} == now):
+    if was == now or (was.get("blocked") and {**was, "blocked": False} == now):
         return None
-    if not isinstance(was, dict):
-        return f"{key}: is not among what the plan says it read"
     name = was.get("name", key) if kind == "instances" else key
     if now is None:
         return f"{name}: is gone"
-    field = next(field for field in (*now, *was) if was.get(field) != now.get(field))
+    field = next(field for field in now if was[field] != now[field])
     words = {"version": "was changed", "blocked": "is held now"}
     if field in words:
         return f"{name}: {words[field]}"
-    return f"{name}: {field} was {was.get(field)}, is {now.get(field)}"
+    return f"{name}: {field} was {was[field]}, is {now[field]}"

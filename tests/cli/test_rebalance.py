@@ -521,9 +521,8 @@ def test_a_plan_of_another_fleet(uneven: Command, kept: Path) -> None:
 
 
 def test_a_plan_that_hides_what_it_read(uneven: Command, kept: Path) -> None:
-    content = json.loads(kept.read_text())
-    content["read"]["instances"] = {}
-    kept.write_text(json.dumps(content))
-    assert (
-        refused(uneven, kept).splitlines()[0] == f"  {fleet.uuid(1)}: is not among what the plan says it read"
-    )
+    whole = json.loads(kept.read_text())
+    for kind, first in ("instances", fleet.uuid(1)), ("hosts", "kvm1"):
+        kept.write_text(json.dumps({**whole, "read": {**whole["read"], kind: {}}}))
+        told = refused(uneven, kept).splitlines()[0]
+        assert told == f"  {first}: is not among what the plan says it read"
