@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 
 from novactl.scheduler.fleet import RESOURCES, Fleet
 
@@ -318,11 +319,10 @@ class Repairer:
         if broken.kind is Kind.WISHES and others:
             names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             return f"must be with {names}: none of them may go first where no other one is"
-        places = [(g, n) for g in free for n in range(len(fleet.nodes)) if self._may(g, n, broken)]
-        if not places:
-            return "no other host may take it"
-        if not any(fleet.fits(g, n) for g, n in places):
-            return "no host that may take it has room"
+        places = list(product(free, range(len(fleet.nodes))))
+        if not any(fleet.fits(g, n) and self._may(g, n, broken) for g, n in places):
+            some = any(self._may(g, n, broken) for g, n in places)
+            return "no host that may take it has room" if some else "no other host may take it"
         if all(self._target(g, broken) is None for g in free):
             return "its move would make the fleet more uneven than its host would be the better for it"
         return "a host that may take it has room only after these moves: rebalance again"
