@@ -170,7 +170,11 @@ class Fleet:
 
     def fits(self, g: int, b: int) -> bool:
         """Whether the node is open and has the room."""
-        (m, v, d), (um, uv, ud) = self.guests[g].size, self.used[b]
+        return self.takes(self.guests[g].size, b)
+
+    def takes(self, size: Amounts, b: int) -> bool:
+        """As fits(), of one of that size."""
+        (m, v, d), (um, uv, ud) = size, self.used[b]
         node = self.nodes[b]
         lm, lv, ld = node.limit
         return (

@@ -116,6 +116,8 @@ class Repairer:
     def __init__(self, fleet: Fleet, most: int) -> None:
         self.fleet, self.left = fleet, most
         self.moved: set[int] = set()
+        sizes = [guest.size for guest in fleet.guests] or [(0.0, 0.0, 0.0)]
+        self.smallest, self.largest = (tuple(map(end, zip(*sizes, strict=True))) for end in (min, max))
 
     def steps(self) -> Iterator[Mend]:
         """Each move, which is made when the next one is asked for, and then what cannot be mended."""
@@ -223,12 +225,16 @@ class Repairer:
     def _room(self, g: int, broken: Violation) -> tuple[int, int, int] | None:
         """(a guest that makes room, where it goes, the node that then takes `g`), at the least cost."""
         fleet, size = self.fleet, self.fleet.guests[g].size
+        free = [n for n in range(len(fleet.nodes)) if fleet.takes(self.smallest, n)]
         found: list[tuple[float, int, int, int]] = []
-        for b in range(len(fleet.nodes)):
-            if not self._may(g, b, broken):
-                continue
+        for b in range(len(fleet.nodes)) if free else ():
             used, limit, most = fleet.used[b], fleet.nodes[b].limit, fleet.nodes[b].most
             if most is not None and len(fleet.on[b]) > most:
+                continue
+            at_best = zip(size, used, self.largest, limit, strict=True)
+            if any(want and have - less + want > top for want, have, less, top in at_best):
+                continue
+            if not self._may(g, b, broken):
                 continue
             for victim in sorted(fleet.on[b]):
                 gone = fleet.guests[victim].size
@@ -240,7 +246,7 @@ class Repairer:
         for _, victim, b, _ in sorted(found):
             nodes = [
                 n
-                for n in range(len(fleet.nodes))
+                for n in free
                 if n not in (b, fleet.at[g]) and fleet.fits(victim, n) and fleet.suits(victim, n)
             ]
             if nodes:

@@ -338,6 +338,19 @@ def test_what_more_moves_would_mend_is_not_called_impossible() -> None:
     assert len(moves(plan(nodes, guests, rules, only_rules=True, max_moves=2))) == 2
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_no_room_is_looked_for_where_there_can_be_none(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All hosts have more than they may, or one has some room and the others far too much."""
+    asked: list[int] = []
+    suits = Fleet.suits
+    monkeypatch.setattr(Fleet, "suits", lambda *args: asked.append(1) or suits(*args))
+    guests = [guest(n, f"kvm{n % 20}", 8 * GIB) for n in range(400)]
+    nodes = [*filled([node(f"kvm{n}") for n in range(20)], guests), node("kvm20", (63 * GIB, 0, 0))]
+    found = moves(plan(nodes[:20] if closed else nodes, guests, Rules(), only_rules=True))
+    assert {why for *_, why in found} == {"no host that may take it has room"} and len(found) == 20
+    assert len(asked) <= 400
+
+
 @pytest.mark.parametrize("most", [None, 1, 2, 3])
 def test_no_room_is_made_on_a_host_that_has_more_guests_than_it_may(most: int | None) -> None:
     """One for another leaves as many there."""
