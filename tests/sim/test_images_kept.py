@@ -408,6 +408,9 @@ def test_who_cannot_open_the_user_data_undoes_a_rebuild_all_the_same(fleet: SimF
 
     had = disks()
     (fleet.directory / "secret.key").unlink()
+    with fleet.process() as process:
+        assert process.operator.show([rebuild()])[0]["steps"]
+    assert not (fleet.directory / "secret.key").exists()
     outcome = fleet.run(rebuild())
     assert outcome.code == 5 and outcome.error is not None
     assert outcome.error.message.startswith("web1: its user-data cannot be opened: the secret was sealed")
