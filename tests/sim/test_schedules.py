@@ -25,7 +25,8 @@ def seeds() -> list[range]:
     return [range(first, min(first + BATCH, SEEDS)) for first in range(0, SEEDS, BATCH)]
 
 
-_seen: Counter[str] = Counter()
+_seen: Counter[str] = Counter()  # on SQLite, in this process: with pytest -n in a part of the batches
+_played: set[range] = set()
 
 
 def play(some: range, kind: str) -> Counter[str]:
@@ -42,6 +43,7 @@ def play(some: range, kind: str) -> Counter[str]:
 
 @pytest.mark.parametrize("batch", seeds(), ids=lambda batch: f"{batch[0]}-{batch[-1]}")
 def test_schedules(batch: range) -> None:
+    _played.add(batch)
     _seen.update(play(batch, "sqlite"))
 
 
@@ -69,4 +71,11 @@ def test_the_schedules_met_everything() -> None:
     wanted |= {"boot 1", "boot 5", "boot 11", "boot 130", "delete 7", "take over 1", "take over 5"}
     wanted |= {"take over 6", "take up 0", "take up 6", "follow 0", "taken back", "several 0"}
     wanted |= {"died", "slept", "fenced", "delete won", "heal 0"}
-    assert {what for what in wanted if not _seen[what]} == set(), _seen
+
+    def missed() -> set[str]:
+        return {what for what in wanted if not _seen[what]}
+
+    for batch in seeds():
+        if missed() and batch not in _played:  # another process of pytest -n played it
+            _seen.update(play(batch, "sqlite"))
+    assert missed() == set(), _seen
