@@ -1,5 +1,6 @@
 """The composition root: opens database, hosts and store, and hands actions what they need."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -90,6 +91,7 @@ class Cloud:
             template=lambda name: resources.template(name, self.settings.config / "templates"),
             tell=self.tell,
             reached=self._reached,
+            warm=self._warm,
             arrivals=self._arrivals,
             novactl=self.novactl,
             newcomer=self.newcomer,
@@ -209,6 +211,10 @@ class Cloud:
             self._mark = max(self._mark, mark)
             for hypervisor in self._hypervisors.values():
                 hypervisor.mark = self._mark
+
+    def _warm(self, name: str) -> None:
+        with contextlib.suppress(NovactlError):
+            self.hypervisor(name).shell.warm()
 
     def _arrivals(self, names: Sequence[str]) -> Iterator[tuple[str, NovactlError | None]]:
         """Those reached through another host, or by a name, are connected to when it is their turn."""

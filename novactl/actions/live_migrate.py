@@ -69,6 +69,8 @@ class LiveMigrate:
         """Both hosts are looked at; a host that cannot take the guest is passed over for another one, unless
         it was named."""
         self._check_options()
+        if self.host is not None:
+            world.warm(self.host)
         seen = acting.look(world, self.name, self.project)
         acting.check(world, "migrate --live", seen)
         report = self._look(world, seen)

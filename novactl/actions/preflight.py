@@ -1,9 +1,9 @@
 """What is looked at on both hosts before a guest moves alive. It changes nothing: a probe file is removed
 at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from novactl.actions import blanks, guest, moving, transports
 from novactl.actions.acting import Seen
@@ -16,8 +16,11 @@ from novactl.objects.host import Host
 from novactl.objects.image import MARGIN, MIB
 from novactl.remote.fanout import fan_out
 from novactl.virt import live
-from novactl.virt.live import DiskSize, LiveFacts
+from novactl.virt.live import DiskSize
 from novactl.virt.survey import BLANK
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 DEADLINE = 60.0  # seconds for what a host is asked of its programs
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -63,6 +66,7 @@ def look(
     """Both hosts, as they are now. `block`: the disks are to be copied, or not; None: as the hosts' storage
     has it. Raises HostUnreachable and HostFault when one of them cannot be asked."""
     source, there = world.db.read(lambda tx: (hosts.get(tx, str(seen.instance.host)), hosts.get(tx, target)))
+    world.warm(target)
     looking = _Look(world, seen, source, there)
     report = Report(target, looking.shared)
     report.items.append(Item("state", source.name, OK, f"the guest is {seen.power}"))
@@ -86,13 +90,20 @@ class _Look:
         self.world, self.instance = world, seen.instance
         self.source, self.target = source, target
         self.here, self.there = world.hypervisor(source.name), world.hypervisor(target.name)
-        self.xml = self.here.migratable_xml(self.instance.uuid)
+        self.bridges = sorted({port.bridge for port in self.instance.ports})
+        self.xml, self.seen = self._asked(
+            lambda: self.here.migratable_xml(self.instance.uuid),
+            lambda: self.there.look(self.instance.uuid, self.bridges),
+        )
         self.machine, self.cpu = live.machine_of(self.xml)
         self.shared = moving.shared(world, target.name, source.name)
 
     def programs(self) -> Iterator[Item]:
         """A guest's state goes to the same or to newer programs, never to older ones."""
-        here, there = self._facts()
+        here, there = self._asked(
+            lambda: self.here.live_facts(self.source.virt_type, self.machine),
+            lambda: self.there.live_facts(self.target.virt_type, self.machine),
+        )
         if self.source.virt_type != self.target.virt_type:
             words = f"guests are {self.target.virt_type} there, this one is {self.source.virt_type}"
             yield Item("virtualisation", self.target.name, FAIL, words)
@@ -104,19 +115,15 @@ class _Look:
         words = self.machine if there.machine else f"{self.machine} is not known there"
         yield Item("machine", self.target.name, OK if there.machine else FAIL, words)
 
-    def _facts(self) -> tuple[LiveFacts, LiveFacts]:
-        """Of the source and of the target, which are asked at once."""
-        found: dict[str, LiveFacts] = {}
-        ends = {host.name: host.virt_type for host in (self.source, self.target)}
-        for name, facts in fan_out(
-            lambda name: self.world.hypervisor(name).live_facts(ends[name], self.machine),
-            list(ends),
-            deadline=DEADLINE,
-        ):
-            if isinstance(facts, NovactlError):
-                raise facts
-            found[name] = facts
-        return found[self.source.name], found[self.target.name]
+    def _asked(self, source: Callable[[], S], target: Callable[[], T]) -> tuple[S, T]:
+        """What the source and the target answer, which are asked at once; raises what either does, the
+        source first."""
+        asked: dict[str, Callable[[], Any]] = {self.source.name: source, self.target.name: target}
+        answers: dict[str, Any] = dict(fan_out(lambda name: asked[name](), list(asked), deadline=DEADLINE))
+        for answer in map(answers.__getitem__, asked):
+            if isinstance(answer, NovactlError):
+                raise answer
+        return answers[self.source.name], answers[self.target.name]
 
     def processor(self, skip: bool) -> Iterator[Item]:
         """Emulated guests have the processor of their QEMU, wherever they are."""
@@ -181,12 +188,10 @@ class _Look:
 
     def room(self, sizes: dict[str, DiskSize]) -> Iterator[Item]:
         """Bridges, memory and space on the target."""
-        name, instance = self.target.name, self.instance
-        bridges = sorted({port.bridge for port in instance.ports})
-        seen = self.there.look(instance.uuid, bridges)
+        name, instance, seen = self.target.name, self.instance, self.seen
         if seen.domain:
             yield Item("instance", name, FAIL, "a domain with its uuid is there already")
-        for bridge in bridges:
+        for bridge in self.bridges:
             missing = bridge in seen.missing_bridges
             yield Item(
                 "network", name, FAIL if missing else OK, f"has {'no ' if missing else ''}bridge {bridge}"

@@ -283,6 +283,8 @@ class World:
     tell: Callable[[str], None]
     reached: Callable[[str], None] = lambda _: None
     """Told each operation's mark (db.journal) before it acts; hosts are told it at the next call."""
+    warm: Callable[[str], None] = lambda _: None
+    """Told a host that will be asked soon: it is connected to in the background, silently if it cannot be."""
     arrivals: Arrivals = all_at_once
     """Hosts in the order in which they answer."""
     rehearsal: bool = False

@@ -34,8 +34,10 @@ nv_unlisten() { # op
 # --- what preflight asks ----------------------------------------------------------------------------------
 
 nv_live_facts() { # virt-type machine: "libvirt VERSION", "qemu VERSION", and "machine" when guests of that type may have it
-    nv_virsh version | sed -n 's/^Using library: libvirt \(.*\)/libvirt \1/p; s/^Running hypervisor: QEMU \(.*\)/qemu \1/p'
-    if nv_virsh domcapabilities --virttype "$1" --machine "$2" >/dev/null 2>&1; then echo machine; fi
+    # virsh goes on after an error
+    nv_out=$(nv_virsh "version; domcapabilities $(nv_virsh_words --virttype "$1" --machine "$2")" 2>&1) || true
+    printf '%s\n' "$nv_out" | sed -n 's/^Using library: libvirt \(.*\)/libvirt \1/p; s/^Running hypervisor: QEMU \(.*\)/qemu \1/p'
+    case $nv_out in *"<domainCapabilities>"*) echo machine ;; esac
 }
 
 nv_migratable() { # uuid: the running domain as another host would get it
@@ -136,7 +138,8 @@ nv_forget_move() { # directory: source: the XML that the guest would have gone w
 }
 
 nv_leave_source() { # directory uuid nvram shared(yes|no): source: what is left of a guest that has gone; never one that runs
-    nv_word=$(nv_domain_state "$2") || exit
+    nv_word=none
+    if nv_has_domain "$2"; then nv_word=$(nv_domain_state "$2") || exit; fi
     case $nv_word in
         none) ;;
         "shut off" | crashed) nv_remove_domain "$2" ;;
@@ -205,8 +208,8 @@ nv_live_connected() { # they do, and QEMU may use them
     until [ -S "$nv_sockets/disks" ]; do
         if ! kill -0 "$nv_tunnel" 2>/dev/null; then nv_die 1 "no connection to the target: $(cat "$nv_sockets/said")"; fi
         nv_tries=$((nv_tries + 1))
-        [ "$nv_tries" -le 300 ] || nv_die 1 "no connection to the target in time"
-        sleep 0.05
+        [ "$nv_tries" -le 1500 ] || nv_die 1 "no connection to the target in time"
+        sleep 0.01
     done
     chown "$nv_owner" "$nv_sockets/memory" "$nv_sockets/disks"
 }
@@ -241,8 +244,8 @@ paused
     esac
 }
 
-nv_live_watch() { # how far it is, as progress
-    while sleep 1; do
+nv_live_watch() { # how far it is, as progress: as often as anybody asks the job, since libvirt and QEMU have to answer
+    while sleep 2; do
         nv_progress "$(nv_virsh domjobinfo "$nv_uuid" 2>/dev/null | awk '
             $1 " " $2 == "Data remaining:" {left = $3 " " $4 " remaining"}
             $1 " " $2 == "Memory bandwidth:" {rate = ", " $3 " " $4}

@@ -163,6 +163,7 @@ class HostShell:
         self._sudo = sudo
         self._client: Any = None
         self._idle: list[Channel] = []
+        self._warming: threading.Thread | None = None
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CHANNELS)
         self._users = 0
@@ -277,7 +278,20 @@ class HostShell:
             with self._lock:
                 self._idle.append(channel)
 
+    def warm(self) -> None:
+        """The first channel is opened in the background; what goes wrong is seen by who calls next."""
+
+        def opened() -> None:
+            with contextlib.suppress(NovactlError), self._borrowed():
+                pass
+
+        if self._client is None and self._warming is None:
+            self._warming = threading.Thread(target=opened, daemon=True)
+            self._warming.start()
+
     def _take(self) -> Channel:
+        if self._warming not in (None, threading.current_thread()):
+            self._warming.join()
         transport = self.transport()
         with self._lock:
             if self._idle:
