@@ -104,6 +104,7 @@ class WriteConfigDrive(Step):
     """disk.config (config-2) holds the instance's metadata, and disk.info every disk's format."""
 
     type: ClassVar[str] = "write-config-drive"
+    version: ClassVar[int] = 2
     uuid: str
     metadata: dict[str, Any]
     user_data: str | None
