@@ -1,5 +1,5 @@
-"""What an earlier novactl journaled, this one can load: golden/steps.json has the fields of all steps that were
-in a journal ever, by version. NOVACTL_REGENERATE=1 adds those that are new, and changes none."""
+"""What an earlier novactl journaled, this one can load: golden/steps.json has the fields of each step that
+was in a journal ever, by version. NOVACTL_REGENERATE=1 adds those that are new, and changes none."""
 
 import json
 import os
