@@ -33,13 +33,13 @@ mkdir -p $sockets
 {SSH} -N -o ExitOnForwardFailure=yes -L $sockets/libvirt:/run/libvirt/libvirt-sock \\
   -L $sockets/memory:$sockets/memory -L $sockets/disks:$sockets/disks "$target" &
 tunnel=$!
+trap 'kill $tunnel || true' EXIT  # else it keeps the output open for ever
 until [ -S $sockets/disks ]; do sleep 0.05; done
 chown libvirt-qemu:libvirt-qemu $sockets/memory $sockets/disks
 virsh -q migrate "$uuid" --desturi "qemu+unix:///system?socket=$sockets/libvirt" --live --p2p --suspend \\
   --persistent --undefinesource --abort-on-error --migrateuri unix://$sockets/memory \\
   --copy-storage-inc --migrate-disks vda --disks-uri unix://$sockets/disks
 virsh -q -c "qemu+unix:///system?socket=$sockets/libvirt" resume "$uuid"
-kill $tunnel
 rm -r "$sockets" "$files"
 """
 """sh on the source: uuid, target's address, name of the base file, size of the disk in bytes."""
