@@ -66,7 +66,6 @@ def look(
     """Both hosts, as they are now. `block`: the disks are to be copied, or not; None: as the hosts' storage
     has it. Raises HostUnreachable and HostFault when one of them cannot be asked."""
     source, there = world.db.read(lambda tx: (hosts.get(tx, str(seen.instance.host)), hosts.get(tx, target)))
-    world.warm(target)
     looking = _Look(world, seen, source, there)
     report = Report(target, looking.shared)
     report.items.append(Item("state", source.name, OK, f"the guest is {seen.power}"))

@@ -11,7 +11,7 @@ from novactl.errors import HostFault
 from novactl.images.imagefile import MAX_VIRTUAL_SIZE
 
 EXTENT = 16 << 20  # bytes in one piece: how much is sent again after a cut, at most
-PACKET = (32 << 10) - 64  # bytes that one of SSH takes to sshd; paramiko copies all else once more for each
+PACKET = (32 << 10) - 64  # bytes that sshd takes in one; of a longer write paramiko copies the rest again
 BLOCK = 2 * PACKET  # bytes read and sent at once
 TAKEN = 4 << 20  # bytes received and written at once
 HEADER = 64  # bytes before each extent, so that a host can read them with a time limit

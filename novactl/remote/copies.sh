@@ -116,13 +116,13 @@ nv_sparse_sums() { # file: its length, then "index SHA-256" of each piece of 16 
         next_one = n
     } END {if (size % piece && next_one * piece <= size) printf "%.0f\n", int(size / piece)}')
     echo "$nv_size"
-    # two at a time: to start openssl takes half of what a piece takes
+    # two at a time: to start openssl takes half of what a piece takes. Who was killed has not said that it is whole
     nv_sums=$({
         nv_piece_sums "$1" 0 "$nv_list" &
-        nv_piece_sums "$1" 1 "$nv_list" || echo failed
-        wait "$!" || echo failed
+        nv_piece_sums "$1" 1 "$nv_list" && wait "$!" && echo whole
     } | sort -n)
-    case $nv_sums in '') ;; *failed*) return 1 ;; *) echo "$nv_sums" ;; esac
+    nv_has_line "$nv_sums" whole || return 1
+    printf '%s\n' "$nv_sums" | sed '/^whole$/d'
 }
 
 nv_piece_sums() { # file 0|1 indices: "index SHA-256" of every second one of these pieces of 16 MiB, unless it is all zeros

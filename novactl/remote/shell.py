@@ -164,6 +164,7 @@ class HostShell:
         self._client: Any = None
         self._idle: list[Channel] = []
         self._warming: threading.Thread | None = None
+        self._cold: NovactlError | None = None
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CHANNELS)
         self._users = 0
@@ -279,19 +280,25 @@ class HostShell:
                 self._idle.append(channel)
 
     def warm(self) -> None:
-        """The first channel is opened in the background; what goes wrong is seen by who calls next."""
-
-        def opened() -> None:
-            with contextlib.suppress(NovactlError), self._borrowed():
-                pass
-
+        """The first channel is opened in the background: who calls next gets it, or what went wrong."""
         if self._client is None and self._warming is None:
-            self._warming = threading.Thread(target=opened, daemon=True)
+            self._warming = threading.Thread(target=self._warm_up, daemon=True)
             self._warming.start()
+
+    def _warm_up(self) -> None:
+        try:
+            with self._borrowed():
+                pass
+        except NovactlError as error:
+            self._cold = error
 
     def _take(self) -> Channel:
         if self._warming not in (None, threading.current_thread()):
             self._warming.join()
+            with self._lock:
+                error, self._cold = self._cold, None
+            if error is not None:
+                raise error
         transport = self.transport()
         with self._lock:
             if self._idle:

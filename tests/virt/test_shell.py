@@ -342,3 +342,29 @@ def test_the_library_is_sent_with_its_state_moved(tmp_path: Path) -> None:
     channel = Channel("kvm1", transport, sudo=False)
     assert channel.call(["eval", 'echo "$nv_state"'], None, 5) == (0, f"{tmp_path}\n".encode(), "")
     channel.close()
+
+
+def test_a_warm_host_is_connected_to_once(local: LocalHost) -> None:
+    """Whoever calls while it is being connected to waits for that channel, and takes no other."""
+    local.shell.warm()
+    local.shell.warm()
+    assert local.shell.call("printf", "x") == "x"
+    assert [len(each.channels) for each in local.transports] == [1]
+
+
+def test_what_a_warm_up_met_is_told_to_the_next_call_alone(local: LocalHost) -> None:
+    """A silent host is waited for once, and not given up for good."""
+    tried, connected = threading.Event(), local.shell._connect
+
+    def silent() -> LocalTransport:
+        tried.set()
+        raise HostUnreachable("kvm1: no answer")
+
+    local.shell._connect = silent
+    local.shell.warm()
+    assert tried.wait(10)
+    local.shell._connect = connected
+    with pytest.raises(HostUnreachable, match=r"^kvm1: no answer$"):
+        local.shell.call("true")
+    assert local.shell.call("printf", "x") == "x"
+    assert len(local.transports) == 1

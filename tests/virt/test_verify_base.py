@@ -181,6 +181,19 @@ def test_what_cannot_be_read_has_no_sparse_sum(tmp_path: Path, shell: str, fails
     assert (ended.returncode, ended.stdout) == (1, "")
 
 
+@pytest.mark.parametrize("shell", [name for name in ("dash", "bash") if shutil.which(name)])
+@pytest.mark.parametrize("half", [0, 1])
+def test_one_half_of_the_pieces_is_no_sum(tmp_path: Path, shell: str, half: int) -> None:
+    """Each half is summed by a process of its own, which may be killed."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(2 * PIECE))
+    killed = "kill -9 \"$(exec sh -c 'echo $PPID')\""
+    fault = f'nv_piece_sums() {{ if [ "$2" = {half} ]; then {killed}; fi; echo "0 sum"; }}'
+    words = [*with_library(shell, tmp_path, f'{fault}\nset -e\nnv_digest sparse "$1"'), str(path)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
 def test_a_sidecar_that_lies_does_not_make_a_raw_one_good(tmp_path: Path) -> None:
     ground = real(tmp_path)
     ground.base()
